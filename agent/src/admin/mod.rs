@@ -1,0 +1,1 @@
+//! The admin socket: what the agent tells operators.

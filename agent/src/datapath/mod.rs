@@ -1,0 +1,1 @@
+//! The fast path as the agent sees it: programs, maps, links, next hops.

@@ -1,0 +1,1 @@
+//! Gossip: who owns which session.

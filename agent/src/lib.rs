@@ -1,0 +1,11 @@
+//! The Homing agent: daemon and command line, one folder per subsystem.
+//!
+//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `admin` ← `cli`;
+//! `config` is read by all and knows none of them; `daemon` puts them together.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod gossip;
+pub mod pop;

@@ -1,0 +1,1 @@
+//! The POP: its key, its members, and datagrams that can be trusted.

@@ -1,0 +1,36 @@
+//! The sizes that kernel side and agent agree on before configuration.
+
+use crate::session::SessionId;
+
+/// The value of the map `OWNERS`: who owns a foreign session. The key is its
+/// [`SessionId`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The owner's host id.
+    pub host: u16,
+    /// Always zero; makes the padding explicit.
+    pub zero: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Owner>() == 8 && size_of::<SessionId>() == 8);
+
+/// The value of the map `IDENTITY`: which life of the host's kernel this is. It
+/// lives as long as the pinned maps do, that is, as long as the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Larger in every life of the host's kernel.
+    pub incarnation: u64,
+    /// Larger with every start of the agent in one incarnation.
+    pub generation: u64,
+}
+
+/// Entries of `OWNERS` unless the configuration says otherwise.
+pub const OWNERS_ENTRIES: u32 = 1 << 20;
+/// Entries of `SESSIONS` unless the configuration says otherwise.
+pub const SESSIONS_ENTRIES: u32 = 1 << 18;
+/// Entries of `SERVICES`.
+pub const SERVICES_ENTRIES: u32 = 1024;
+/// Bytes of `EVENTS`: room for some 10,000 events.
+pub const EVENTS_BYTES: u32 = 1 << 20;

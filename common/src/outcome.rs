@@ -1,0 +1,122 @@
+//! Outcomes: every packet ends in exactly one, and each has one counter.
+
+/// What XDP does with a packet in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Up to the local stack.
+    Pass,
+    /// Out to another host, encapsulated.
+    Forward,
+    /// Away.
+    Drop,
+}
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident, from $first:expr; $($(#[doc = $help:literal])+ $variant:ident = $index:literal, $label:literal $(, $verdict:ident)?;)+) => {
+        $(#[$meta])*
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[doc = $help])+ $variant = $first + $index,)+ }
+
+        impl $name {
+            /// All of them, in the order of their counters.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Index of the counter in the map `STATS`.
+            #[inline(always)]
+            pub const fn index(self) -> u32 {
+                self as u32
+            }
+
+            /// The name in metrics and tables.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// What it means, in one line.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($help),+),)+ }
+            }
+        }
+        counters!(@verdict $name $($variant $($verdict)?;)+);
+    };
+    (@verdict $name:ident $($variant:ident $verdict:ident;)+) => {
+        impl $name {
+            /// What XDP does with the packet.
+            #[inline(always)]
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict,)+ }
+            }
+        }
+    };
+    (@verdict $name:ident $($variant:ident;)+) => {};
+}
+
+counters! {
+    /// How a packet's way through XDP ended.
+    Outcome, from 0;
+    /// Neither IPv4 nor IPv6, or cut short before its IP header.
+    NotIp = 0, "not_ip", Pass;
+    /// For no service of the POP.
+    NotService = 1, "not_service", Pass;
+    /// Its IP or TCP header contradicts itself or the frame's length.
+    Malformed = 2, "malformed", Pass;
+    /// A fragment.
+    Fragment = 3, "fragment", Pass;
+    /// A SYN of a session that no other host owns.
+    LocalSyn = 4, "local_syn", Pass;
+    /// This host has the session's socket.
+    LocalSocket = 5, "local_socket", Pass;
+    /// It completes a handshake by SYN cookie that this host's listener began.
+    LocalCookie = 6, "local_cookie", Pass;
+    /// For a service, but nobody is known to own its session.
+    Unknown = 7, "unknown", Pass;
+    /// Came through the tunnel: this host has the session's socket.
+    StrippedSocket = 8, "stripped_socket", Pass;
+    /// Came through the tunnel: a SYN.
+    StrippedSyn = 9, "stripped_syn", Pass;
+    /// Came through the tunnel: it completes a handshake by SYN cookie.
+    StrippedCookie = 10, "stripped_cookie", Pass;
+    /// Came through the tunnel, but nobody is known to own its session.
+    StrippedUnknown = 11, "stripped_unknown", Pass;
+    /// Encapsulated and sent to its owner by the interface it came from.
+    Forwarded = 12, "forwarded", Forward;
+    /// Encapsulated and sent to its owner by another interface.
+    Redirected = 13, "redirected", Forward;
+    /// Came through the tunnel and was sent on to the session's owner.
+    SentOn = 14, "sent_on", Forward;
+    /// Too large for the way to its owner once encapsulated.
+    TooBig = 15, "too_big", Drop;
+    /// The way to its owner is not known: not a member, or next hop unresolved.
+    NoWay = 16, "no_way", Drop;
+    /// The kernel gave no room for the outer header.
+    NoHeadroom = 17, "no_headroom", Drop;
+    /// Came through the tunnel from an address that is no member's.
+    TunnelNotMember = 18, "tunnel_not_member", Drop;
+    /// Came through the tunnel, with a header that contradicts itself or the frame.
+    TunnelMalformed = 19, "tunnel_malformed", Drop;
+    /// Came through the tunnel, for no service of the POP.
+    TunnelNotService = 20, "tunnel_not_service", Drop;
+    /// A tunnel packet within a tunnel packet.
+    TunnelNested = 21, "tunnel_nested", Drop;
+    /// Came through the tunnel, must be sent on, and has used up its hops.
+    TunnelHops = 22, "tunnel_hops", Drop;
+    /// Came through the tunnel from the very host that the table calls its owner.
+    TunnelBounce = 23, "tunnel_bounce", Drop;
+}
+
+counters! {
+    /// What the hooks on sockets counted.
+    Hook, from Outcome::ALL.len() as u32;
+    /// Sessions recorded as open.
+    Opened = 0, "sessions_opened";
+    /// Sessions recorded as closed.
+    Closed = 1, "sessions_closed";
+    /// Sessions not recorded because `SESSIONS` was full.
+    SessionsFull = 2, "sessions_full";
+    /// Events lost because `EVENTS` was full.
+    EventsLost = 3, "events_lost";
+}
+
+/// Number of counters in the map `STATS`.
+pub const STATS_ENTRIES: u32 = (Outcome::ALL.len() + Hook::ALL.len()) as u32;
