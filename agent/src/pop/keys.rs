@@ -125,11 +125,7 @@ fn parse(text: &[u8]) -> Result<[u8; 32], String> {
         match (digit(text[2 * i]), digit(text[2 * i + 1])) {
             (Some(high), Some(low)) => *byte = high << 4 | low,
             _ => {
-                return Err(format!(
-                    "character {} or {} is none",
-                    2 * i + 1,
-                    2 * i + 2
-                ));
+                return Err(format!("character {} or {} is none", 2 * i + 1, 2 * i + 2));
             }
         }
     }

@@ -135,9 +135,14 @@ impl Member {
         }
     }
 
-    /// Which of two accounts of one host is the later one: the greater.
-    pub(super) fn order(&self) -> (Stream, u16, SocketAddr, Option<Duration>) {
-        (self.stream, self.renewal, self.address, self.leaving)
+    /// Which of two accounts of one host holds. Life and renewal decide; the rest
+    /// only makes the order total, so that all members decide alike.
+    pub(super) fn is_later_than(&self, other: &Self) -> bool {
+        let order = |m: &Self| {
+            let rest = (m.domain, m.fingerprint.0, m.leaving);
+            (m.stream, m.renewal, m.address, rest)
+        };
+        order(self) > order(other)
     }
 
     /// Writes the member: at most [`Member::LEN_MAX`] bytes.
@@ -307,6 +312,9 @@ mod tests {
     fn domain_names_are_bounded() {
         assert!(Domain::try_from("").is_err());
         assert!(Domain::try_from("x".repeat(33).as_str()).is_err());
-        assert_eq!(Domain::try_from("x".repeat(32).as_str()).unwrap().as_str(), "x".repeat(32));
+        assert_eq!(
+            Domain::try_from("x".repeat(32).as_str()).unwrap().as_str(),
+            "x".repeat(32)
+        );
     }
 }

@@ -29,8 +29,8 @@ use std::net::SocketAddr;
 
 use homing_common::host::{HostId, MAX_HOSTS};
 
-use self::frame::{Control, Header, Refusal};
 pub use self::frame::{Channel, OVERHEAD_LEN};
+use self::frame::{Control, Header, Refusal};
 use super::{
     MS, SECOND, Stream,
     counters::counters,
@@ -484,8 +484,8 @@ impl Seal {
     fn may_reply(&mut self, now: u64, last: Option<u64>, interval: u64) -> bool {
         let elapsed = now.saturating_sub(self.tokens_at);
         self.tokens_at = now;
-        self.tokens = (self.tokens + elapsed.saturating_mul(REPLIES_PER_SECOND))
-            .min(REPLIES_BURST * SECOND);
+        self.tokens =
+            (self.tokens + elapsed.saturating_mul(REPLIES_PER_SECOND)).min(REPLIES_BURST * SECOND);
         if last.is_some_and(|last| now < last + interval) || self.tokens < SECOND {
             self.counters.rate_limited += 1;
             return false;

@@ -37,7 +37,10 @@ fn converse(now: u64, from: &mut Seal, to: &mut Seal, datagram: Vec<u8>) -> Opti
     loop {
         match receiver.open(now, sender.me.address, &datagram) {
             Ok(Received::Reply { bytes, .. } | Received::Contested { bytes, .. }) => {
-                assert!(bytes.len() <= datagram.len(), "a reply is larger than its cause");
+                assert!(
+                    bytes.len() <= datagram.len(),
+                    "a reply is larger than its cause"
+                );
                 datagram = bytes;
                 std::mem::swap(&mut sender, &mut receiver);
             }
@@ -118,12 +121,19 @@ fn recorded_answer_opens_nothing_later() {
     let Ok(Received::Reply { bytes: answer, .. }) = a.open(0, address(2), &bytes) else {
         panic!("no answer");
     };
-    assert_eq!(b.open(0, address(3), &answer), Err(Dropped), "from elsewhere");
+    assert_eq!(
+        b.open(0, address(3), &answer),
+        Err(Dropped),
+        "from elsewhere"
+    );
     assert_eq!(b.open(3 * NONCE_LIFE, address(1), &answer), Err(Dropped));
     assert_eq!(b.counters.unasked, 2);
     let mut restarted = Seal::new(Keys::derive(&[9; 32]), b.me, [77; 32]);
     assert_eq!(restarted.open(0, address(1), &answer), Err(Dropped));
-    assert!(matches!(b.open(0, address(1), &answer), Ok(Received::Opened(_))));
+    assert!(matches!(
+        b.open(0, address(1), &answer),
+        Ok(Received::Opened(_))
+    ));
 }
 
 #[test]
@@ -159,7 +169,10 @@ fn own_id_at_another_address_is_reported() {
     let mut a = seal(1, life(1, 1));
     let mut twin = seal_at(1, life(2, 1), address(99), [9; 32]);
     let datagram = twin.seal(CHANNEL, To::Domain, b"hello");
-    assert_eq!(a.open(0, address(99), &datagram), Ok(Received::OwnIdElsewhere));
+    assert_eq!(
+        a.open(0, address(99), &datagram),
+        Ok(Received::OwnIdElsewhere)
+    );
 }
 
 #[test]
@@ -179,10 +192,16 @@ fn each_kind_of_bad_datagram_has_its_counter() {
         (with(2, 2), "unknown_version"),
         (good[..good.len() - 1].to_vec(), "bad_length"),
         ([&good[..], &[0; 2000]].concat(), "bad_length"),
-        (other_pop.seal(CHANNEL, To::Host(HostId(2)), b""), "wrong_key"),
+        (
+            other_pop.seal(CHANNEL, To::Host(HostId(2)), b""),
+            "wrong_key",
+        ),
         (with(40, 0xff), "forged"),
         (with(good.len() - 1, !good[good.len() - 1]), "forged"),
-        (a.seal(CHANNEL, To::Host(HostId(3)), b""), "wrong_destination"),
+        (
+            a.seal(CHANNEL, To::Host(HostId(3)), b""),
+            "wrong_destination",
+        ),
     ] {
         let before = b.counters;
         assert_eq!(b.open(0, address(1), &datagram), Err(Dropped), "{counter}");
