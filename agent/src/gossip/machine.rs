@@ -736,3 +736,15 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+impl Gossip {
+    pub(super) fn corrupt_for_test(&mut self, host: HostId, id: SessionId) {
+        if let Some(removed) = self.core.claims.remove(id, host)
+            && let Some(peer) = self.peers.get_mut(&host)
+        {
+            peer.replica.tally.remove(id, removed.generation);
+            self.core.dirty.push_back(id);
+        }
+    }
+}

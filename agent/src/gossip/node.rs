@@ -401,3 +401,11 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+impl Node {
+    /// Loses a claim without a trace, as a fault in memory would.
+    pub(super) fn corrupt_for_test(&mut self, host: HostId, id: SessionId) {
+        self.gossip.corrupt_for_test(host, id);
+    }
+}
