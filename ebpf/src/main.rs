@@ -1,8 +1,51 @@
-//! x
-#![no_std]
-#![no_main]
-use aya_ebpf::{macros::xdp, programs::XdpContext, bindings::xdp_action};
+//! The programs: counts each packet's outcome and makes it an XDP action.
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::bpf_redirect,
+    macros::{sock_ops, xdp},
+    programs::{SockOpsContext, XdpContext},
+};
+use homing_common::outcome::{Outcome, Verdict};
+use homing_ebpf::{handle, sockops, stats};
+
+/// Every packet that reaches an interface of this host.
 #[xdp]
-pub fn floor(_ctx: XdpContext) -> u32 { xdp_action::XDP_TX }
+pub fn homing_xdp(ctx: XdpContext) -> u32 {
+    let end = handle(&ctx);
+    stats::count(end.outcome.index());
+    match end.outcome.verdict() {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        // SAFETY: a helper without preconditions.
+        Verdict::Forward if end.outcome == Outcome::Redirected => unsafe {
+            bpf_redirect(end.ifindex, 0) as u32
+        },
+        Verdict::Forward => xdp_action::XDP_TX,
+    }
+}
+
+/// Every socket under the cgroup that is established or closes.
+#[sock_ops]
+pub fn homing_sockops(ctx: SockOpsContext) -> u32 {
+    sockops::handle(&ctx);
+    1
+}
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that can get here.
+    loop {}
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+/// The kernel lets a program call GPL-only helpers if its licence says so.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufWriter, Read, Write},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -42,6 +43,7 @@ pub struct Download {
 
 /// An nginx on each host, all serving the same file.
 pub struct Web {
+    folder: PathBuf,
     servers: Vec<Child>,
     sha256: [u8; 32],
 }
@@ -53,6 +55,7 @@ impl Web {
         fs::create_dir_all(&www)?;
         let sha256 = make_file(&www.join("large"), mib)?;
         let mut web = Self {
+            folder: www.clone(),
             servers: Vec::new(),
             sha256,
         };
@@ -168,6 +171,8 @@ impl Drop for Web {
             server.kill().ok();
             server.wait().ok();
         }
+        // The file is large, and of no use to anybody who looks for logs.
+        fs::remove_dir_all(&self.folder).ok();
     }
 }
 
@@ -197,7 +202,7 @@ fn receive(mut curl: Child, url: String, wanted: &[u8; 32]) -> Result<Download> 
 }
 
 /// Writes a file of pseudo-random bytes and returns its hash.
-fn make_file(path: &std::path::Path, mib: u64) -> Result<[u8; 32]> {
+fn make_file(path: &Path, mib: u64) -> Result<[u8; 32]> {
     let mut file = BufWriter::new(
         File::create(path).with_context(|| format!("cannot make {}", path.display()))?,
     );

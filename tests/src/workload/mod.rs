@@ -11,9 +11,11 @@
 //! second says. The streams are [`crate::random::stream`]s of the seed.
 
 pub mod client;
+mod connection;
 pub mod server;
 
-pub use client::{Clients, End, Options, Report};
+pub use client::{Clients, Options, Report};
+pub use connection::{End, churn};
 
 /// The first eight bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"homing\x001";

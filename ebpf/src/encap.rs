@@ -1,0 +1,231 @@
+//! Into the tunnel: the owner's header template before the packet, and what
+//! differs from packet to packet patched into it.
+
+use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use homing_common::{
+    host::{Encapsulation, Host, HostId, MAX_HEADER_LEN, Template},
+    net::{IPIP, IPV6_IN_IP},
+    outcome::Outcome,
+    session::SessionId,
+};
+
+use crate::{
+    End, checksum,
+    maps::HOSTS,
+    packet::{Frame, Segment},
+    settings,
+};
+
+/// Where a packet that goes into the tunnel came from.
+#[derive(Clone, Copy)]
+pub enum Origin {
+    /// From the wire, with no outer header.
+    Wire,
+    /// From the tunnel: its outer header is replaced.
+    Tunnel {
+        /// What is left of its hops.
+        ttl: u8,
+    },
+}
+
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const UDP_LEN: usize = 8;
+
+/// DSCP without ECN: the tunnel is not ECN-capable, so that no mark is lost when
+/// the outer header goes (RFC 6040, compatibility mode).
+const DSCP_MASK: u8 = 0xfc;
+
+/// Encapsulates a segment and sends it to a host.
+///
+/// `segment.start` may lie behind an outer header that is being replaced: the
+/// frame's head moves by the difference, in either direction.
+#[inline(always)]
+pub fn send(
+    ctx: &XdpContext,
+    segment: &Segment,
+    id: SessionId,
+    host: HostId,
+    origin: Origin,
+) -> Result<End, Outcome> {
+    let template = template(host).ok_or(Outcome::NoWay)?;
+    let (l2_len, l3_len) = (template.l2_len as usize, template.l3_len as usize);
+    let outer_len = l3_len + segment.len;
+    if outer_len > template.mtu as usize {
+        return Err(Outcome::TooBig);
+    }
+    let delta = segment.start as i32 - (l2_len + l3_len) as i32;
+    // SAFETY: the frame is not touched through old pointers after this.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return Err(Outcome::NoHeadroom);
+    }
+    let ttl = match origin {
+        Origin::Wire => settings::hop_limit(),
+        Origin::Tunnel { ttl } => ttl,
+    };
+    let outer = Outer {
+        len: outer_len as u16,
+        tos: segment.tos & DSCP_MASK,
+        ttl,
+        protocol: if segment.tuple.client.is_v4() {
+            IPIP
+        } else {
+            IPV6_IN_IP
+        },
+        entropy: id.0 as u32,
+    };
+    outer
+        .write(&Frame::of(ctx), template, l2_len)
+        .ok_or(Outcome::NoHeadroom)?;
+    // SAFETY: the context is valid as long as the program runs.
+    let ingress = unsafe { (*ctx.ctx).ingress_ifindex };
+    let outcome = match origin {
+        _ if template.ifindex != ingress => Outcome::Redirected,
+        Origin::Wire => Outcome::Forwarded,
+        Origin::Tunnel { .. } => Outcome::SentOn,
+    };
+    Ok(End {
+        outcome,
+        ifindex: template.ifindex,
+    })
+}
+
+/// The template in force for a host, if it is a member and a way to it is known.
+#[inline(always)]
+fn template(host: HostId) -> Option<&'static Template> {
+    let host = HOSTS.get(host.0 as u32)?;
+    if host.flags & Host::MEMBER == 0 {
+        return None;
+    }
+    // SAFETY: read once, so that a flip in between cannot mix two templates. The
+    // agent waits for a grace period before it writes the one that was in force.
+    let active = unsafe { core::ptr::read_volatile(&raw const host.active) };
+    let template = if active == 0 {
+        &host.templates[0]
+    } else {
+        &host.templates[1]
+    };
+    (template.ifindex != 0).then_some(template)
+}
+
+/// What differs from packet to packet in an outer header.
+struct Outer {
+    /// Length in bytes of the outer IP packet.
+    len: u16,
+    tos: u8,
+    ttl: u8,
+    /// Protocol number of the inner packet.
+    protocol: u8,
+    /// Bits that are the same for all packets of a session.
+    entropy: u32,
+}
+
+impl Outer {
+    #[inline(always)]
+    fn write(&self, frame: &Frame, template: &Template, l2_len: usize) -> Option<()> {
+        // One check for the longest header: behind a shorter one lies the inner
+        // packet, which is at least 40 bytes long.
+        let start: *mut [u8; MAX_HEADER_LEN] = frame.at(0)?;
+        let start = start.cast::<u8>();
+        let header = template.header.as_ptr();
+        // SAFETY: all offsets stay below `MAX_HEADER_LEN`, which the frame holds
+        // and the template's header does too.
+        unsafe {
+            copy::<14>(header, start);
+            let (header, start) = if l2_len == 14 {
+                (header.add(14), start.add(14))
+            } else {
+                copy::<4>(header.add(14), start.add(14));
+                (header.add(18), start.add(18))
+            };
+            if settings::tunnel().is_v4() {
+                copy::<IPV4_LEN>(header, start);
+                self.patch_v4(start);
+                if is_gue() {
+                    copy::<UDP_LEN>(header.add(IPV4_LEN), start.add(IPV4_LEN));
+                    self.patch_udp(start.add(IPV4_LEN), IPV4_LEN);
+                }
+            } else {
+                copy::<IPV6_LEN>(header, start);
+                self.patch_v6(start);
+                if is_gue() {
+                    copy::<UDP_LEN>(header.add(IPV6_LEN), start.add(IPV6_LEN));
+                    self.patch_udp(start.add(IPV6_LEN), IPV6_LEN);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// # Safety
+    ///
+    /// `ip` must point to 20 writable bytes.
+    #[inline(always)]
+    unsafe fn patch_v4(&self, ip: *mut u8) {
+        // SAFETY: the caller's promise; all offsets stay below 20.
+        unsafe {
+            ip.add(1).write(self.tos);
+            ip.add(2).cast::<u16>().write_unaligned(self.len.to_be());
+            ip.add(8).write(self.ttl);
+            if !is_gue() {
+                ip.add(9).write(self.protocol);
+                // The low bits of this host's tunnel prefix are the flow's.
+                let mask = (1u32 << (settings::tunnel_shift() & 31)) - 1;
+                let source = ip.add(12).cast::<u32>();
+                let flow = (self.entropy & mask).to_be();
+                source.write_unaligned(source.read_unaligned() | flow);
+            }
+            let words = ip.cast::<[u32; 5]>().read_unaligned();
+            let sum = checksum::ipv4_header(words);
+            ip.add(10).cast::<u16>().write_unaligned(sum);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `ip` must point to 40 writable bytes.
+    #[inline(always)]
+    unsafe fn patch_v6(&self, ip: *mut u8) {
+        // The flow label (RFC 6438) is the flow's.
+        let word = 6 << 28 | (self.tos as u32) << 20 | self.entropy & 0xf_ffff;
+        // SAFETY: the caller's promise; all offsets stay below 40.
+        unsafe {
+            ip.cast::<u32>().write_unaligned(word.to_be());
+            let payload_len = self.len - IPV6_LEN as u16;
+            ip.add(4).cast::<u16>().write_unaligned(payload_len.to_be());
+            if !is_gue() {
+                ip.add(6).write(self.protocol);
+            }
+            ip.add(7).write(self.ttl);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `udp` must point to 8 writable bytes.
+    #[inline(always)]
+    unsafe fn patch_udp(&self, udp: *mut u8, ip_len: usize) {
+        // The source port, from the dynamic range, is the flow's.
+        let port = 0xc000 | (self.entropy as u16 & 0x3fff);
+        let len = self.len - ip_len as u16;
+        // SAFETY: the caller's promise.
+        unsafe {
+            udp.cast::<u16>().write_unaligned(port.to_be());
+            udp.add(4).cast::<u16>().write_unaligned(len.to_be());
+        }
+    }
+}
+
+#[inline(always)]
+fn is_gue() -> bool {
+    settings::encapsulation() == Encapsulation::Gue as u8
+}
+
+/// # Safety
+///
+/// Both must point to `N` bytes, `to` writable.
+#[inline(always)]
+unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
+    // SAFETY: the caller's promise; byte arrays have no alignment.
+    unsafe { to.cast::<[u8; N]>().write(from.cast::<[u8; N]>().read()) }
+}

@@ -1,0 +1,292 @@
+//! Reading packets: Ethernet, VLAN tags, IPv4, IPv6 and TCP.
+//!
+//! Nothing here changes a packet, and nothing is believed that the frame's
+//! length or another field contradicts.
+
+use aya_ebpf::programs::XdpContext;
+use homing_common::{
+    net::{Address, Port, TCP},
+    outcome::Outcome,
+    session::Tuple,
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const IPV6: u16 = 0x86dd;
+
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+
+/// At most so many VLAN tags are read.
+const MAX_VLAN_TAGS: usize = 2;
+/// At most so many IPv6 extension headers are read; a packet with more goes up
+/// to the local stack.
+const MAX_EXTENSIONS: usize = 4;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+const TCP_MIN_LEN: usize = size_of::<TcpHdr>();
+
+/// The bytes of a frame.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    data: usize,
+    end: usize,
+}
+
+impl Frame {
+    /// The frame as it is now: changing its head makes this stale.
+    #[inline(always)]
+    pub fn of(ctx: &XdpContext) -> Self {
+        Self {
+            data: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+
+    /// A `T` at an offset, or nothing where the frame ends before it does.
+    #[inline(always)]
+    pub fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.data + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// Whether the frame holds `len` bytes from `offset` on.
+    #[inline(always)]
+    fn holds(&self, offset: usize, len: usize) -> bool {
+        self.data + offset + len <= self.end
+    }
+}
+
+/// A frame's link layer.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// What follows it, in host order.
+    pub ether_type: u16,
+    /// Its length in bytes, VLAN tags included: 14, 18 or 22.
+    pub len: usize,
+}
+
+impl Link {
+    /// Reads Ethernet and up to two VLAN tags.
+    #[inline(always)]
+    pub fn parse(frame: &Frame) -> Result<Self, Outcome> {
+        let eth: *mut EthHdr = frame.at(0).ok_or(Outcome::NotIp)?;
+        // SAFETY: `at` has checked that the header lies within the frame.
+        let mut ether_type = u16::from_be(unsafe { (*eth).ether_type });
+        let mut len = size_of::<EthHdr>();
+        for _ in 0..MAX_VLAN_TAGS {
+            if ether_type != VLAN && ether_type != SERVICE_VLAN {
+                break;
+            }
+            let tag: *mut [u8; 4] = frame.at(len).ok_or(Outcome::NotIp)?;
+            // SAFETY: as above.
+            let tag = unsafe { *tag };
+            ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+            len += 4;
+        }
+        Ok(Self { ether_type, len })
+    }
+}
+
+/// An IP header that has been checked against the frame.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    /// The source address.
+    pub source: Address,
+    /// The destination address.
+    pub destination: Address,
+    /// The upper protocol, after extension headers.
+    pub protocol: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Whether it is a fragment, the first one included.
+    pub fragment: bool,
+    /// Offset of the IP header in the frame.
+    pub start: usize,
+    /// Offset of the upper protocol's header in the frame.
+    pub upper: usize,
+    /// Length in bytes of the IP packet, header included. The frame may be
+    /// longer (Ethernet padding) but not shorter.
+    pub len: usize,
+}
+
+impl Ip {
+    /// Reads the IP header at `start`.
+    #[inline(always)]
+    pub fn parse<const V4: bool>(frame: &Frame, start: usize) -> Option<Self> {
+        if V4 {
+            Self::parse_v4(frame, start)
+        } else {
+            Self::parse_v6(frame, start)
+        }
+    }
+
+    #[inline(always)]
+    fn parse_v4(frame: &Frame, start: usize) -> Option<Self> {
+        let header: *mut Ipv4Hdr = frame.at(start)?;
+        // SAFETY: `at` has checked that the header lies within the frame; it is
+        // made of bytes alone.
+        let header = unsafe { &*header };
+        let header_len = (header.vihl as usize & 0xf) * 4;
+        let len = u16::from_be_bytes(header.tot_len) as usize;
+        if header.vihl >> 4 != 4 || header_len < size_of::<Ipv4Hdr>() || len < header_len {
+            return None;
+        }
+        if !frame.holds(start, len) {
+            return None;
+        }
+        // "More fragments", or an offset.
+        let fragment = u16::from_be_bytes(header.frags) & 0x3fff != 0;
+        Some(Self {
+            source: Address::v4(header.src_addr),
+            destination: Address::v4(header.dst_addr),
+            protocol: header.proto,
+            tos: header.tos,
+            ttl: header.ttl,
+            fragment,
+            start,
+            upper: start + header_len,
+            len,
+        })
+    }
+
+    #[inline(always)]
+    fn parse_v6(frame: &Frame, start: usize) -> Option<Self> {
+        let header: *mut Ipv6Hdr = frame.at(start)?;
+        // SAFETY: as in `parse_v4`.
+        let header = unsafe { &*header };
+        if header.vcf[0] >> 4 != 6 {
+            return None;
+        }
+        let len = size_of::<Ipv6Hdr>() + u16::from_be_bytes(header.payload_len) as usize;
+        if !frame.holds(start, len) {
+            return None;
+        }
+        let mut ip = Self {
+            source: Address(header.src_addr),
+            destination: Address(header.dst_addr),
+            protocol: header.next_hdr,
+            tos: header.vcf[0] << 4 | header.vcf[1] >> 4,
+            ttl: header.hop_limit,
+            fragment: false,
+            start,
+            upper: start + size_of::<Ipv6Hdr>(),
+            len,
+        };
+        if ip.protocol != TCP {
+            ip.skip_extensions(frame)?;
+        }
+        Some(ip)
+    }
+
+    /// Moves `upper` behind the IPv6 extension headers (RFC 8200, section 4).
+    #[inline(always)]
+    fn skip_extensions(&mut self, frame: &Frame) -> Option<()> {
+        for _ in 0..MAX_EXTENSIONS {
+            match self.protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                    let extension: *mut [u8; 2] = frame.at(self.upper)?;
+                    // SAFETY: `at` has checked that it lies within the frame.
+                    let [next, units] = unsafe { *extension };
+                    self.protocol = next;
+                    self.upper += (units as usize + 1) * 8;
+                }
+                FRAGMENT => {
+                    self.fragment = true;
+                    return Some(());
+                }
+                _ => break,
+            }
+        }
+        if self.upper > self.start + self.len {
+            return None;
+        }
+        Some(())
+    }
+}
+
+/// A TCP segment of a session.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// The session, seen from its service.
+    pub tuple: Tuple,
+    /// TCP's flags.
+    pub flags: Flags,
+    /// Offset of the IP header in the frame.
+    pub start: usize,
+    /// Offset of the TCP header in the frame.
+    pub upper: usize,
+    /// Length in bytes of the IP packet.
+    pub len: usize,
+    /// TOS or traffic class.
+    pub tos: u8,
+}
+
+impl Segment {
+    /// Reads the TCP header of an IP packet that is no fragment.
+    #[inline(always)]
+    pub fn parse(frame: &Frame, ip: &Ip) -> Option<Self> {
+        if ip.upper + TCP_MIN_LEN > ip.start + ip.len {
+            return None;
+        }
+        let header: *mut [u8; TCP_MIN_LEN] = frame.at(ip.upper)?;
+        // SAFETY: `at` has checked that the header lies within the frame.
+        let header = unsafe { &*header };
+        let header_len = (header[12] >> 4) as usize * 4;
+        if header_len < TCP_MIN_LEN || ip.upper + header_len > ip.start + ip.len {
+            return None;
+        }
+        Some(Self {
+            tuple: Tuple::new(
+                ip.source,
+                Port([header[0], header[1]]),
+                ip.destination,
+                Port([header[2], header[3]]),
+                TCP,
+            ),
+            flags: Flags(header[13]),
+            start: ip.start,
+            upper: ip.upper,
+            len: ip.len,
+            tos: ip.tos,
+        })
+    }
+}
+
+/// TCP's flag byte (RFC 9293, section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+
+    /// A segment that opens a connection: SYN, and none of ACK, RST and FIN.
+    #[inline(always)]
+    pub fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+
+    /// A segment that may complete a handshake: ACK, and neither SYN nor RST.
+    #[inline(always)]
+    pub fn may_complete(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
+    }
+}

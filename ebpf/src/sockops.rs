@@ -1,0 +1,151 @@
+//! Hooks on sockets: which sessions of the services this host has.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    },
+    helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    programs::SockOpsContext,
+};
+use homing_common::{
+    event::{Event, EventKind},
+    net::{Address, Port, TCP},
+    outcome::Hook,
+    session::{Session, Tuple},
+};
+
+use crate::{
+    direct::is_service,
+    maps::{EVENTS, SESSIONS},
+    settings, stats,
+};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const TCP_CLOSE: u32 = 7;
+
+/// Records what a socket of a service has done.
+///
+/// A connection that the host itself opens is none of the POP's, but a session
+/// that was moved here and restored looks like one (`ACTIVE_ESTABLISHED`): the
+/// local endpoint alone decides.
+#[inline(always)]
+pub fn handle(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => opened(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(ctx),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn opened(ctx: &SockOpsContext) {
+    let Some(tuple) = tuple_of(ctx) else { return };
+    if !is_service(&tuple.service()) {
+        return;
+    }
+    let now = now_ns();
+    let session = Session {
+        id: tuple.id(&settings::session_key()),
+        cookie: cookie_of(ctx),
+        opened_ns: now,
+        generation: 0,
+        zero: 0,
+    };
+    // Without the flag the kernel would not tell when the socket closes; without
+    // an entry nobody would know what to close. The order is such that a session
+    // that is recorded is also closed.
+    if ctx
+        .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
+        .is_err()
+    {
+        return;
+    }
+    if SESSIONS.insert(tuple, session, BPF_ANY as u64).is_err() {
+        stats::count(Hook::SessionsFull.index());
+        return;
+    }
+    stats::count(Hook::Opened.index());
+    tell(EventKind::Opened, tuple, session, now);
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some(tuple) = tuple_of(ctx) else { return };
+    // SAFETY: the entry is copied at once; only the hooks on this tuple's socket
+    // replace it.
+    let Some(session) = unsafe { SESSIONS.get(tuple) }.copied() else {
+        return;
+    };
+    // A socket whose tuple is already another session's has nothing to close.
+    if session.cookie != cookie_of(ctx) {
+        return;
+    }
+    if SESSIONS.remove(tuple).is_err() {
+        return;
+    }
+    stats::count(Hook::Closed.index());
+    tell(EventKind::Closed, tuple, session, now_ns());
+}
+
+#[inline(always)]
+fn tell(kind: EventKind, tuple: Tuple, session: Session, at_ns: u64) {
+    let Some(mut slot) = EVENTS.reserve(0) else {
+        stats::count(Hook::EventsLost.index());
+        return;
+    };
+    slot.write(Event {
+        tuple,
+        session,
+        at_ns,
+        kind: kind as u32,
+        zero: 0,
+    });
+    slot.submit(0);
+}
+
+/// The tuple of a socket, seen from its own side as the service.
+#[inline(always)]
+fn tuple_of(ctx: &SockOpsContext) -> Option<Tuple> {
+    let (client, service) = match ctx.family() {
+        AF_INET => (
+            Address::v4(ctx.remote_ip4().to_ne_bytes()),
+            Address::v4(ctx.local_ip4().to_ne_bytes()),
+        ),
+        AF_INET6 => (address_v6(ctx.remote_ip6()), address_v6(ctx.local_ip6())),
+        _ => return None,
+    };
+    // The kernel gives the remote port in network order in the upper half of a
+    // little-endian word, the local one in host order.
+    let client_port = Port::new(u32::from_be(ctx.remote_port()) as u16);
+    let service_port = Port::new(ctx.local_port() as u16);
+    Some(Tuple::new(client, client_port, service, service_port, TCP))
+}
+
+#[inline(always)]
+fn address_v6(words: [u32; 4]) -> Address {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        let word = words[i].to_ne_bytes();
+        bytes[i * 4] = word[0];
+        bytes[i * 4 + 1] = word[1];
+        bytes[i * 4 + 2] = word[2];
+        bytes[i * 4 + 3] = word[3];
+        i += 1;
+    }
+    Address(bytes)
+}
+
+#[inline(always)]
+fn cookie_of(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the context of any sockops program.
+    unsafe { bpf_get_socket_cookie(ctx.ops.cast()) }
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: a helper without preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,226 @@
+//! Packets through the tunnel: from a member, for this host, one layer deep.
+
+use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use homing_common::{
+    host::{GUE_PORT, Host, HostId},
+    net::{Address, IPIP, IPV6_IN_IP, TCP, UDP},
+    outcome::Outcome,
+};
+
+use crate::{
+    End, direct, encap,
+    local::{self, Local},
+    maps::HOSTS,
+    owners,
+    packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
+    settings,
+};
+
+const UDP_LEN: usize = 8;
+
+/// Decides the way of a packet for this host's tunnel address.
+#[inline(always)]
+pub fn handle<const V4: bool>(
+    ctx: &XdpContext,
+    frame: &Frame,
+    link: Link,
+    outer: &Ip,
+) -> Result<End, Outcome> {
+    // What is no tunnel packet (a ping, say) is the local stack's business. The
+    // agent sets how this host sends; it understands both ways, so that a POP
+    // can change from one to the other host by host.
+    let inner_start = match outer.protocol {
+        IPIP | IPV6_IN_IP => outer.upper,
+        UDP => {
+            if !is_gue(frame, outer)? {
+                return Err(Outcome::NotService);
+            }
+            outer.upper + UDP_LEN
+        }
+        _ => return Err(Outcome::NotService),
+    };
+    let from = member(outer)?;
+    // Members never fragment tunnel packets: they set DF and know the path's MTU.
+    if outer.fragment {
+        return Err(Outcome::TunnelMalformed);
+    }
+    let version: *mut u8 = frame.at(inner_start).ok_or(Outcome::TunnelMalformed)?;
+    // SAFETY: `at` has checked that the byte lies within the frame.
+    let version = unsafe { *version } >> 4;
+    let arrival = Arrival {
+        link,
+        from,
+        ttl: outer.ttl,
+        end: outer.start + outer.len,
+    };
+    match (version, outer.protocol) {
+        (4, IPIP | UDP) => arrival.decide::<true>(ctx, frame, inner_start),
+        (6, IPV6_IN_IP | UDP) => arrival.decide::<false>(ctx, frame, inner_start),
+        _ => Err(Outcome::TunnelMalformed),
+    }
+}
+
+/// Whether a UDP packet is GUE: the port says so.
+#[inline(always)]
+fn is_gue(frame: &Frame, outer: &Ip) -> Result<bool, Outcome> {
+    if outer.fragment {
+        return Err(Outcome::TunnelMalformed);
+    }
+    let header: *mut [u8; UDP_LEN] = frame.at(outer.upper).ok_or(Outcome::TunnelMalformed)?;
+    // SAFETY: `at` has checked that the header lies within the frame.
+    let header = unsafe { *header };
+    if u16::from_be_bytes([header[2], header[3]]) != GUE_PORT {
+        return Ok(false);
+    }
+    let len = u16::from_be_bytes([header[4], header[5]]) as usize;
+    if outer.upper + len != outer.start + outer.len {
+        return Err(Outcome::TunnelMalformed);
+    }
+    Ok(true)
+}
+
+/// The member whose tunnel prefix a packet's source lies in.
+#[inline(always)]
+fn member(outer: &Ip) -> Result<HostId, Outcome> {
+    let network = settings::tunnel();
+    let host = network
+        .host_of(bits(&outer.source))
+        .ok_or(Outcome::TunnelNotMember)?;
+    if host == settings::host() {
+        return Err(Outcome::TunnelNotMember);
+    }
+    match HOSTS.get(host.0 as u32) {
+        Some(entry) if entry.flags & Host::MEMBER != 0 => Ok(host),
+        _ => Err(Outcome::TunnelNotMember),
+    }
+}
+
+/// The part of an address that [`TunnelNetwork`] reads.
+///
+/// [`TunnelNetwork`]: homing_common::host::TunnelNetwork
+#[inline(always)]
+fn bits(address: &Address) -> u64 {
+    let b = &address.0;
+    match address.as_v4() {
+        Some(octets) => u32::from_be_bytes(octets) as u64,
+        None => u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+    }
+}
+
+/// A tunnel packet that has passed all checks of its outer header.
+struct Arrival {
+    link: Link,
+    from: HostId,
+    ttl: u8,
+    /// Offset in the frame at which the outer packet ends.
+    end: usize,
+}
+
+impl Arrival {
+    #[inline(always)]
+    fn decide<const V4: bool>(
+        &self,
+        ctx: &XdpContext,
+        frame: &Frame,
+        start: usize,
+    ) -> Result<End, Outcome> {
+        let ip = Ip::parse::<V4>(frame, start).ok_or(Outcome::TunnelMalformed)?;
+        if ip.start + ip.len > self.end || ip.fragment {
+            return Err(Outcome::TunnelMalformed);
+        }
+        if is_nested(frame, &ip) {
+            return Err(Outcome::TunnelNested);
+        }
+        if ip.protocol != TCP {
+            return Err(Outcome::TunnelNotService);
+        }
+        let segment = Segment::parse(frame, &ip).ok_or(Outcome::TunnelMalformed)?;
+        if !direct::is_service(&segment.tuple.service()) {
+            return Err(Outcome::TunnelNotService);
+        }
+        let outcome = match local::find::<V4>(ctx, frame, &segment) {
+            Local::Socket => Outcome::StrippedSocket,
+            Local::Cookie => Outcome::StrippedCookie,
+            Local::Nothing => {
+                let id = segment.tuple.id(&settings::session_key());
+                match owners::owner_of(id) {
+                    Some(owner) if owner != self.from => return self.send_on(ctx, &segment, owner),
+                    _ if segment.flags.opens() => Outcome::StrippedSyn,
+                    Some(_) => return Err(Outcome::TunnelBounce),
+                    None => Outcome::StrippedUnknown,
+                }
+            }
+        };
+        strip::<V4>(ctx, frame, self.link.len, start)?;
+        Err(outcome)
+    }
+
+    /// The session has moved on since the sender heard of it: one hop more, but
+    /// never back to the sender and never without end.
+    #[inline(always)]
+    fn send_on(&self, ctx: &XdpContext, segment: &Segment, owner: HostId) -> Result<End, Outcome> {
+        if self.ttl <= 1 {
+            return Err(Outcome::TunnelHops);
+        }
+        let id = segment.tuple.id(&settings::session_key());
+        let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
+        encap::send(ctx, segment, id, owner, origin)
+    }
+}
+
+/// Whether an inner packet is itself a tunnel packet.
+#[inline(always)]
+fn is_nested(frame: &Frame, inner: &Ip) -> bool {
+    match inner.protocol {
+        IPIP | IPV6_IN_IP => true,
+        UDP => match frame.at::<[u8; 4]>(inner.upper) {
+            // SAFETY: `at` has checked that the bytes lie within the frame.
+            Some(ports) => unsafe { u16::from_be_bytes([(*ports)[2], (*ports)[3]]) == GUE_PORT },
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// Takes the outer headers off: the link layer, VLAN tags and all, moves to where
+/// the inner packet begins.
+#[inline(always)]
+fn strip<const V4: bool>(
+    ctx: &XdpContext,
+    frame: &Frame,
+    link_len: usize,
+    inner_start: usize,
+) -> Result<(), Outcome> {
+    let ether_type = if V4 { IPV4 } else { IPV6 }.to_be_bytes();
+    // Backwards, four bytes at a time: source and target may overlap when the
+    // outer header is shorter than the link layer, which it never is (20 bytes
+    // at least against 18 of Ethernet and one tag); with two tags the copy still
+    // reads each byte before it overwrites it.
+    let delta = inner_start - link_len;
+    match link_len {
+        14 => copy::<14>(frame, delta, ether_type)?,
+        18 => copy::<18>(frame, delta, ether_type)?,
+        _ => copy::<22>(frame, delta, ether_type)?,
+    }
+    // SAFETY: the frame is not touched through old pointers after this.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta as i32) } != 0 {
+        return Err(Outcome::TunnelMalformed);
+    }
+    Ok(())
+}
+
+/// Copies `N` bytes of link layer to `delta`, and sets what follows them.
+#[inline(always)]
+fn copy<const N: usize>(frame: &Frame, delta: usize, ether_type: [u8; 2]) -> Result<(), Outcome> {
+    let from: *mut [u8; N] = frame.at(0).ok_or(Outcome::TunnelMalformed)?;
+    let to: *mut [u8; N] = frame.at(delta).ok_or(Outcome::TunnelMalformed)?;
+    // SAFETY: `at` has checked that both lie within the frame; the value is read
+    // whole before it is written.
+    unsafe {
+        let mut link = *from;
+        link[N - 2] = ether_type[0];
+        link[N - 1] = ether_type[1];
+        *to = link;
+    }
+    Ok(())
+}
