@@ -1,1 +1,3 @@
 //! The lab and the end-to-end tests.
+
+pub mod sandbox;
