@@ -1,3 +1,5 @@
-//! The lab and the end-to-end tests.
+//! The lab (a POP in network namespaces) and what the end-to-end tests share.
 
+pub mod packet;
+pub mod program;
 pub mod sandbox;

@@ -1,1 +1,230 @@
-//! Configuration: a TOML file, read strictly.
+//! Configuration: one TOML file, read strictly.
+//!
+//! [`Config::load`] turns the file into types that cannot hold a wrong value, or
+//! says everything that is wrong with it at once: each [`Problem`] names the
+//! line, the key and what to write instead. An unknown key is an error, never
+//! ignored: a misspelt limit must not silently become the default.
+//!
+//! Only the file is judged here. Whether an interface exists, or the key file can
+//! be read, is for those who use them to say.
+
+mod check;
+mod problem;
+mod read;
+mod relations;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use homing_common::{
+    host::{Encapsulation, HostId, TunnelNetwork},
+    net::{Address, Service},
+};
+
+pub use problem::{Problem, Problems};
+pub use values::{LIMIT_MAX, Prefix};
+
+/// Where the configuration is looked for unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/homing/homing.toml";
+
+/// The instance's name unless the configuration says otherwise.
+pub const DEFAULT_INSTANCE: &str = "homing";
+
+/// What one agent is told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// The name that tells apart several agents of one machine: pins and socket
+    /// are named after it.
+    pub instance: String,
+    /// This machine.
+    pub host: Host,
+    /// The POP that it belongs to.
+    pub pop: Pop,
+    /// How packets travel between hosts.
+    pub tunnel: Tunnel,
+    /// What all hosts of the POP answer for; at least one, each once.
+    pub services: Vec<Service>,
+    /// Sizes of tables.
+    pub limits: Limits,
+    /// The admin socket.
+    pub admin: Admin,
+}
+
+/// `[host]`: this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its id in the POP.
+    pub id: HostId,
+    /// Its broadcast domain.
+    pub domain: String,
+    /// The interfaces that the XDP program is attached to; at least one, each
+    /// once.
+    pub interfaces: Vec<String>,
+    /// How it is attached.
+    pub xdp_mode: XdpMode,
+    /// The cgroup (version 2) under which the services run.
+    pub cgroup: PathBuf,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path: slower, works with any driver.
+    Skb,
+}
+
+impl XdpMode {
+    /// The name in configuration and tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Skb => "skb",
+        }
+    }
+}
+
+/// `[pop]`: the POP that this host belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pop {
+    /// File with the POP's key.
+    pub key_file: PathBuf,
+    /// This host's fabric address: gossip and membership are sent to it, and the
+    /// other hosts resolve their next hop to it.
+    pub address: SocketAddr,
+    /// The domain's multicast group, of the same family as `address`; without it
+    /// unicast is used within the domain too.
+    pub multicast: Option<SocketAddr>,
+    /// How long the others keep this host's claims after a graceful stop.
+    pub leave_hold: Duration,
+    /// How long they are kept after the host vanished.
+    pub void_after: Duration,
+    /// Other hosts to announce this one to, without this one.
+    pub seeds: Vec<Seed>,
+}
+
+/// `[[pop.seeds]]`: another host of the POP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seed {
+    /// Its id.
+    pub host: HostId,
+    /// Its fabric address, of the same family as this host's.
+    pub address: SocketAddr,
+}
+
+/// `[tunnel]`: how packets travel between hosts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The outer headers.
+    pub encapsulation: Encapsulation,
+    /// The tunnel network as the fast path wants it. Every host id in this
+    /// configuration fits it.
+    pub network: TunnelNetwork,
+    /// The tunnel network as it was written.
+    pub prefix: Prefix,
+    /// Length of each host's own prefix in it.
+    pub host_prefix_len: u8,
+    /// TTL or hop limit of the outer header.
+    pub hop_limit: u8,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `network` is `prefix` and `host_prefix_len` over again.
+        f.debug_struct("Tunnel")
+            .field("encapsulation", &self.encapsulation)
+            .field("prefix", &self.prefix)
+            .field("host_prefix_len", &self.host_prefix_len)
+            .field("hop_limit", &self.hop_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tunnel {
+    /// The prefix of the tunnel network that belongs to a host.
+    pub fn prefix_of(&self, host: HostId) -> Prefix {
+        let first = self.network.address_of(host);
+        let address = if self.network.is_v4() {
+            first
+        } else {
+            // The tunnel address ends in `::1`, its prefix in zeros.
+            let mut bytes = first.0;
+            bytes[15] = 0;
+            Address(bytes)
+        };
+        Prefix {
+            address: address.into(),
+            len: self.host_prefix_len,
+        }
+    }
+}
+
+/// `[limits]`: sizes of tables, `1..=`[`LIMIT_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Foreign sessions: entries of `OWNERS`.
+    pub owners: u32,
+    /// This host's own open sessions: entries of `SESSIONS`.
+    pub sessions: u32,
+}
+
+/// `[admin]`: the admin socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or something is wrong in it: then every problem
+    /// that could be found is in the list, in the order of the lines.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) => Err(Problems::unreadable(path, &error)),
+        }
+    }
+
+    /// Checks the text of a file; `path` is for messages only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Problems> {
+        check::config(path, text)
+    }
+
+    /// The folder under which everything of this instance is pinned.
+    pub fn pin_dir(&self) -> PathBuf {
+        pin_dir(&self.instance)
+    }
+
+    /// This host's tunnel address.
+    pub fn tunnel_address(&self) -> Address {
+        self.tunnel.network.address_of(self.host.id)
+    }
+}
+
+/// The folder under which everything of an instance is pinned.
+pub fn pin_dir(instance: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/homing").join(instance)
+}
+
+/// The admin socket of an instance unless the configuration says otherwise.
+pub fn default_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/homing/{instance}.sock"))
+}

@@ -1,0 +1,214 @@
+//! The XDP program by `BPF_PROG_TEST_RUN`: packet in, outcome and packet out.
+
+use std::{net::SocketAddr, thread};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use homing_common::{
+    host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
+    maps::Owner,
+    net::{Port, Service, TCP},
+    outcome::{Outcome, STATS_ENTRIES},
+    session::{SessionKey, Tuple},
+    settings::Settings,
+};
+
+/// XDP's actions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub enum Action {
+    Aborted,
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+impl Action {
+    fn from_number(number: u32) -> Result<Self> {
+        Ok(match number {
+            0 => Self::Aborted,
+            1 => Self::Drop,
+            2 => Self::Pass,
+            3 => Self::Tx,
+            4 => Self::Redirect,
+            _ => bail!("the program returned {number}, which is no XDP action"),
+        })
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// What XDP does with it.
+    pub action: Action,
+    /// The outcome that was counted.
+    pub outcome: Outcome,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// The tunnel network of tests: `10.77.0.0/16`, one /28 for each host.
+pub fn tunnel_v4() -> TunnelNetwork {
+    TunnelNetwork {
+        network: homing_common::net::Address::v4([10, 77, 0, 0]),
+        base: 0x0a4d_0000,
+        shift: 4,
+        id_mask: 0xfff,
+    }
+}
+
+/// The tunnel network of tests over IPv6: `fd77::/48`, one /64 for each host.
+pub fn tunnel_v6() -> TunnelNetwork {
+    TunnelNetwork {
+        network: "fd77::".parse::<std::net::IpAddr>().expect("valid").into(),
+        base: 0xfd77 << 48,
+        shift: 0,
+        id_mask: 0xffff,
+    }
+}
+
+/// The settings of tests: host 1 of a POP.
+pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings {
+    let host = HostId(1);
+    Settings {
+        session_key: SessionKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]),
+        tunnel,
+        tunnel_address: tunnel.address_of(host),
+        host,
+        encapsulation: encapsulation as u8,
+        hop_limit: 8,
+        zero: 0,
+    }
+}
+
+/// A loaded program with maps of its own.
+pub struct Program {
+    ebpf: Ebpf,
+    settings: Settings,
+}
+
+impl Program {
+    /// Loads the object that the agent embeds.
+    pub fn load(settings: Settings) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("OWNERS", 4096)
+            .map_max_entries("SESSIONS", 4096)
+            .load(homing_agent::datapath::OBJECT)
+            .context("cannot load the kernel object; this needs root")?;
+        let xdp: &mut Xdp = ebpf
+            .program_mut("homing_xdp")
+            .context("the object has no program homing_xdp")?
+            .try_into()?;
+        xdp.load().context("the verifier refuses homing_xdp")?;
+        Ok(Self { ebpf, settings })
+    }
+
+    /// Makes an endpoint a service of the POP.
+    pub fn add_service(&mut self, endpoint: &str) -> Result<()> {
+        let endpoint: SocketAddr = endpoint.parse()?;
+        let service = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), TCP);
+        let mut services: HashMap<_, Service, u32> = self.map("SERVICES")?.try_into()?;
+        services.insert(service, 0, 0)?;
+        Ok(())
+    }
+
+    /// Makes a host a member, reached by a template (or by none).
+    pub fn add_host(&mut self, host: u16, template: Template) -> Result<()> {
+        let mut hosts: Array<_, Host> = self.map("HOSTS")?.try_into()?;
+        let entry = Host {
+            flags: Host::MEMBER,
+            active: 1,
+            templates: [Template::NONE, template],
+        };
+        hosts.set(u32::from(host), entry, 0)?;
+        Ok(())
+    }
+
+    /// Makes a host the owner of a session.
+    pub fn set_owner(&mut self, client: &str, service: &str, host: u16) -> Result<()> {
+        let id = self.id(client, service)?;
+        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
+        owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
+        Ok(())
+    }
+
+    /// The id of a session under the test's key.
+    pub fn id(&self, client: &str, service: &str) -> Result<u64> {
+        let tuple = Tuple::between(client.parse()?, service.parse()?, TCP);
+        Ok(tuple.id(&self.settings.session_key).0)
+    }
+
+    /// Runs one frame through the program, as if it came in by the loopback
+    /// interface of this thread's network namespace.
+    pub fn run(&mut self, frame: &[u8]) -> Result<Run> {
+        let before = self.stats()?;
+        let mut out = vec![0; frame.len() + 256];
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut("homing_xdp")
+            .context("loaded above")?
+            .try_into()?;
+        let result = xdp.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        let counted: Vec<Outcome> = Outcome::ALL
+            .iter()
+            .zip(before.iter().zip(self.stats()?))
+            .flat_map(|(outcome, (before, after))| vec![*outcome; (after - before) as usize])
+            .collect();
+        let [outcome] = counted[..] else {
+            bail!("a packet must end in exactly one outcome, not in {counted:?}");
+        };
+        Ok(Run {
+            action: Action::from_number(result.return_value)?,
+            outcome,
+            frame: out,
+        })
+    }
+
+    fn stats(&self) -> Result<Vec<u64>> {
+        let stats: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(self.ebpf.map("STATS").context("no map STATS")?)?;
+        (0..STATS_ENTRIES)
+            .map(|index| Ok(stats.get(&index, 0)?.iter().sum()))
+            .collect()
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("the object has no map {name}"))
+    }
+}
+
+/// Runs `test` in a thread with a network namespace of its own, loopback up.
+pub fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                    .expect("cannot make a network namespace; this needs root");
+                loopback_up();
+                test()
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn loopback_up() {
+    let status = std::process::Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .expect("cannot run ip (package iproute2)");
+    assert!(status.success());
+}

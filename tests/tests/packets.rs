@@ -1,0 +1,5 @@
+//! The XDP program, packet in and packet out.
+
+mod packets {
+    mod forward;
+}
