@@ -16,7 +16,7 @@ pub mod server;
 pub mod socket;
 pub mod systemd;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{future::Future, time::Duration};
 

@@ -109,11 +109,7 @@ where
     ExitCode::from(exit as u8)
 }
 
-fn execute<F>(
-    cli: Cli,
-    run: impl FnOnce(Config) -> F,
-    out: &mut dyn Write,
-) -> Result<(), Failure>
+fn execute<F>(cli: Cli, run: impl FnOnce(Config) -> F, out: &mut dyn Write) -> Result<(), Failure>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -177,7 +173,9 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         }
         Command::Hosts => {
             let hosts: api::Hosts = agent.get("/hosts").await?;
-            view.print(out, &hosts, |style| show::hosts(&hosts, now_unix_ms(), style))
+            view.print(out, &hosts, |style| {
+                show::hosts(&hosts, now_unix_ms(), style)
+            })
         }
         Command::Sessions(args) => {
             let sessions = sessions(&agent, args).await?;
@@ -236,7 +234,11 @@ impl Output {
 async fn sessions(agent: &Agent, args: &SessionsArgs) -> Result<api::Sessions, Failure> {
     let page = async |after: Option<&str>| {
         let after = after.map(|after| format!("&after={after}"));
-        let query = format!("/sessions?limit={}{}", args.limit, after.unwrap_or_default());
+        let query = format!(
+            "/sessions?limit={}{}",
+            args.limit,
+            after.unwrap_or_default()
+        );
         agent.get::<api::Sessions>(&query).await
     };
     let mut sessions = page(args.after.as_deref()).await?;

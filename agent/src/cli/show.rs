@@ -1,7 +1,9 @@
 //! Answers as people read them.
 
 use crate::{
-    admin::api::{Answer, Host, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState},
+    admin::api::{
+        Answer, Host, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
+    },
     config::Config,
 };
 
@@ -21,16 +23,30 @@ pub(super) fn checked(config: &Config) -> String {
 
 pub(super) fn status(status: &Status, _: Style) -> String {
     let interfaces = status.interfaces.iter();
-    let interfaces: Vec<_> = interfaces.map(|i| format!("{} ({})", i.name, i.mode)).collect();
+    let interfaces: Vec<_> = interfaces
+        .map(|i| format!("{} ({})", i.name, i.mode))
+        .collect();
     let services = status.services.iter();
-    let services: Vec<_> = services.map(|s| format!("{} {}", s.protocol, s.address)).collect();
+    let services: Vec<_> = services
+        .map(|s| format!("{} {}", s.protocol, s.address))
+        .collect();
     let multicast = match status.multicast {
         Some(group) => format!("multicast {group}"),
         None => "no multicast".to_owned(),
     };
-    let sync = if status.gossip.in_sync { "in sync" } else { "catching up" };
+    let sync = if status.gossip.in_sync {
+        "in sync"
+    } else {
+        "catching up"
+    };
     let mut rows = vec![
-        ("host", format!("{} in {}, instance {}", status.host, status.domain, status.instance)),
+        (
+            "host",
+            format!(
+                "{} in {}, instance {}",
+                status.host, status.domain, status.instance
+            ),
+        ),
         (
             "agent",
             format!(
@@ -66,11 +82,17 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         ),
         (
             "sessions",
-            format!("{} here, room for {}", status.sessions.count, status.sessions.limit),
+            format!(
+                "{} here, room for {}",
+                status.sessions.count, status.sessions.limit
+            ),
         ),
         (
             "foreign",
-            format!("{} on other hosts, room for {}", status.foreign.count, status.foreign.limit),
+            format!(
+                "{} on other hosts, room for {}",
+                status.foreign.count, status.foreign.limit
+            ),
         ),
         (
             "gossip",
@@ -79,19 +101,30 @@ pub(super) fn status(status: &Status, _: Style) -> String {
                 status.gossip.announced, status.gossip.applied
             ),
         ),
-        ("open to applied", latency(&status.gossip.open_to_applied_us)),
+        (
+            "open to applied",
+            latency(&status.gossip.open_to_applied_us),
+        ),
     ];
     if status.problems.is_empty() {
         rows.push(("problems", "none".to_owned()));
     }
-    rows.extend(status.problems.iter().map(|problem| ("problem", problem.clone())));
+    rows.extend(
+        status
+            .problems
+            .iter()
+            .map(|problem| ("problem", problem.clone())),
+    );
     list(&rows)
 }
 
 fn latency(latency: &Latency) -> String {
     match (latency.p50, latency.p99) {
         (Some(p50), Some(p99)) => {
-            format!("median {p50} µs, 99 % within {p99} µs ({} samples)", latency.samples)
+            format!(
+                "median {p50} µs, 99 % within {p99} µs ({} samples)",
+                latency.samples
+            )
         }
         _ => "no samples yet".to_owned(),
     }
@@ -115,8 +148,17 @@ fn span(seconds: u64) -> String {
 
 pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
     let columns = [
-        ">HOST", "DOMAIN", "STATE", "SINCE", "ADDRESS", "TUNNEL", "NEXT HOP", "INTERFACE", ">MTU",
-        ">CLAIMS", "SYNC",
+        ">HOST",
+        "DOMAIN",
+        "STATE",
+        "SINCE",
+        "ADDRESS",
+        "TUNNEL",
+        "NEXT HOP",
+        "INTERFACE",
+        ">MTU",
+        ">CLAIMS",
+        "SYNC",
     ];
     let mut table = Table::new(style, &columns);
     for host in &hosts.hosts {
@@ -148,10 +190,21 @@ fn next_hop(host: &Host) -> (String, String, String) {
         let via = if host.this_host { "this host" } else { "-" };
         return (via.to_owned(), dash(), dash());
     };
-    let NextHop { resolved, via, mac, interface, vlan, mtu } = hop;
+    let NextHop {
+        resolved,
+        via,
+        mac,
+        interface,
+        vlan,
+        mtu,
+    } = hop;
     let via = via.map(|via| via.to_string());
     let to = match (resolved, mac) {
-        (true, Some(mac)) => [via.as_deref(), Some(mac)].into_iter().flatten().collect::<Vec<_>>().join(" "),
+        (true, Some(mac)) => [via.as_deref(), Some(mac)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" "),
         _ => "unresolved".to_owned(),
     };
     let interface = interface.clone().map(|name| match vlan {
@@ -172,7 +225,10 @@ fn sync(sync: SyncState) -> String {
 }
 
 pub(super) fn sessions(page: &Sessions, style: Style) -> String {
-    let mut table = Table::new(style, &["CLIENT", "SERVICE", "PROTOCOL", "ID", ">AGE", ">MOVES"]);
+    let mut table = Table::new(
+        style,
+        &["CLIENT", "SERVICE", "PROTOCOL", "ID", ">AGE", ">MOVES"],
+    );
     for session in &page.sessions {
         table.row([
             session.name.client.to_string(),
@@ -196,14 +252,21 @@ pub(super) fn sessions(page: &Sessions, style: Style) -> String {
 
 pub(super) fn owner(owner: &Owner, _: Style) -> String {
     let name = &owner.name;
-    let session = format!("{} > {} {}, id {}", name.client, name.service, name.protocol, name.id);
+    let session = format!(
+        "{} > {} {}, id {}",
+        name.client, name.service, name.protocol, name.id
+    );
     let who = match (owner.answer, owner.owner) {
         (Answer::ThisHost, Some(host)) => format!("this host ({host})"),
         (Answer::ThisHost, None) => "this host".to_owned(),
         (Answer::OtherHost, Some(host)) => format!("host {host}"),
         (Answer::OtherHost, None) | (Answer::Unknown, _) => "unknown".to_owned(),
     };
-    let mut rows = vec![("session", session), ("owner", who), ("how", owner.how.clone())];
+    let mut rows = vec![
+        ("session", session),
+        ("owner", who),
+        ("how", owner.how.clone()),
+    ];
     let claims = owner.claims.iter();
     rows.extend(claims.map(|claim| {
         let text = format!("host {}, generation {}", claim.host, claim.generation);

@@ -33,7 +33,11 @@ async fn run(socket: &Path, line: &str) -> (String, Exit, String) {
     match done {
         Ok(()) => (out, Exit::Ok, String::new()),
         Err(failure) => {
-            let message = if failure.is_silent() { String::new() } else { failure.to_string() };
+            let message = if failure.is_silent() {
+                String::new()
+            } else {
+                failure.to_string()
+            };
             (out, failure.exit(), message)
         }
     }
@@ -48,8 +52,16 @@ fn the_definition_is_sound() {
 fn help_documents_what_scripts_rely_on() {
     let help = Cli::command().render_long_help().to_string();
     for part in [
-        "Exit codes:", "3  no agent answers", "Files:", "/etc/homing/homing.toml", "Examples:",
-        "HOMING_SOCKET", "HOMING_CONFIG", "--json", "unload", "completions",
+        "Exit codes:",
+        "3  no agent answers",
+        "Files:",
+        "/etc/homing/homing.toml",
+        "Examples:",
+        "HOMING_SOCKET",
+        "HOMING_CONFIG",
+        "--json",
+        "unload",
+        "completions",
     ] {
         assert!(help.contains(part), "{part} is not in\n{help}");
     }
@@ -58,15 +70,47 @@ fn help_documents_what_scripts_rely_on() {
 #[test]
 fn nonsense_is_refused_with_a_reason() {
     for (line, kind, reason) in [
-        ("homing", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, ""),
+        (
+            "homing",
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            "",
+        ),
         ("homing statsu", ErrorKind::InvalidSubcommand, "stats"),
-        ("homing owner 1.2.3.4:5", ErrorKind::MissingRequiredArgument, "<SERVICE>"),
-        ("homing owner 1.2.3.4 5.6.7.8:9", ErrorKind::ValueValidation, "such as 198.51.100.7:40312"),
-        ("homing owner 1.2.3.4:5 5.6.7.8:9 --protocol udp", ErrorKind::InvalidValue, "tcp"),
-        ("homing sessions --limit 0", ErrorKind::ValueValidation, "1..=10000"),
-        ("homing sessions --after x", ErrorKind::ValueValidation, "named as next"),
-        ("homing unload --instance a/b", ErrorKind::ValueValidation, "letters"),
-        ("homing agent --log nonsense=loud", ErrorKind::ValueValidation, "invalid"),
+        (
+            "homing owner 1.2.3.4:5",
+            ErrorKind::MissingRequiredArgument,
+            "<SERVICE>",
+        ),
+        (
+            "homing owner 1.2.3.4 5.6.7.8:9",
+            ErrorKind::ValueValidation,
+            "such as 198.51.100.7:40312",
+        ),
+        (
+            "homing owner 1.2.3.4:5 5.6.7.8:9 --protocol udp",
+            ErrorKind::InvalidValue,
+            "tcp",
+        ),
+        (
+            "homing sessions --limit 0",
+            ErrorKind::ValueValidation,
+            "1..=10000",
+        ),
+        (
+            "homing sessions --after x",
+            ErrorKind::ValueValidation,
+            "named as next",
+        ),
+        (
+            "homing unload --instance a/b",
+            ErrorKind::ValueValidation,
+            "letters",
+        ),
+        (
+            "homing agent --log nonsense=loud",
+            ErrorKind::ValueValidation,
+            "invalid",
+        ),
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.kind(), kind, "{line}");
@@ -98,8 +142,14 @@ async fn status_in_words_and_in_json() {
     let served = Served::new();
     let (out, exit, _) = run(&served.path, "homing status").await;
     assert_eq!(exit, Exit::Ok);
-    assert!(out.contains("members          2 alive, 1 down, 0 left"), "{out}");
-    assert!(out.contains("open to applied  median 180 µs, 99 % within 950 µs"), "{out}");
+    assert!(
+        out.contains("members          2 alive, 1 down, 0 left"),
+        "{out}"
+    );
+    assert!(
+        out.contains("open to applied  median 180 µs, 99 % within 950 µs"),
+        "{out}"
+    );
     assert!(out.contains("problem          host 3 is down"), "{out}");
     let (out, ..) = run(&served.path, "homing status --json").await;
     let status: api::Status = serde_json::from_str(&out).expect("JSON");
@@ -140,7 +190,10 @@ async fn a_question_that_makes_no_sense_is_the_agents_to_refuse() {
 async fn sessions_by_page_and_all() {
     let served = Served::new();
     let (out, ..) = run(&served.path, "homing sessions --limit 10").await;
-    assert!(out.contains("10 of 25; the next: homing sessions --after '"), "{out}");
+    assert!(
+        out.contains("10 of 25; the next: homing sessions --after '"),
+        "{out}"
+    );
     assert_eq!(out.lines().count(), 1 + 10 + 1, "{out}");
     let (out, ..) = run(&served.path, "homing sessions --limit 10 --all --json").await;
     let all: api::Sessions = serde_json::from_str(&out).expect("JSON");
@@ -167,7 +220,10 @@ async fn an_agent_that_is_not_there_is_named() {
     assert_eq!((out.as_str(), exit), ("", Exit::Unreachable));
     let start = format!("cannot reach the agent at {}: ", path.display());
     assert!(message.starts_with(&start), "{message}");
-    assert!(message.ends_with("is it running? `systemctl status homing`"), "{message}");
+    assert!(
+        message.ends_with("is it running? `systemctl status homing`"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -190,7 +246,9 @@ async fn a_reader_that_hangs_up_is_no_error() {
 
 #[test]
 fn hosts_as_a_plain_table() {
-    let hosts = api::Hosts { hosts: sample_hosts() };
+    let hosts = api::Hosts {
+        hosts: sample_hosts(),
+    };
     let text = show::hosts(&hosts, 1_760_000_065_000, Style::Plain);
     let wanted = "\
 HOST  DOMAIN  STATE  SINCE      ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
@@ -206,7 +264,10 @@ HOST  DOMAIN  STATE  SINCE      ADDRESS         TUNNEL      NEXT HOP            
 fn stats_hide_what_is_zero() {
     let stats = sample_stats();
     let text = show::stats(&stats, false, Style::Plain);
-    assert!(text.contains("forwarded") && text.contains("1234"), "{text}");
+    assert!(
+        text.contains("forwarded") && text.contains("1234"),
+        "{text}"
+    );
     assert!(!text.contains("local_cookie"), "{text}");
     assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
     let all = show::stats(&stats, true, Style::Plain);
@@ -249,12 +310,18 @@ fn agent_checks_its_configuration_before_it_starts() {
     let failure = run("").0.expect_err("wrong");
     assert_eq!(failure.exit(), Exit::Config);
     let message = failure.to_string();
-    assert!(message.contains("homing.toml:1: colour: unknown key"), "{message}");
+    assert!(
+        message.contains("homing.toml:1: colour: unknown key"),
+        "{message}"
+    );
 
     std::fs::write(&file, include_str!("../../../dist/homing.toml")).expect("write");
     let (done, out) = run("--check-config");
     assert!(done.is_ok());
-    assert!(out.ends_with("ok: host 1 in rack-1, 2 services, 2 seeds\n"), "{out}");
+    assert!(
+        out.ends_with("ok: host 1 in rack-1, 2 services, 2 seeds\n"),
+        "{out}"
+    );
     assert!(!started.load(Ordering::Relaxed));
     assert!(run("").0.is_ok());
     assert!(started.load(Ordering::Relaxed));

@@ -10,7 +10,11 @@ use anyhow::anyhow;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Failure, args::{Cli, UnloadArgs}, client::Agent};
+use super::{
+    Failure,
+    args::{Cli, UnloadArgs},
+    client::Agent,
+};
 use crate::{
     config::{self, Config},
     datapath,
@@ -48,16 +52,15 @@ impl fmt::Display for Report {
             return write!(f, "nothing is pinned under {pin_dir}");
         }
         let [links, programs, maps] = counts;
-        write!(f, "removed {links} links, {programs} programs and {maps} maps from {pin_dir}")
+        write!(
+            f,
+            "removed {links} links, {programs} programs and {maps} maps from {pin_dir}"
+        )
     }
 }
 
 /// Does it.
-pub(super) async fn unload(
-    cli: &Cli,
-    args: &UnloadArgs,
-    agent: &Agent,
-) -> Result<Report, Failure> {
+pub(super) async fn unload(cli: &Cli, args: &UnloadArgs, agent: &Agent) -> Result<Report, Failure> {
     let (pin_dir, agent) = match &args.instance {
         Some(instance) => {
             let socket = cli.socket.clone();
