@@ -3,3 +3,4 @@
 pub mod bench;
 pub mod packet;
 pub mod program;
+pub mod sandbox;
