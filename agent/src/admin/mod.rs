@@ -10,6 +10,8 @@
 //! than [`server::ANSWER_WITHIN`] ends in an error.
 
 pub mod api;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod metrics;
 pub mod page;
 pub mod server;

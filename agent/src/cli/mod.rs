@@ -100,8 +100,14 @@ where
         Ok(()) => Exit::Ok,
         Err(failure) => {
             if !failure.is_silent() {
+                // Problems of a file begin with its name and line, as editors want.
+                let by = if failure.exit() == Exit::Config {
+                    ""
+                } else {
+                    "homing: "
+                };
                 // Nobody is left to tell if this fails too.
-                let _ = writeln!(io::stderr(), "homing: {failure}");
+                let _ = writeln!(io::stderr(), "{by}{failure}");
             }
             failure.exit()
         }

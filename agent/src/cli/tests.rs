@@ -12,8 +12,9 @@ use std::{
 use clap::error::ErrorKind;
 
 use super::{table::Style, *};
-use crate::admin::tests::{
-    Folder, Served, endpoint, sample_hosts, sample_owner, sample_stats, sample_status,
+use crate::admin::{
+    fake::{Folder, endpoint, sample_hosts, sample_owner, sample_stats, sample_status},
+    tests::Served,
 };
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
