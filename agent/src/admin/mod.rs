@@ -10,13 +10,15 @@
 //! than [`server::ANSWER_WITHIN`] ends in an error.
 
 pub mod api;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod metrics;
 pub mod page;
 pub mod server;
 pub mod socket;
 pub mod systemd;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{future::Future, time::Duration};
 

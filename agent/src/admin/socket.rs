@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_file_comes_and_goes_with_the_socket() {
-        let folder = super::super::tests::Folder::new();
+        let folder = super::super::fake::Folder::new();
         let path = folder.0.join("deep/er/admin.sock");
         let socket = AdminSocket::bind(&path).expect("bind");
         let mode = fs::metadata(&path).expect("file").permissions().mode();
@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_file_is_not() {
-        let folder = super::super::tests::Folder::new();
+        let folder = super::super::fake::Folder::new();
         let path = folder.0.join("admin.sock");
         // The file of a std listener stays when the listener goes.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_successors_file_is_left_alone() {
-        let folder = super::super::tests::Folder::new();
+        let folder = super::super::fake::Folder::new();
         let path = folder.0.join("admin.sock");
         let first = AdminSocket::bind(&path).expect("bind");
         fs::remove_file(&path).expect("remove");

@@ -62,9 +62,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_hangs_starves_its_watchdog() {
-        let view = super::super::tests::Fake::default();
+        let view = super::super::fake::Fake::default();
         let fed = AtomicUsize::new(0);
-        let run = async |view: &super::super::tests::Fake| {
+        let run = async |view: &super::super::fake::Fake| {
             let feed = feed(Duration::from_secs(10), view, || {
                 fed.fetch_add(1, Ordering::Relaxed);
             });
