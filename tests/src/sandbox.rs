@@ -18,10 +18,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use homing_agent::datapath::{LoadOptions, XdpMode};
+use homing_common::{
+    host::{Encapsulation, HostId},
+    session::SessionKey,
+    settings::Settings,
+};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
+
+use crate::program::tunnel_v4;
 
 /// One at a time in each process: they share its cgroup.
 static ONE: Mutex<()> = Mutex::new(());
@@ -35,6 +43,31 @@ pub struct Sandbox {
     pub cgroup: PathBuf,
     /// A folder for files, empty.
     pub files: PathBuf,
+}
+
+impl Sandbox {
+    /// What a test loads unless it wants something else: host 1 of a POP with
+    /// IP-in-IP tunnels over IPv4, and room for 1,000 sessions.
+    pub fn options(&self, interfaces: &[&str]) -> LoadOptions {
+        let tunnel = tunnel_v4();
+        LoadOptions {
+            pin_dir: self.bpf.join("homing/test"),
+            interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+            xdp_mode: XdpMode::Native,
+            cgroup: self.cgroup.clone(),
+            settings: Settings {
+                session_key: SessionKey([1, 2]),
+                tunnel,
+                tunnel_address: tunnel.address_of(HostId(1)),
+                host: HostId(1),
+                encapsulation: Encapsulation::Ipip as u8,
+                hop_limit: 8,
+                zero: 0,
+            },
+            owners_entries: 1000,
+            sessions_entries: 1000,
+        }
+    }
 }
 
 /// Runs `test` in a sandbox. Whatever the closure starts, threads and processes

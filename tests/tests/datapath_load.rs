@@ -12,43 +12,16 @@ use homing_agent::datapath::{
     unload,
 };
 use homing_common::{
-    host::{Encapsulation, HostId, TunnelNetwork},
+    host::HostId,
     maps::{OWNERS_ENTRIES, SESSIONS_ENTRIES},
     net::{Address, Port, Service, TCP},
-    session::{SessionId, SessionKey},
-    settings::Settings,
+    session::SessionId,
 };
-use homing_tests::sandbox::{self, Sandbox, ip};
+use homing_tests::sandbox::{self, ip};
 
 const MAPS: [&str; 7] = [
     "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
 ];
-
-fn options(sandbox: &Sandbox, interfaces: &[&str]) -> LoadOptions {
-    let tunnel = TunnelNetwork {
-        network: Address::v4([10, 77, 0, 0]),
-        base: 0x0a4d_0000,
-        shift: 4,
-        id_mask: 0xfff,
-    };
-    LoadOptions {
-        pin_dir: sandbox.bpf.join("homing/test"),
-        interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
-        xdp_mode: XdpMode::Native,
-        cgroup: sandbox.cgroup.clone(),
-        settings: Settings {
-            session_key: SessionKey([1, 2]),
-            tunnel,
-            tunnel_address: tunnel.address_of(HostId(1)),
-            host: HostId(1),
-            encapsulation: Encapsulation::Ipip as u8,
-            hop_limit: 8,
-            zero: 0,
-        },
-        owners_entries: 1000,
-        sessions_entries: 1000,
-    }
-}
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -92,7 +65,7 @@ fn refused(options: &LoadOptions) -> Error {
 fn everything_is_pinned_and_outlives_the_agent() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let options = options(sandbox, &["eth0"]);
+        let options = sandbox.options(&["eth0"]);
         let datapath = Datapath::load(&options).unwrap();
         assert_eq!(hows(&datapath), [How::New, How::New]);
         assert!(matches!(
@@ -118,7 +91,7 @@ fn everything_is_pinned_and_outlives_the_agent() {
 fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let options = options(sandbox, &["eth0"]);
+        let options = sandbox.options(&["eth0"]);
         let mut first = Datapath::load(&options).unwrap();
         let ids = link_ids(&first);
         let program = running("eth0");
@@ -141,7 +114,7 @@ fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
 fn unload_removes_everything_and_may_be_called_again() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let options = options(sandbox, &["eth0"]);
+        let options = sandbox.options(&["eth0"]);
         drop(Datapath::load(&options).unwrap());
         let report = unload(&options.pin_dir).unwrap();
         assert_eq!(report.links.len(), 2);
@@ -157,7 +130,7 @@ fn unload_removes_everything_and_may_be_called_again() {
 fn a_running_agent_keeps_others_out() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let options = options(sandbox, &["eth0"]);
+        let options = sandbox.options(&["eth0"]);
         let running = Datapath::load(&options).unwrap();
         assert!(matches!(refused(&options), Error::Busy { .. }));
         assert!(matches!(unload(&options.pin_dir), Err(Error::Busy { .. })));
@@ -178,10 +151,10 @@ fn an_interface_that_is_dropped_from_the_configuration_is_let_go() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
         ip("link add eth1.7 type veth peer name peer1");
-        let both = options(sandbox, &["eth0", "eth1.7"]);
+        let both = sandbox.options(&["eth0", "eth1.7"]);
         drop(Datapath::load(&both).unwrap());
         assert!(running("eth1.7").is_some());
-        let one = options(sandbox, &["eth0"]);
+        let one = sandbox.options(&["eth0"]);
         drop(Datapath::load(&one).unwrap());
         assert_eq!(running("eth1.7"), None);
         assert!(running("eth0").is_some());
@@ -193,7 +166,7 @@ fn an_interface_that_is_dropped_from_the_configuration_is_let_go() {
 fn an_interface_that_was_made_anew_is_attached_anew() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let options = options(sandbox, &["eth0"]);
+        let options = sandbox.options(&["eth0"]);
         drop(Datapath::load(&options).unwrap());
         ip("link del eth0");
         ip("link add eth0 type veth peer name peer0");
@@ -207,7 +180,7 @@ fn an_interface_that_was_made_anew_is_attached_anew() {
 fn another_xdp_mode_comes_into_force() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
-        let mut options = options(sandbox, &["eth0"]);
+        let mut options = sandbox.options(&["eth0"]);
         drop(Datapath::load(&options).unwrap());
         options.xdp_mode = XdpMode::Skb;
         let datapath = Datapath::load(&options).unwrap();
@@ -221,12 +194,12 @@ fn errors_say_what_to_do() {
     sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name peer0");
         ip("link add br0 type bridge");
-        let good = options(sandbox, &["eth0"]);
+        let good = sandbox.options(&["eth0"]);
 
-        let error = refused(&options(sandbox, &["eth9"])).to_string();
+        let error = refused(&sandbox.options(&["eth9"])).to_string();
         assert!(error.contains("cannot attach XDP to eth9"), "{error}");
 
-        let error = refused(&options(sandbox, &["eth0", "br0"])).to_string();
+        let error = refused(&sandbox.options(&["eth0", "br0"])).to_string();
         assert!(error.contains("cannot attach XDP to br0"), "{error}");
         assert!(error.contains("xdp_mode = \"skb\""), "{error}");
         assert_eq!(running("eth0"), None, "what failed half-way is undone");
@@ -261,7 +234,7 @@ fn errors_say_what_to_do() {
 fn services_follow_the_configuration() {
     sandbox::run(|sandbox| {
         let service = |port| Service::new(Address::v4([203, 0, 113, 10]), Port::new(port), TCP);
-        let mut datapath = Datapath::load(&options(sandbox, &[])).unwrap();
+        let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
         let services = &mut datapath.services;
         let synced = services.sync(&[service(80), service(443)]).unwrap();
         assert_eq!((synced.added, synced.removed), (2, 0));
@@ -278,7 +251,7 @@ fn services_follow_the_configuration() {
 #[test]
 fn owners_are_counted_and_bounded() {
     sandbox::run(|sandbox| {
-        let mut datapath = Datapath::load(&options(sandbox, &[])).unwrap();
+        let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
         let owners = &mut datapath.owners;
         assert_eq!((owners.len(), owners.capacity()), (0, 1000));
         for id in 0..1000 {

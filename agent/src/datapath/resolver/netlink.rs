@@ -40,12 +40,11 @@ pub(super) const GROUPS: [MulticastGroup; 8] = [
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
 
-/// Asks for the route to an address. Errors of the connection, as opposed to
-/// those of the kernel, are returned as they are.
+/// Asks for the route to an address. No route is an answer too; `None` is none.
 pub(super) async fn find_route(
     handle: &Handle,
     address: IpAddr,
-) -> Result<Result<Route, NoRoute>, Error> {
+) -> Result<Option<Result<Route, NoRoute>>, Error> {
     let mut question = RouteMessage::default();
     (
         question.header.address_family,
@@ -58,28 +57,29 @@ pub(super) async fn find_route(
         .attributes
         .push(RouteAttribute::Destination(address.into()));
     match handle.route().get(question).execute().try_next().await {
-        Ok(Some(answer)) => Ok(route(&answer)),
-        Ok(None) => Err(Error::RequestFailed),
+        Ok(answer) => Ok(answer.map(|answer| route(&answer))),
         // ENETUNREACH and what forbidding routes say: EACCES, EINVAL, EHOSTUNREACH.
-        Err(Error::NetlinkError(_)) => Ok(Err(NoRoute::Unreachable)),
+        Err(Error::NetlinkError(_)) => Ok(Some(Err(NoRoute::Unreachable))),
         Err(error) => Err(error),
     }
 }
 
-/// Asks for one entry of the neighbour table.
+/// Asks for one entry of the neighbour table. That there is none is an answer
+/// too; the outer `None` is none.
 pub(super) async fn find_neighbour(
     handle: &Handle,
     (ifindex, address): NextHop,
-) -> Result<Option<Neighbour>, Error> {
+) -> Result<Option<Option<Neighbour>>, Error> {
     let question = neighbour_message(ifindex, address);
     let question = RouteNetlinkMessage::GetNeighbour(question);
-    match request(handle, question, NLM_F_REQUEST).await? {
+    let answer = request(handle, question, NLM_F_REQUEST).await?;
+    Ok(answer.map(|answer| match answer {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(answer)) => {
-            Ok(neighbour(&answer).and_then(|(_, neighbour)| neighbour))
+            neighbour(&answer).and_then(|(_, neighbour)| neighbour)
         }
-        // ENOENT: there is none.
-        _ => Ok(None),
-    }
+        // ENOENT.
+        _ => None,
+    }))
 }
 
 /// Has the kernel resolve an address, as if it had a packet for it.
@@ -87,9 +87,12 @@ pub(super) async fn probe(handle: &Handle, (ifindex, address): NextHop) -> Resul
     let mut entry = neighbour_message(ifindex, address);
     entry.header.flags = NeighbourFlags::Use;
     let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
-    // Whether it worked is told by notifications.
-    request(handle, RouteNetlinkMessage::NewNeighbour(entry), flags).await?;
-    Ok(())
+    // How it ends is told by notifications.
+    let refused = request(handle, RouteNetlinkMessage::NewNeighbour(entry), flags).await?;
+    match refused {
+        Some(NetlinkPayload::Error(error)) => Err(Error::NetlinkError(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Reads all interfaces.
@@ -101,17 +104,17 @@ pub(super) async fn read_links(handle: &Handle) -> Result<Vec<(u32, Link)>, Erro
         .await
 }
 
+/// The kernel's answer. A plain acknowledgement counts as none.
 async fn request(
     handle: &Handle,
     message: RouteNetlinkMessage,
     flags: u16,
-) -> Result<NetlinkPayload<RouteNetlinkMessage>, Error> {
+) -> Result<Option<NetlinkPayload<RouteNetlinkMessage>>, Error> {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     let message = NetlinkMessage::new(header, NetlinkPayload::from(message));
     let mut answers = handle.clone().request(message)?;
-    let answer = answers.next().await.ok_or(Error::RequestFailed)?;
-    Ok(answer.payload)
+    Ok(answers.next().await.map(|answer| answer.payload))
 }
 
 fn neighbour_message(ifindex: u32, address: IpAddr) -> NeighbourMessage {

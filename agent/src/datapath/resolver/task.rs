@@ -15,7 +15,7 @@ use rtnetlink::{Error, Handle, new_connection, new_multicast_connection};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, JoinHandle, spawn_blocking},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -34,6 +34,9 @@ const QUESTIONS: usize = 64;
 const NOTIFICATIONS: usize = 256;
 /// Commands that wait to be taken in.
 const COMMANDS: usize = 1024;
+/// How long an answer of the kernel is waited for. It comes in microseconds, if it
+/// comes; otherwise the next refresh asks again.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long after a failed write of `HOSTS` the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -130,7 +133,8 @@ impl Task {
     pub async fn run(self) -> io::Result<()> {
         let (connection, handle, _) = new_connection()?;
         let _connection = Aborting(tokio::spawn(connection).abort_handle());
-        let (connection, _, notifications) = new_multicast_connection(&netlink::GROUPS)?;
+        // The connection ends when its handle is dropped, even if it is not used.
+        let (connection, _handle, notifications) = new_multicast_connection(&netlink::GROUPS)?;
         let mut notifications = notifications.ready_chunks(NOTIFICATIONS);
         let _listener = Aborting(tokio::spawn(connection).abort_handle());
 
@@ -268,7 +272,10 @@ impl Running {
             }
             self.asked.push(question);
             let handle = self.handle.clone();
-            let answer = async move { (question, ask(handle, question).await) };
+            let answer = async move {
+                let answer = timeout(PATIENCE, ask(handle, question)).await;
+                (question, answer.unwrap_or(Ok(None)))
+            };
             self.questions.push(Box::pin(answer));
         }
     }
@@ -292,11 +299,11 @@ async fn ask(handle: Handle, question: Action) -> Result<Option<Input>, Error> {
     Ok(match question {
         Action::FindRoute(host, address) => {
             let route = netlink::find_route(&handle, address).await?;
-            Some(Input::Route(host, address, route))
+            route.map(|route| Input::Route(host, address, route))
         }
         Action::FindNeighbour(hop) => {
             let neighbour = netlink::find_neighbour(&handle, hop).await?;
-            Some(Input::Neighbour(hop, neighbour))
+            neighbour.map(|neighbour| Input::Neighbour(hop, neighbour))
         }
         Action::Probe(hop) => {
             netlink::probe(&handle, hop).await?;
