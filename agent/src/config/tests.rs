@@ -67,6 +67,18 @@ fn what_the_example_comments_out_is_the_default() {
 }
 
 #[test]
+fn the_manual_names_every_key() {
+    const MANUAL: &str = include_str!("../../../docs/operating.md");
+    for line in EXAMPLE.lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some((key, _)) = line.split_once(" = ") {
+            let named = MANUAL.contains(&format!("| `{key}` |"));
+            assert!(named, "docs/operating.md does not name {key}");
+        }
+    }
+}
+
+#[test]
 fn defaults() {
     let config = parsed(LEAST);
     assert_eq!(config.instance, "homing");
