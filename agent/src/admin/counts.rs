@@ -166,8 +166,8 @@ fn ethtool(socket: &OwnedFd, interface: &str, words: &mut [u32]) -> io::Result<(
     request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     // SAFETY: the kernel reads the request and writes at `ifru_data` what the driver
     // has: one word for the count, or names or values, for which there is room for
-    // `ROOM_COUNTERS`, twice what any driver has. Both live until the call returns. The alignment of u32
-    // suffices: the kernel copies bytes.
+    // `ROOM_COUNTERS`, twice what any driver has. Both live until the call returns.
+    // The alignment of u32 suffices: the kernel copies bytes.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());
