@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -12,6 +12,10 @@ use homing_tests::{
     lab::{self, Lab, Node, node, state, wait_until},
     random::Random,
     workload::{Clients, Options},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 /// Everything of a lab that shows on this machine.
@@ -146,15 +150,15 @@ fn two_labs_do_not_meet_and_a_third_of_the_same_name_is_refused() {
     assert!(Lab::open("two").is_ok());
 }
 
-#[test]
-fn what_a_killed_program_left_is_cleared_by_the_next_lab() {
+/// Starts a demo that would go on for long, and returns once its lab stands.
+fn long_demo(name: &str) -> (Child, state::State) {
     let program = lab::own_program().unwrap();
-    let mut demo = Command::new(program)
+    let demo = Command::new(program)
         .args([
             "demo",
             "--control-only",
             "--lab",
-            "killed",
+            name,
             "--hosts",
             "2",
             "--download-mib",
@@ -165,15 +169,35 @@ fn what_a_killed_program_left_is_cleared_by_the_next_lab() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let up = wait_until(Duration::from_secs(20), || {
-        Ok(state::State::read("killed")?.is_some_and(|state| state.stands()))
-    });
-    assert!(up.unwrap());
+    let mut found = None;
+    wait_until(Duration::from_secs(20), || {
+        found = state::State::read(name)?.filter(|state| state.stands());
+        Ok(found.is_some())
+    })
+    .unwrap();
+    (demo, found.unwrap())
+}
+
+#[test]
+fn what_a_killed_program_left_is_cleared_at_once() {
+    let (mut demo, _) = long_demo("guarded");
     demo.kill().unwrap();
     demo.wait().unwrap();
-    assert!(!traces("killed").is_empty());
+    let gone = wait_until(Duration::from_secs(20), || Ok(traces("guarded").is_empty()));
+    assert!(gone.unwrap(), "{:?}", traces("guarded"));
+}
+
+#[test]
+fn what_a_crash_of_everything_left_is_cleared_by_the_next_lab() {
+    let (mut demo, state) = long_demo("crashed");
+    let guard = state.guard.unwrap();
+    kill(Pid::from_raw(guard.pid), Signal::SIGKILL).unwrap();
+    assert!(wait_until(Duration::from_secs(5), || Ok(!guard.alive())).unwrap());
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    assert!(!traces("crashed").is_empty());
     let next = plain("next").up().unwrap();
-    assert_eq!(traces("killed"), Vec::<String>::new());
+    assert_eq!(traces("crashed"), Vec::<String>::new());
     next.down().unwrap();
 }
 
