@@ -10,6 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     programs::SockOpsContext,
 };
+use aya_log_ebpf::warn;
 use homing_common::{
     event::{Event, EventKind},
     net::{Address, Port, TCP},
@@ -66,6 +67,10 @@ fn opened(ctx: &SockOpsContext) {
     }
     if SESSIONS.insert(tuple, session, BPF_ANY as u64).is_err() {
         stats::count(Hook::SessionsFull.index());
+        warn!(
+            ctx,
+            "SESSIONS is full: a session is not recorded and other hosts will not find it; raise limits.sessions"
+        );
         return;
     }
     stats::count(Hook::Opened.index());

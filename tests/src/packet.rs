@@ -98,7 +98,7 @@ impl Tcp {
         bytes.extend(self.destination.port().to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         bytes.extend(self.ack.to_be_bytes());
-        bytes.push(((20 + self.options.len()) / 4 << 4) as u8);
+        bytes.push((((20 + self.options.len()) / 4) << 4) as u8);
         bytes.push(self.flags);
         bytes.extend([0xff, 0xff, 0, 0, 0, 0]);
         bytes.extend(&self.options);

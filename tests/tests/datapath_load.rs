@@ -19,8 +19,8 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 7] = [
-    "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
+const MAPS: [&str; 8] = [
+    "AYA_LOGS", "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
 ];
 
 fn names(folder: &Path) -> Vec<String> {

@@ -2,7 +2,7 @@
 //!
 //! Nothing is done twice: what is in place is left alone.
 
-use std::{fs, path::Path, process::Command};
+use std::{env, ffi::OsString, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -43,7 +43,7 @@ pub fn for_build() -> Result<()> {
 /// What a lab needs: root, and a few programs.
 pub fn for_lab() -> Result<()> {
     if !is_root() {
-        let args: Vec<String> = std::env::args().skip(1).collect();
+        let args: Vec<String> = env::args().skip(1).collect();
         bail!(
             "this makes network namespaces and loads kernel programs, which needs root; run\n  sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask {}",
             args.join(" ")
@@ -145,12 +145,21 @@ fn bpf_linker() -> Result<()> {
             ])
             .arg(&tools)
             .env("CARGO_TARGET_DIR", &build)
+            // cargo warns of a folder for programs that is not on the path.
+            .env("PATH", path_with(&tools.join("bin"))?)
             // Flags of this workspace are not meant for it.
             .env_remove("RUSTFLAGS"),
     )?;
     // Only the program is of use from here on.
     fs::remove_dir_all(&build).ok();
     Ok(())
+}
+
+fn path_with(folder: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(
+        env::split_paths(&path).chain([folder.to_owned()]),
+    )?)
 }
 
 /// Installs Debian packages, or says which ones are missing.

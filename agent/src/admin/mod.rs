@@ -10,6 +10,7 @@
 //! than [`server::ANSWER_WITHIN`] ends in an error.
 
 pub mod api;
+pub mod counts;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod metrics;

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{api::*, fake::*, server, socket::AdminSocket};
+use super::{api::*, fake::*, metrics, server, socket::AdminSocket};
 
 /// A fake agent that serves on a socket of its own.
 pub(crate) struct Served {
@@ -285,6 +285,23 @@ async fn metrics_in_both_formats() {
     assert!(text.ends_with("# EOF\n"), "{text}");
     assert!(text.contains("# TYPE homing_packets counter\n"), "{text}");
     served.stop().await;
+}
+
+#[test]
+fn the_manual_names_every_metric() {
+    const MANUAL: &str = include_str!("../../../docs/operating.md");
+    let snapshot = metrics::Snapshot {
+        status: sample_status(),
+        hosts: sample_hosts(),
+        stats: sample_stats(),
+    };
+    let text = metrics::to_text(&metrics::openmetrics(snapshot));
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    for name in names.filter_map(|rest| rest.split(' ').next()) {
+        let counted_by_gossip = name.starts_with("homing_gossip_") && name.ends_with("_total");
+        let named = MANUAL.contains(&format!("`{name}")) || counted_by_gossip;
+        assert!(named, "docs/operating.md does not name {name}");
+    }
 }
 
 /// Every sample stands under the head of its own family, and no family twice.

@@ -1,18 +1,20 @@
 //! Where the agent's log goes: the journal when systemd runs it, else the
 //! standard error, one line per event.
 
-use std::{io, io::IsTerminal, os::fd::AsFd};
+use std::{io, io::IsTerminal, os::fd::AsFd, path::Path};
 
 use anyhow::{Context, Result};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use super::journal::{self, Journal};
 
 /// Sets the log up; `directives` are those of [`EnvFilter`].
 pub(super) fn init(directives: &str) -> Result<()> {
     let filter = EnvFilter::try_new(directives).context("cannot read the log level")?;
     let sink = if is_journal() {
-        let journal = tracing_journald::layer()
-            .context("cannot open the journal's socket")?
-            .with_syslog_identifier("homing".to_owned());
+        let path = Path::new(journal::SOCKET);
+        let journal = Journal::open(path)
+            .with_context(|| format!("cannot open the journal's socket {}", path.display()))?;
         journal.boxed()
     } else {
         let lines = tracing_subscriber::fmt::layer()

@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod journal;
 mod logs;
 mod show;
 mod table;

@@ -31,6 +31,7 @@ use super::{
     hosts::Hosts,
     identity::IdentityCell,
     interface,
+    kernel_log::KernelLog,
     link::{self, Attached, How, Point},
     owners::Owners,
     pins::{Lock, Pins, XDP_PREFIX},
@@ -84,6 +85,8 @@ pub struct Datapath {
     pub events: Events,
     /// Which life this is.
     pub identity: IdentityCell,
+    /// What the programs have to say; none if they have nothing to say it with.
+    pub kernel_log: Option<KernelLog>,
     /// What is attached to what, and the right to change it.
     pub attachment: Attachment,
 }
@@ -117,6 +120,7 @@ impl Datapath {
         let attached = attach(&pins, &ebpf, points)?;
         remove_old(&pins, &attached, &wanted)?;
 
+        let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
 
@@ -136,6 +140,7 @@ impl Datapath {
             services: Services::open(maps("SERVICES")?).map_err(of_map("SERVICES"))?,
             events: Events::open(maps("EVENTS")?, sessions.clone(), stats.clone())
                 .map_err(of_map("EVENTS"))?,
+            kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
             sessions,
             stats,

@@ -17,6 +17,7 @@ pub mod events;
 pub mod hosts;
 pub mod identity;
 mod interface;
+pub mod kernel_log;
 pub mod link;
 pub mod load;
 pub mod local;

@@ -117,6 +117,12 @@ enum Action {
         #[arg(long)]
         listen: Vec<SocketAddr>,
     },
+    /// Wait for the end of standard input, then clear a lab (what a builder starts)
+    #[command(hide = true)]
+    Guard {
+        #[command(flatten)]
+        which: Which,
+    },
     /// The main job, shown: connections that survive ECMP reshuffles
     Demo(demo::Options),
 }
@@ -259,6 +265,7 @@ fn run(action: Action) -> Result<ExitCode> {
                 .build()?;
             runtime.block_on(server::serve(&listen, || println!("listening")))?;
         }
+        Action::Guard { which } => lab::guard::guard(&which.name)?,
         Action::Demo(options) => {
             if !demo::run(&options)? {
                 return Ok(ExitCode::FAILURE);

@@ -28,9 +28,9 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where `homing status --json` has the number of the host's own sessions.
-pub(super) const SESSIONS: &str = "/sessions";
+pub(super) const SESSIONS: &str = "/sessions/count";
 /// … and the number of entries for sessions of others.
-pub(super) const OWNERS: &str = "/owners";
+pub(super) const OWNERS: &str = "/foreign/count";
 
 /// How sessions stand when every host knows of all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,7 +173,7 @@ impl Lab {
             let stats = self.homing_json(host, &["stats"])?;
             let outcomes = stats.pointer("/outcomes").and_then(Value::as_array);
             for outcome in outcomes.context("`homing stats` names no outcomes")? {
-                let label = outcome.pointer("/outcome").and_then(Value::as_str);
+                let label = outcome.pointer("/name").and_then(Value::as_str);
                 if label.is_some_and(|label| labels.contains(&label)) {
                     sum += number(outcome, "/packets")?;
                 }
@@ -266,9 +266,7 @@ pub(super) fn check_homing(path: Option<&Path>) -> Result<()> {
 
 /// Whom of `running` the host does not see alive with a resolved way.
 fn not_ready(host: u16, hosts: &Value, running: &[u16]) -> String {
-    let list = hosts
-        .as_array()
-        .or_else(|| hosts.get("hosts").and_then(Value::as_array));
+    let list = hosts.pointer("/hosts").and_then(Value::as_array);
     let ready = |other: u16| {
         list.into_iter().flatten().any(|entry| {
             entry.pointer("/host").and_then(Value::as_u64) == Some(u64::from(other))

@@ -13,12 +13,14 @@
 //! - [`Lab::down`] leaves nothing, whatever state the lab was in; what a crash
 //!   left is cleared by the next `up` or `down`;
 //! - a [`Lab`] that a program has built goes when the value is dropped, and if
-//!   the program is killed, at the next `up` of any lab.
+//!   the program is killed, by its [`guard`] or at the next `up` of any lab.
 //!
 //! It does not lose, delay or reorder packets by itself.
 
 mod agent;
+mod clear;
 pub mod ecmp;
+pub mod guard;
 mod net;
 pub mod node;
 pub mod plan;
@@ -38,6 +40,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::random::Random;
 pub use agent::{READY_TIMEOUT, Settled};
+pub use clear::down;
+use clear::{clear, clear_dead_labs};
 pub use plan::{Node, Outer, Plan, Tunnel};
 use state::{Process, State};
 
@@ -144,10 +148,12 @@ impl Builder {
                 homing,
                 keepers: Default::default(),
                 agents: Default::default(),
-                owner: if self.stays { None } else { Process::own() },
+                owner: Process::own(),
+                guard: None,
             },
             children: Vec::new(),
             goes: true,
+            guard: None,
         };
         // From here on, an error drops `lab` and so clears what was built.
         lab.build()?;
@@ -156,7 +162,9 @@ impl Builder {
         if self.agents {
             lab.start_all()?;
         }
-        lab.goes = !self.stays;
+        if self.stays {
+            lab.keep()?;
+        }
         Ok(lab)
     }
 }
@@ -169,6 +177,8 @@ pub struct Lab {
     children: Vec<Child>,
     /// Whether the lab goes with this value.
     goes: bool,
+    /// Clears the lab when this process dies.
+    guard: Option<guard::Guard>,
 }
 
 impl Lab {
@@ -198,6 +208,7 @@ impl Lab {
                 state,
                 children: Vec::new(),
                 goes: false,
+                guard: None,
             }),
             Some(_) => {
                 bail!("the lab \"{name}\" has died; `cargo xtask lab down` clears what it left")
@@ -333,10 +344,23 @@ impl Lab {
         result
     }
 
+    /// From here on the lab stands until it is taken down.
+    fn keep(&mut self) -> Result<()> {
+        let _lock = state::lock(&self.state.plan.name)?;
+        self.goes = false;
+        self.state.owner = None;
+        self.state.guard = None;
+        self.state.write()?;
+        self.guard.take().map_or(Ok(()), guard::Guard::dismiss)
+    }
+
     fn build(&mut self) -> Result<()> {
         let plan = self.state.plan.clone();
         fs::create_dir_all(state::run_folder(&plan.name))
             .with_context(|| format!("cannot make {}", state::run_folder(&plan.name).display()))?;
+        let guard = guard::Guard::set(&plan.name)?;
+        self.state.guard = Process::find(guard.pid());
+        self.guard = Some(guard);
         self.write_files()?;
         net::make_namespaces(&plan)?;
         net::build(&plan, &self.state.ecmp)?;
@@ -395,44 +419,6 @@ impl Drop for Lab {
             );
         }
     }
-}
-
-/// Takes down the lab of this name, in whatever state it is. Returns whether there
-/// was anything.
-pub fn down(name: &str) -> Result<bool> {
-    let _lock = state::lock(name)?;
-    let any = state::run_folder(name).exists()
-        || !node::namespaces(name).is_empty()
-        || node::labs_with_cgroups()?.iter().any(|lab| lab == name);
-    clear(name)?;
-    Ok(any)
-}
-
-/// Removes whatever there is of a lab. The lab must be locked.
-fn clear(name: &str) -> Result<()> {
-    node::remove_cgroups(name)?;
-    net::remove_namespaces(name)?;
-    let folder = state::run_folder(name);
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    Ok(())
-}
-
-/// Clears labs whose owner, a program that has since been killed, left them.
-fn clear_dead_labs() -> Result<()> {
-    for name in state::all()? {
-        let dead = |state: &State| state.owner.is_some_and(|owner| !owner.alive());
-        if State::read(&name)?.as_ref().is_some_and(dead) {
-            let _lock = state::lock(&name)?;
-            // Another process may have done it, and built a new one, meanwhile.
-            if State::read(&name)?.as_ref().is_some_and(dead) {
-                clear(&name)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Where labs keep configurations and logs: `lab/` in cargo's target folder.

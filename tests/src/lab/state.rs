@@ -73,6 +73,8 @@ pub struct State {
     /// The process that the lab must not outlive; none if it stands until it is
     /// taken down.
     pub owner: Option<Process>,
+    /// What clears the lab once the owner is gone.
+    pub guard: Option<Process>,
 }
 
 impl State {

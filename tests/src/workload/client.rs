@@ -307,7 +307,7 @@ mod tests {
             clients.finish().unwrap()
         };
         let report = broken(server(|mut stream| async move {
-            stream.read(&mut [0; 64]).await.unwrap();
+            stream.read_exact(&mut [0; 8]).await.unwrap();
             let _ = stream.set_zero_linger();
         }));
         assert_eq!((report.broken, report.resets), (8, 8), "{report:?}");
