@@ -1,2 +1,7 @@
 //! The `homing` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    homing_agent::cli::main(async |_config| anyhow::bail!("this build has no daemon"))
+}

@@ -8,6 +8,7 @@
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod bench;
 pub mod event;
 pub mod host;
 pub mod maps;

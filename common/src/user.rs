@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    bench::Bench,
     event::Event,
     host::{Host, HostId, MAX_HOSTS},
     maps::{Identity, Owner},
@@ -26,7 +27,7 @@ macro_rules! pod {
 }
 
 pod!(
-    Event, Host, Identity, Owner, Service, Session, SessionId, Settings, Tuple
+    Bench, Event, Host, Identity, Owner, Service, Session, SessionId, Settings, Tuple
 );
 
 impl From<IpAddr> for Address {

@@ -2,6 +2,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![allow(missing_docs, reason = "the macros of aya do not hand comments on")]
 
 use aya_ebpf::{
     bindings::xdp_action,

@@ -3,7 +3,7 @@
 //! Nothing here changes a packet, and nothing is believed that the frame's
 //! length or another field contradicts.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     net::{Address, Port, TCP},
     outcome::Outcome,
@@ -39,8 +39,8 @@ const TCP_MIN_LEN: usize = size_of::<TcpHdr>();
 /// The bytes of a frame.
 #[derive(Clone, Copy)]
 pub struct Frame {
+    ctx: *mut xdp_md,
     data: usize,
-    end: usize,
 }
 
 impl Frame {
@@ -48,16 +48,27 @@ impl Frame {
     #[inline(always)]
     pub fn of(ctx: &XdpContext) -> Self {
         Self {
+            ctx: ctx.ctx,
             data: ctx.data(),
-            end: ctx.data_end(),
         }
+    }
+
+    /// Where the frame ends.
+    ///
+    /// Read anew for every check: from an earlier check the compiler may
+    /// conclude that a later one cannot fail and leave it out, which the
+    /// verifier, that reasons less far, does not accept.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: the context is valid as long as the program runs.
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
     }
 
     /// A `T` at an offset, or nothing where the frame ends before it does.
     #[inline(always)]
     pub fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let start = self.data + offset;
-        if start + size_of::<T>() > self.end {
+        if start + size_of::<T>() > self.end() {
             return None;
         }
         Some(start as *mut T)
@@ -66,7 +77,7 @@ impl Frame {
     /// Whether the frame holds `len` bytes from `offset` on.
     #[inline(always)]
     fn holds(&self, offset: usize, len: usize) -> bool {
-        self.data + offset + len <= self.end
+        self.data + offset + len <= self.end()
     }
 }
 
@@ -194,30 +205,59 @@ impl Ip {
         Some(ip)
     }
 
-    /// Moves `upper` behind the IPv6 extension headers (RFC 8200, section 4).
+    /// Moves `upper` behind the IPv6 extension headers.
     #[inline(always)]
     fn skip_extensions(&mut self, frame: &Frame) -> Option<()> {
-        for _ in 0..MAX_EXTENSIONS {
-            match self.protocol {
-                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                    let extension: *mut [u8; 2] = frame.at(self.upper)?;
-                    // SAFETY: `at` has checked that it lies within the frame.
-                    let [next, units] = unsafe { *extension };
-                    self.protocol = next;
-                    self.upper += (units as usize + 1) * 8;
-                }
-                FRAGMENT => {
-                    self.fragment = true;
-                    return Some(());
-                }
-                _ => break,
-            }
-        }
-        if self.upper > self.start + self.len {
+        // Unpacked from the bits that `ipv6_upper` says.
+        let upper = ipv6_upper(frame.ctx, self.upper as u32, self.protocol as u32);
+        if upper & UPPER_VALID == 0 {
             return None;
         }
-        Some(())
+        self.fragment = upper & UPPER_FRAGMENT != 0;
+        self.protocol = (upper >> 16) as u8;
+        // The walk only goes forward, but the verifier has not seen it.
+        self.upper = self.upper.max((upper & UPPER_MASK) as usize);
+        (self.upper <= self.start + self.len).then_some(())
     }
+}
+
+const UPPER_MASK: u32 = 0x1fff;
+const UPPER_FRAGMENT: u32 = 1 << 30;
+const UPPER_VALID: u32 = 1 << 31;
+
+/// Walks a packet's IPv6 extension headers (RFC 8200, section 4) from the offset
+/// `upper`, where a header of the kind `protocol` begins. Returns the upper
+/// header's offset (bits 0 to 12), its protocol (bits 16 to 23), whether there is
+/// a fragment header (bit 30), and whether the walk stayed within the frame (bit
+/// 31).
+///
+/// A function of its own, and global: the verifier looks at it once, and not once
+/// for every way that leads to it and from it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn ipv6_upper(ctx: *mut xdp_md, upper: u32, protocol: u32) -> u32 {
+    let frame = Frame::of(&XdpContext::new(ctx));
+    let mut upper = upper & UPPER_MASK;
+    let mut protocol = protocol as u8;
+    for _ in 0..MAX_EXTENSIONS {
+        match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let Some(extension) = frame.at::<[u8; 2]>(upper as usize) else {
+                    return 0;
+                };
+                // SAFETY: `at` has checked that it lies within the frame.
+                let [next, units] = unsafe { *extension };
+                protocol = next;
+                upper += (units as u32 + 1) * 8;
+            }
+            FRAGMENT => return UPPER_VALID | UPPER_FRAGMENT | upper,
+            _ => break,
+        }
+    }
+    if upper > UPPER_MASK {
+        return 0;
+    }
+    UPPER_VALID | (protocol as u32) << 16 | upper
 }
 
 /// A TCP segment of a session.

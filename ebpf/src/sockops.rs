@@ -1,5 +1,7 @@
 //! Hooks on sockets: which sessions of the services this host has.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     bindings::{
         BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
@@ -8,6 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     programs::SockOpsContext,
 };
+use aya_log_ebpf::warn;
 use homing_common::{
     event::{Event, EventKind},
     net::{Address, Port, TCP},
@@ -64,6 +67,10 @@ fn opened(ctx: &SockOpsContext) {
     }
     if SESSIONS.insert(tuple, session, BPF_ANY as u64).is_err() {
         stats::count(Hook::SessionsFull.index());
+        warn!(
+            ctx,
+            "SESSIONS is full: a session is not recorded and other hosts will not find it; raise limits.sessions"
+        );
         return;
     }
     stats::count(Hook::Opened.index());
@@ -108,12 +115,26 @@ fn tell(kind: EventKind, tuple: Tuple, session: Session, at_ns: u64) {
 /// The tuple of a socket, seen from its own side as the service.
 #[inline(always)]
 fn tuple_of(ctx: &SockOpsContext) -> Option<Tuple> {
+    // Read before any branch, and volatile: the compiler would otherwise turn the
+    // reads of both branches into one through a computed pointer, and the verifier
+    // allows only constant offsets into the context.
+    let ops = ctx.ops;
+    // SAFETY: the context is valid as long as the program runs, and each field
+    // may be read for a socket of any family.
+    let (remote4, local4, remote6, local6) = unsafe {
+        (
+            read_volatile(&raw const (*ops).remote_ip4),
+            read_volatile(&raw const (*ops).local_ip4),
+            read_volatile(&raw const (*ops).remote_ip6),
+            read_volatile(&raw const (*ops).local_ip6),
+        )
+    };
     let (client, service) = match ctx.family() {
         AF_INET => (
-            Address::v4(ctx.remote_ip4().to_ne_bytes()),
-            Address::v4(ctx.local_ip4().to_ne_bytes()),
+            Address::v4(remote4.to_ne_bytes()),
+            Address::v4(local4.to_ne_bytes()),
         ),
-        AF_INET6 => (address_v6(ctx.remote_ip6()), address_v6(ctx.local_ip6())),
+        AF_INET6 => (address_v6(remote6), address_v6(local6)),
         _ => return None,
     };
     // The kernel gives the remote port in network order in the upper half of a

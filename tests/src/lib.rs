@@ -1,4 +1,16 @@
-//! The lab (a POP in network namespaces) and what the end-to-end tests share.
+//! The lab and what the end-to-end tests share.
+//!
+//! [`lab`] builds a POP in network namespaces of this machine, [`workload`]
+//! holds checked connections through it, and [`demo`] puts both together into
+//! the project's main claim. None of these knows the inside of the agent: it is
+//! the program `homing`, spoken to through its own command line. [`program`],
+//! [`packet`], [`sandbox`] and [`bench`] are for the kernel programs alone.
 
+pub mod bench;
+pub mod demo;
+pub mod lab;
 pub mod packet;
 pub mod program;
+pub mod random;
+pub mod sandbox;
+pub mod workload;

@@ -3,6 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+/// A client.
+pub const CLIENT_V4: &str = "198.51.100.7:40312";
+/// A client.
+pub const CLIENT_V6: &str = "[2001:db8:c::7]:40312";
+/// A service of the POP.
+pub const SERVICE_V4: &str = "203.0.113.10:443";
+/// A service of the POP.
+pub const SERVICE_V6: &str = "[2001:db8:113::10]:443";
+
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -89,7 +98,7 @@ impl Tcp {
         bytes.extend(self.destination.port().to_be_bytes());
         bytes.extend(self.seq.to_be_bytes());
         bytes.extend(self.ack.to_be_bytes());
-        bytes.push(((20 + self.options.len()) / 4 << 4) as u8);
+        bytes.push((((20 + self.options.len()) / 4) << 4) as u8);
         bytes.push(self.flags);
         bytes.extend([0xff, 0xff, 0, 0, 0, 0]);
         bytes.extend(&self.options);
@@ -108,6 +117,15 @@ impl Tcp {
     /// The frame that carries it.
     pub fn frame(&self) -> Vec<u8> {
         self.ip().frame(&[])
+    }
+}
+
+/// A segment from the test's client to the test's service, by family.
+pub fn segment(v4: bool, flags: u8) -> Tcp {
+    if v4 {
+        Tcp::new(CLIENT_V4, SERVICE_V4, flags)
+    } else {
+        Tcp::new(CLIENT_V6, SERVICE_V6, flags)
     }
 }
 
@@ -142,7 +160,7 @@ pub struct Ip {
     /// IPv4 options, a multiple of four bytes; or IPv6 extension headers, complete.
     pub options: Vec<u8>,
     /// IPv6: the first header's protocol, if extension headers come before the
-    /// upper one. IPv6 flow label.
+    /// upper one.
     pub first_header: Option<u8>,
     /// IPv6 flow label.
     pub flow: u32,

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, thread};
 
+use crate::packet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, PerCpuArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
+use homing_agent::datapath::template::{Hop, Mac, Outer};
 use homing_common::{
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
     maps::Owner,
@@ -147,16 +149,31 @@ impl Program {
     /// Runs one frame through the program, as if it came in by the loopback
     /// interface of this thread's network namespace.
     pub fn run(&mut self, frame: &[u8]) -> Result<Run> {
+        self.run_with(frame, None)
+    }
+
+    /// The same with `metadata` bytes of the headroom taken: at most 252, a
+    /// multiple of four.
+    pub fn run_with_metadata(&mut self, frame: &[u8], metadata: u32) -> Result<Run> {
+        let data = [vec![0; metadata as usize], frame.to_vec()].concat();
+        // `struct xdp_md`: data, data_end, data_meta, and three fields unused here.
+        let words = [metadata, data.len() as u32, 0, 0, 0, 0];
+        let context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.run_with(&data, Some(&context))
+    }
+
+    fn run_with(&mut self, data: &[u8], context: Option<&[u8]>) -> Result<Run> {
         let before = self.stats()?;
-        let mut out = vec![0; frame.len() + 256];
+        let mut out = vec![0; data.len() + 256];
         let xdp: &mut Xdp = self
             .ebpf
             .program_mut("homing_xdp")
             .context("loaded above")?
             .try_into()?;
         let result = xdp.test_run(TestRunOptions {
-            data_in: Some(frame),
+            data_in: Some(data),
             data_out: Some(&mut out),
+            ctx_in: context,
             ..TestRunOptions::new()
         })?;
         out.truncate(result.data_size_out as usize);
@@ -175,6 +192,11 @@ impl Program {
         })
     }
 
+    /// The program's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     fn stats(&self) -> Result<Vec<u64>> {
         let stats: PerCpuArray<_, u64> =
             PerCpuArray::try_from(self.ebpf.map("STATS").context("no map STATS")?)?;
@@ -189,6 +211,23 @@ impl Program {
             .with_context(|| format!("the object has no map {name}"))
     }
 }
+
+/// Host 1 with the services of the tests, and hosts 2 and 3 as members that are
+/// reached by the interface that packets come in by.
+pub fn host_1(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Result<Program> {
+    let mut program = Program::load(settings(tunnel, encapsulation))?;
+    for service in [packet::SERVICE_V4, packet::SERVICE_V6] {
+        program.add_service(service)?;
+    }
+    for host in [2, 3] {
+        let template = template(&program.settings, host, LOOPBACK, None);
+        program.add_host(host, template)?;
+    }
+    Ok(program)
+}
+
+/// Index of the loopback interface in every network namespace.
+pub const LOOPBACK: u32 = 1;
 
 /// Runs `test` in a thread with a network namespace of its own, loopback up.
 pub fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -211,4 +250,25 @@ fn loopback_up() {
         .status()
         .expect("cannot run ip (package iproute2)");
     assert!(status.success());
+}
+
+/// The template towards a host, by an interface of this thread's namespace.
+pub fn template(settings: &Settings, host: u16, ifindex: u32, vlan: Option<u16>) -> Template {
+    let encapsulation = match settings.encapsulation {
+        0 => Encapsulation::Ipip,
+        _ => Encapsulation::Gue,
+    };
+    let outer = Outer {
+        encapsulation,
+        tunnel: settings.tunnel,
+        host: settings.host,
+    };
+    let hop = Hop {
+        ifindex,
+        vlan,
+        source: Mac(packet::HOST_MAC),
+        destination: Mac(packet::PEER_MAC),
+        mtu: 1500,
+    };
+    outer.template(HostId(host), &hop)
 }

@@ -1,5 +1,11 @@
-//! The XDP program, packet in and packet out.
+//! The XDP program, packet in and packet out. One file per topic.
 
 mod packets {
+    mod common;
+    mod cut;
+    mod every_outcome;
     mod forward;
+    mod local;
+    mod parse;
+    mod strip;
 }

@@ -1,1 +1,276 @@
-//! The command line.
+//! The command line: `homing agent` and the commands that ask a running agent.
+//!
+//! A command prints what it was asked for on the standard output and nothing
+//! else; what goes wrong is one message on the standard error and an [`Exit`]
+//! code that scripts can rely on. A reader that hangs up early (`| head`) is no
+//! error.
+
+mod args;
+mod client;
+mod journal;
+mod logs;
+mod show;
+mod table;
+#[cfg(test)]
+mod tests;
+mod unload;
+
+use std::{
+    future::Future,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+
+use crate::{
+    admin::api,
+    config::{self, Config, Problems},
+};
+use args::{AgentArgs, Cli, Command, SessionsArgs};
+use client::Agent;
+
+/// How a command ended. The discriminant is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was told.
+    Ok = 0,
+    /// It failed.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// No agent answers.
+    Unreachable = 3,
+    /// What was asked about is not known, such as the owner of a session.
+    NotFound = 4,
+    /// The configuration is wrong.
+    Config = 5,
+}
+
+/// Why a command did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] Problems),
+    #[error(
+        "cannot reach the agent at {}: {why}; is it running? `systemctl status homing`",
+        socket.display()
+    )]
+    Unreachable { socket: PathBuf, why: String },
+    #[error("{0}")]
+    NotFound(String),
+    /// Everything has been printed; the exit code says the rest.
+    #[error("not found")]
+    PrintedNotFound,
+    /// It is in the log.
+    #[error("failed")]
+    Logged,
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) => Exit::Config,
+            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::NotFound(_) | Self::PrintedNotFound => Exit::NotFound,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Self::Output(_) | Self::Other(_) | Self::Logged => Exit::Failed,
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self, Self::PrintedNotFound | Self::Logged) || self.exit() == Exit::Ok
+    }
+}
+
+/// The `homing` binary; `run` is the daemon that `homing agent` starts.
+pub fn main<F>(run: impl FnOnce(Config) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let cli = Cli::parse();
+    let mut out = io::stdout().lock();
+    let done = execute(cli, run, &mut out).and_then(|()| Ok(out.flush()?));
+    let exit = match done {
+        Ok(()) => Exit::Ok,
+        Err(failure) => {
+            if !failure.is_silent() {
+                // Problems of a file begin with its name and line, as editors want.
+                let by = if failure.exit() == Exit::Config {
+                    ""
+                } else {
+                    "homing: "
+                };
+                // Nobody is left to tell if this fails too.
+                let _ = writeln!(io::stderr(), "{by}{failure}");
+            }
+            failure.exit()
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn execute<F>(cli: Cli, run: impl FnOnce(Config) -> F, out: &mut dyn Write) -> Result<(), Failure>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    match cli.command {
+        Command::Agent(ref args) => agent(&cli, args, run, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "homing", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+        _ => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(anyhow::Error::from)?;
+            runtime.block_on(ask(&cli, out))
+        }
+    }
+}
+
+fn agent<F>(
+    cli: &Cli,
+    args: &AgentArgs,
+    run: impl FnOnce(Config) -> F,
+    out: &mut dyn Write,
+) -> Result<(), Failure>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let mut config = Config::load(&cli.config)?;
+    if let Some(socket) = &cli.socket {
+        config.admin.socket.clone_from(socket);
+    }
+    if args.check_config {
+        writeln!(out, "{}", show::checked(&config))?;
+        return Ok(());
+    }
+    logs::init(&args.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let done = runtime.block_on(run(config));
+    if let Err(error) = &done {
+        tracing::error!("{error:#}");
+    }
+    done.map_err(|_| Failure::Logged)
+}
+
+/// The commands that talk to a running agent.
+async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    let view = Output {
+        json: cli.json,
+        terminal: io::stdout().is_terminal(),
+    };
+    let agent = Agent::new(socket(cli));
+    match &cli.command {
+        Command::Status => {
+            let status: api::Status = agent.get("/status").await?;
+            view.print(out, &status, |style| show::status(&status, style))
+        }
+        Command::Hosts => {
+            let hosts: api::Hosts = agent.get("/hosts").await?;
+            view.print(out, &hosts, |style| {
+                show::hosts(&hosts, now_unix_ms(), style)
+            })
+        }
+        Command::Sessions(args) => {
+            let sessions = sessions(&agent, args).await?;
+            view.print(out, &sessions, |style| show::sessions(&sessions, style))
+        }
+        Command::Owner(args) => {
+            let query = format!(
+                "/owner?client={}&service={}&protocol={}",
+                args.client, args.service, args.protocol
+            );
+            let owner: api::Owner = agent.get(&query).await?;
+            view.print(out, &owner, |style| show::owner(&owner, style))?;
+            match owner.answer {
+                api::Answer::Unknown => Err(Failure::PrintedNotFound),
+                api::Answer::ThisHost | api::Answer::OtherHost => Ok(()),
+            }
+        }
+        Command::Stats { all } => {
+            let stats: api::Stats = agent.get("/stats").await?;
+            view.print(out, &stats, |style| show::stats(&stats, *all, style))
+        }
+        Command::Unload(args) => {
+            let report = unload::unload(cli, args, &agent).await?;
+            view.print(out, &report, |_| report.to_string())
+        }
+        Command::Agent(_) | Command::Completions { .. } => unreachable!("they ask no agent"),
+    }
+}
+
+/// How answers are printed.
+struct Output {
+    json: bool,
+    terminal: bool,
+}
+
+impl Output {
+    fn print<T: Serialize>(
+        &self,
+        out: &mut dyn Write,
+        answer: &T,
+        show: impl FnOnce(table::Style) -> String,
+    ) -> Result<(), Failure> {
+        let text = if self.json {
+            serde_json::to_string_pretty(answer).map_err(anyhow::Error::from)?
+        } else if self.terminal {
+            show(table::Style::Lines)
+        } else {
+            show(table::Style::Plain)
+        };
+        writeln!(out, "{}", text.trim_end())?;
+        Ok(())
+    }
+}
+
+/// One page of sessions, or all of them in one.
+async fn sessions(agent: &Agent, args: &SessionsArgs) -> Result<api::Sessions, Failure> {
+    let page = async |after: Option<&str>| {
+        let after = after.map(|after| format!("&after={after}"));
+        let query = format!(
+            "/sessions?limit={}{}",
+            args.limit,
+            after.unwrap_or_default()
+        );
+        agent.get::<api::Sessions>(&query).await
+    };
+    let mut sessions = page(args.after.as_deref()).await?;
+    while args.all
+        && let Some(next) = sessions.next.take()
+    {
+        let more = page(Some(&next)).await?;
+        sessions.sessions.extend(more.sessions);
+        sessions.total = more.total;
+        sessions.next = more.next;
+    }
+    Ok(sessions)
+}
+
+/// The agent's socket: as given, else as configured, else the usual one. A
+/// configuration that is missing or wrong is not the business of who only asks.
+fn socket(cli: &Cli) -> PathBuf {
+    let given = cli.socket.clone();
+    let configured = || Some(Config::load(&cli.config).ok()?.admin.socket);
+    given
+        .or_else(configured)
+        .unwrap_or_else(|| config::default_socket(config::DEFAULT_INSTANCE))
+}
+
+fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}

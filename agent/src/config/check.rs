@@ -82,6 +82,9 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     if let (Some(tunnel), Some(host), Some(pop)) = (&tunnel, &host, &pop) {
         relations::ids_fit(notes, tunnel, &host.id, pop);
     }
+    if let (Some(services), Some(pop)) = (&services, &pop) {
+        relations::fabric_apart(notes, services, pop);
+    }
     if let Some(tunnel) = &tunnel {
         relations::overlap(notes, tunnel, services.as_deref(), pop.as_ref());
     }

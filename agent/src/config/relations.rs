@@ -99,6 +99,24 @@ pub(super) fn overlap(
     }
 }
 
+/// A fabric address belongs to one host, a service's to all of them.
+pub(super) fn fabric_apart(notes: &Notes<'_>, services: &[At<Service>], pop: &RawPop) {
+    let seeds = pop.seeds.iter().map(|(_, address)| address);
+    for address in std::iter::once(&pop.address).chain(seeds) {
+        let ip = address.value.ip().into();
+        if services.iter().any(|service| service.value.address == ip) {
+            let what = format!(
+                "{} is a service's address, which all hosts have",
+                address.value.ip()
+            );
+            address.wrong(
+                notes,
+                Bad::new(what, "write an address that only that host has"),
+            );
+        }
+    }
+}
+
 /// Cuts the network in prefixes of `len` bits.
 pub(super) fn tunnel_network(network: Prefix, len: u32) -> Result<TunnelNetwork, Bad> {
     // An IPv4 host prefix holds the per-flow entropy, at most 8 bits of it; of an

@@ -8,6 +8,8 @@ use homing_common::{
     net::{Address, Port, Service, TCP},
 };
 
+use proptest::prelude::*;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../dist/homing.toml");
@@ -53,17 +55,32 @@ fn the_example_parses() {
     assert_eq!(config.services, both);
 }
 
+/// The example with its defaults as if they were set.
+fn uncommented() -> String {
+    let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn what_the_example_comments_out_is_the_default() {
-    let uncommented: Vec<_> = EXAMPLE
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
-            _ => line,
-        })
-        .collect();
-    assert_eq!(parsed(&uncommented.join("\n")), parsed(EXAMPLE));
-    assert!(uncommented.iter().all(|line| !line.starts_with("#owners")));
+    let uncommented = uncommented();
+    assert_eq!(parsed(&uncommented), parsed(EXAMPLE));
+    assert!(uncommented.contains("\nowners = "));
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    const MANUAL: &str = include_str!("../../../docs/operating.md");
+    for line in EXAMPLE.lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some((key, _)) = line.split_once(" = ") {
+            let named = MANUAL.contains(&format!("| `{key}` |"));
+            assert!(named, "docs/operating.md does not name {key}");
+        }
+    }
 }
 
 #[test]
@@ -197,6 +214,26 @@ fn a_file_cut_anywhere_never_panics_and_says_why() {
                 lines.clone().all(|line| (1..=last).contains(&line)),
                 "{problems}"
             );
+        }
+    }
+}
+
+proptest! {
+    /// Broken in two places, a file is refused with a reason or read, and never
+    /// leaves a hole that nobody has noticed (which would panic).
+    #[test]
+    fn a_broken_file_never_panics(
+        breaks in prop::collection::vec((any::<prop::sample::Index>(), 0usize..4, "[a-z0-9 =\"#.:/\\[\\]\n-]{0,3}"), 1..3),
+    ) {
+        let mut text = uncommented().into_bytes();
+        for (at, cut, put) in breaks {
+            let at = at.index(text.len());
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, put.bytes());
+        }
+        let text = String::from_utf8_lossy(&text);
+        if let Err(problems) = parse(&text) {
+            prop_assert!(!problems.list.is_empty());
         }
     }
 }

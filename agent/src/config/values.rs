@@ -122,12 +122,17 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Bad> {
     Ok(path)
 }
 
+/// Whether an instance or a domain can be named so: in paths and tables.
+pub fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=32).contains(&text.len()) && text.chars().all(fits)
+}
+
 /// A name that is used in paths and tables.
 pub(super) fn name(value: &DeValue<'_>) -> Result<String, Bad> {
     let fix = "write 1 to 32 letters, digits, - or _, such as \"rack-1\"";
     let text = text(value, "a name in quotes", fix)?;
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if text.is_empty() || text.len() > 32 || !text.chars().all(fits) {
+    if !is_name(text) {
         return Err(Bad::new(format!("\"{text}\" is not a name"), fix));
     }
     Ok(text.to_owned())

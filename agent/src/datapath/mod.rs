@@ -1,4 +1,53 @@
 //! The fast path as the agent sees it: programs, maps, links, next hops.
+//!
+//! [`Datapath::load`] puts the kernel programs in force and opens their maps;
+//! each map has one small module here that knows its format. Everything is
+//! pinned, so the fast path goes on when the agent stops, and the next agent
+//! finds it as it was: programs are replaced in place, without a packet passing
+//! by in between. [`unload`] takes all of it away.
+//!
+//! The way to each host is found by [`resolver`], which follows the kernel's
+//! route and neighbour tables. The sessions that this host has itself are
+//! reported by [`events`].
+//!
+//! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
-/// The kernel programs' object, as the build script made it.
+pub mod error;
+pub mod events;
+pub mod hosts;
+pub mod identity;
+mod interface;
+pub mod kernel_log;
+pub mod link;
+pub mod load;
+pub mod local;
+pub mod owners;
+pub mod pins;
+pub mod resolver;
+pub mod services;
+pub mod sessions;
+pub mod stats;
+mod sys;
+pub mod template;
+pub mod unload;
+
+use std::io;
+
+use aya::maps::MapError;
+
+pub use error::Error;
+pub use load::{Datapath, LoadOptions, XdpMode};
+pub use unload::unload;
+
+/// The kernel programs: the BPF object that this binary carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/homing.bpf.o"));
+
+/// The error of the system call behind a map error.
+fn map_io(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        MapError::CreateError { io_error, .. } => io_error,
+        error => io::Error::other(error),
+    }
+}

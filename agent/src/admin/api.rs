@@ -1,0 +1,381 @@
+//! The JSON of the admin socket.
+//!
+//! Field names are stable: scripts read them. Units stand last in a name; an
+//! instant is Unix time in milliseconds. Counters begin at zero with the kernel
+//! objects (outcomes, hooks) or with the agent (gossip).
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The instance's name.
+    pub instance: String,
+    /// This host's id.
+    pub host: u16,
+    /// Its broadcast domain.
+    pub domain: String,
+    /// Version of the agent.
+    pub version: String,
+    /// The life of the host's kernel.
+    pub incarnation: u64,
+    /// Which start of the agent in this incarnation.
+    pub generation: u64,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// How long the agent runs, in seconds.
+    pub uptime_s: u64,
+    /// This host's fabric address.
+    pub address: SocketAddr,
+    /// The domain's multicast group, if gossip uses one.
+    pub multicast: Option<SocketAddr>,
+    /// How packets travel between hosts.
+    pub tunnel: Tunnel,
+    /// Where the XDP program is attached.
+    pub interfaces: Vec<Interface>,
+    /// The cgroup that the hook on sockets is attached to.
+    pub cgroup: PathBuf,
+    /// What the POP answers for.
+    pub services: Vec<Service>,
+    /// How many hosts are in which state, this one among the living.
+    pub members: Members,
+    /// This host's own open sessions.
+    pub sessions: Usage,
+    /// Sessions that other hosts own: entries of `OWNERS`.
+    pub foreign: Usage,
+    /// How gossip is doing.
+    pub gossip: Gossip,
+    /// What an operator should look at, one sentence each; empty when all is
+    /// well.
+    pub problems: Vec<String>,
+}
+
+/// How packets travel between hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `ipip` or `gue`.
+    pub encapsulation: String,
+    /// The tunnel network, such as `10.77.0.0/16`.
+    pub network: String,
+    /// This host's prefix in it.
+    pub prefix: String,
+    /// This host's tunnel address.
+    pub address: IpAddr,
+    /// TTL or hop limit of the outer header.
+    pub hop_limit: u8,
+}
+
+/// An interface with the XDP program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `native` or `skb`.
+    pub mode: String,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// `tcp`.
+    pub protocol: String,
+}
+
+/// How many hosts are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Reachable, this host among them.
+    pub alive: u32,
+    /// Not reachable.
+    pub down: u32,
+    /// Left gracefully.
+    pub left: u32,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Entries in it.
+    pub count: u64,
+    /// Entries that it has room for.
+    pub limit: u64,
+}
+
+/// How gossip is doing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gossip {
+    /// Whether everything that the living hosts are known to have announced has
+    /// been applied here.
+    pub in_sync: bool,
+    /// Announcements that this host has made.
+    pub announced: u64,
+    /// Announcements of others that have been applied here.
+    pub applied: u64,
+    /// From the opening of a session on another host to its entry here.
+    pub open_to_applied_us: Latency,
+}
+
+/// A distribution of times in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Median; null without samples.
+    pub p50: Option<u64>,
+    /// 99 of 100 are at most this; null without samples.
+    pub p99: Option<u64>,
+    /// How many were measured.
+    pub samples: u64,
+    /// Their sum.
+    pub sum_us: u64,
+    /// How many are at most `le_us` and more than the bucket before, by rising
+    /// `le_us`. What is more than the last is counted in `samples` only.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A part of a [`Latency`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Upper bound, inclusive.
+    pub le_us: u64,
+    /// How many fell in it.
+    pub count: u64,
+}
+
+/// `GET /hosts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hosts {
+    /// By id.
+    pub hosts: Vec<Host>,
+}
+
+/// A host of the POP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its id.
+    pub host: u16,
+    /// Whether it is the one that answers.
+    pub this_host: bool,
+    /// Its broadcast domain; null when it has not said yet.
+    pub domain: Option<String>,
+    /// What membership says of its agent.
+    pub state: HostState,
+    /// Since when, in Unix milliseconds.
+    pub since_unix_ms: u64,
+    /// The life of its kernel.
+    pub incarnation: u64,
+    /// Which start of its agent.
+    pub generation: u64,
+    /// Its fabric address.
+    pub address: SocketAddr,
+    /// Its tunnel address.
+    pub tunnel_address: IpAddr,
+    /// The way there; null for the host itself, and where none is looked for.
+    pub next_hop: Option<NextHop>,
+    /// Sessions that it claims, as far as is known here.
+    pub claims: u64,
+    /// Its last announcement that has been applied here; for the host itself, its
+    /// last announcement.
+    pub applied_seq: u64,
+    /// How much of its announcements is known here.
+    pub sync: SyncState,
+}
+
+/// What membership says of a host's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// It answers.
+    Alive,
+    /// It does not.
+    Down,
+    /// It left gracefully.
+    Left,
+}
+
+impl HostState {
+    /// The name in tables and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Down => "down",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// The way to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// Whether packets can be sent: everything below is known.
+    pub resolved: bool,
+    /// The neighbour on the way: the host itself or its gateway.
+    pub via: Option<IpAddr>,
+    /// The neighbour's MAC address.
+    pub mac: Option<String>,
+    /// The interface.
+    pub interface: Option<String>,
+    /// The VLAN on that interface.
+    pub vlan: Option<u16>,
+    /// The largest outer packet, in bytes.
+    pub mtu: Option<u16>,
+}
+
+/// How much of a host's announcements is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum SyncState {
+    /// All that are known to exist.
+    InSync,
+    /// Some are missing and have been asked for again.
+    Gap {
+        /// How many.
+        missing: u64,
+    },
+    /// A full synchronization is under way.
+    Syncing,
+    /// Nothing has been heard yet.
+    Waiting,
+}
+
+/// `GET /sessions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// This host's own sessions, in the order of their tuples.
+    pub sessions: Vec<Session>,
+    /// How many there are in all.
+    pub total: u64,
+    /// What to ask for, as `after=`, to get the next ones; null at the end.
+    pub next: Option<String>,
+}
+
+/// The name of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionName {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The service's address and port.
+    pub service: SocketAddr,
+    /// `tcp`.
+    pub protocol: String,
+    /// The session id in 16 hexadecimal digits.
+    pub id: String,
+}
+
+/// One of this host's own sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Which.
+    #[serde(flatten)]
+    pub name: SessionName,
+    /// How long it has been recorded as open, in seconds.
+    pub age_s: f64,
+    /// How often it has moved between hosts.
+    pub generation: u32,
+}
+
+/// `GET /owner`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Which session.
+    #[serde(flatten)]
+    pub name: SessionName,
+    /// Who owns it.
+    pub answer: Answer,
+    /// The owner's host id; null when it is unknown.
+    pub owner: Option<u16>,
+    /// How this host knows, in a sentence.
+    pub how: String,
+    /// Every claim to it that this host knows of, the one in force first.
+    pub claims: Vec<Claim>,
+}
+
+/// Who owns a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The host that answers.
+    ThisHost,
+    /// Another host.
+    OtherHost,
+    /// Nobody that this host knows of.
+    Unknown,
+}
+
+/// A host's claim to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The host.
+    pub host: u16,
+    /// The session's generation in the claim.
+    pub generation: u32,
+}
+
+/// `GET /stats`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// How packets' ways through XDP ended: each packet in exactly one outcome.
+    pub outcomes: Vec<Outcome>,
+    /// What the hooks on sockets counted.
+    pub hooks: Vec<Counter>,
+    /// What gossip and membership counted.
+    pub gossip: Vec<Counter>,
+    /// The interfaces' own counters of XDP errors, by interface, as the driver
+    /// names them; empty where it has none.
+    pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// A counter of the fast path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The outcome's name.
+    pub name: String,
+    /// What became of the packet: `pass`, `forward` or `drop`.
+    pub verdict: String,
+    /// How many packets.
+    pub packets: u64,
+    /// What it means.
+    pub help: String,
+}
+
+/// A counter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub count: u64,
+    /// What it means.
+    pub help: String,
+}
+
+/// `GET /healthz`: status 200 when healthy, 503 when not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether the agent does its work.
+    pub healthy: bool,
+    /// Why it does not.
+    pub problems: Vec<String>,
+}
+
+/// `POST /leave`: status 202.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Always true: the stop has begun.
+    pub leaving: bool,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What failed, why, and what to do.
+    pub error: String,
+}

@@ -1,0 +1,317 @@
+//! HTTP on the admin socket.
+//!
+//! | Request | Answer |
+//! |---|---|
+//! | `GET /status` | [`api::Status`] |
+//! | `GET /hosts` | [`api::Hosts`] |
+//! | `GET /sessions?limit=&after=` | [`api::Sessions`] |
+//! | `GET /owner?client=&service=&protocol=` | [`api::Owner`] |
+//! | `GET /stats` | [`api::Stats`] |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /healthz` | [`api::Health`], 503 when not healthy |
+//! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
+//!
+//! Any other status comes with an [`api::Failure`].
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, Request, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use homing_common::session::Tuple;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use serde::Deserialize;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use super::{
+    Refusal, View, api, metrics,
+    page::{MAX_LIMIT, parse_cursor, parse_protocol},
+    socket::AdminSocket,
+};
+
+/// How long the agent may take for an answer.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Connections that are served at the same time; more wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client may take for a request, or wait before the next one, until
+/// its connection is closed.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a graceful stop waits for answers that are under way.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Sessions on a page when the request does not say.
+const DEFAULT_LIMIT: usize = 100;
+
+/// Serves until `stop` is ready; then answers what is under way, for a bounded
+/// time, and removes the socket.
+pub async fn serve<V: View>(socket: AdminSocket, view: Arc<V>, stop: impl Future<Output = ()>) {
+    let (listener, _file) = socket.into_parts();
+    let service = TowerToHyperService::new(router(view));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(ASK_WITHIN);
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned();
+        let (stream, slot) = tokio::select! {
+            accepted = accept(&listener, slot) => accepted,
+            () = &mut stop => break,
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a client of the admin socket went away");
+            }
+            drop(slot);
+        });
+    }
+    let _ = tokio::time::timeout(DRAIN_WITHIN, graceful.shutdown()).await;
+}
+
+/// The next connection, once there is a slot for it.
+async fn accept<S, E: std::fmt::Debug>(
+    listener: &UnixListener,
+    slot: impl Future<Output = Result<S, E>>,
+) -> (UnixStream, S) {
+    let slot = slot.await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) => {
+                // Out of descriptors, most likely: it would fail again at once.
+                tracing::warn!(%error, "cannot accept on the admin socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn router<V: View>(view: Arc<V>) -> Router {
+    Router::new()
+        .route("/status", get(status::<V>))
+        .route("/hosts", get(hosts::<V>))
+        .route("/sessions", get(sessions::<V>))
+        .route("/owner", get(owner::<V>))
+        .route("/stats", get(stats::<V>))
+        .route("/metrics", get(metrics::<V>))
+        .route("/healthz", get(healthz::<V>))
+        .route("/leave", post(leave::<V>))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(in_time))
+        .with_state(view)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refused::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the agent has not answered within {ANSWER_WITHIN:?}; see its log"),
+        )
+        .into_response(),
+    }
+}
+
+async fn status<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Status>, Refused> {
+    Ok(Json(view.status().await?))
+}
+
+async fn hosts<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Hosts>, Refused> {
+    let hosts = view.hosts().await?;
+    Ok(Json(api::Hosts { hosts }))
+}
+
+async fn stats<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Stats>, Refused> {
+    Ok(Json(view.stats().await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SessionsQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+async fn sessions<V: View>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<SessionsQuery>, QueryRejection>,
+) -> Result<Json<api::Sessions>, Refused> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(bad(format!(
+            "limit: must be from 1 to {MAX_LIMIT}, not {limit}"
+        )));
+    }
+    let after = query.after.map(|text| {
+        parse_cursor(&text).ok_or_else(|| bad("after: must be what `next` said".to_owned()))
+    });
+    Ok(Json(view.sessions(after.transpose()?, limit).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnerQuery {
+    client: String,
+    service: String,
+    protocol: Option<String>,
+}
+
+async fn owner<V: View>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
+) -> Result<Json<api::Owner>, Refused> {
+    let Query(query) = query?;
+    let client = endpoint("client", &query.client)?;
+    let service = endpoint("service", &query.service)?;
+    if client.is_ipv4() != service.is_ipv4() {
+        let why = format!("client {client} and service {service} are of different families");
+        return Err(bad(why));
+    }
+    let protocol = query.protocol.as_deref().unwrap_or("tcp");
+    let protocol = parse_protocol(protocol)
+        .ok_or_else(|| bad(format!("protocol: must be tcp, not {protocol}")))?;
+    let session = Tuple::between(client, service, protocol);
+    Ok(Json(view.owner(session).await?))
+}
+
+fn endpoint(name: &str, text: &str) -> Result<SocketAddr, Refused> {
+    let endpoint: SocketAddr = text.parse().map_err(|_| {
+        let example = "198.51.100.7:40312 or [2001:db8::7]:40312";
+        bad(format!(
+            "{name}: must be an address and port, such as {example}, not {text}"
+        ))
+    })?;
+    // The kernel side knows an IPv4-mapped address only as IPv4.
+    Ok(SocketAddr::new(
+        endpoint.ip().to_canonical(),
+        endpoint.port(),
+    ))
+}
+
+async fn metrics<V: View>(
+    State(view): State<Arc<V>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Refused> {
+    let snapshot = metrics::Snapshot {
+        status: view.status().await?,
+        hosts: view.hosts().await?,
+        stats: view.stats().await?,
+    };
+    let text = metrics::openmetrics(snapshot);
+    let wanted = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    Ok(
+        if wanted.is_some_and(|v| v.contains("application/openmetrics-text")) {
+            ([(header::CONTENT_TYPE, metrics::OPENMETRICS)], text)
+        } else {
+            (
+                [(header::CONTENT_TYPE, metrics::TEXT)],
+                metrics::to_text(&text),
+            )
+        },
+    )
+}
+
+async fn healthz<V: View>(
+    State(view): State<Arc<V>>,
+) -> Result<(StatusCode, Json<api::Health>), Refused> {
+    let health = view.health().await?;
+    let status = if health.healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Ok((status, Json(health)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaveQuery {
+    hold_ms: Option<u64>,
+}
+
+async fn leave<V: View>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<LeaveQuery>, QueryRejection>,
+) -> Result<(StatusCode, Json<api::Leaving>), Refused> {
+    let Query(query) = query?;
+    view.leave(query.hold_ms.map(Duration::from_millis)).await?;
+    Ok((StatusCode::ACCEPTED, Json(api::Leaving { leaving: true })))
+}
+
+async fn no_such_path(request: Request) -> Refused {
+    const KNOWN: &str = "/status /hosts /sessions /owner /stats /metrics /healthz /leave";
+    let path = request.uri().path();
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no {path}; there are {KNOWN}"),
+    )
+}
+
+async fn no_such_method(request: Request) -> Refused {
+    let why = format!(
+        "{} does not take {}",
+        request.uri().path(),
+        request.method()
+    );
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, why)
+}
+
+/// An answer that is not a success.
+struct Refused {
+    status: StatusCode,
+    error: String,
+}
+
+impl Refused {
+    fn new(status: StatusCode, error: String) -> Self {
+        Self { status, error }
+    }
+}
+
+fn bad(error: String) -> Refused {
+    Refused::new(StatusCode::BAD_REQUEST, error)
+}
+
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
+        bad(rejection.body_text())
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(api::Failure { error: self.error })).into_response()
+    }
+}

@@ -1,0 +1,237 @@
+//! What can stand on the command line, and its help.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{admin::page, config};
+
+const LONG_ABOUT: &str = "\
+Homing keeps every packet going to the host that owns its session. It runs on the \
+hosts of a POP: many hosts that answer for the same service addresses behind \
+stateless ECMP routing. When the routing changes and packets of an open connection \
+reach another host, that host forwards them, in the kernel, to the one that has the \
+connection.
+
+`homing agent` is the daemon; there is one on each host. The other commands ask the \
+agent of this host.";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  it did what it was told
+  1  it failed
+  2  the command line makes no sense
+  3  no agent answers
+  4  not known: nobody owns the session, or there is no such service
+  5  the configuration is wrong
+
+Files:
+  /etc/homing/homing.toml          the configuration
+  /run/homing/<instance>.sock      the agent's socket: HTTP, so that
+                                   `curl --unix-socket /run/homing/homing.sock
+                                   http://homing/metrics` works too
+  /sys/fs/bpf/homing/<instance>/   programs, links and maps, pinned
+
+Examples:
+  homing agent --check-config
+  homing status
+  homing hosts --json
+  homing owner 198.51.100.7:40312 203.0.113.10:443
+  homing stats --all";
+
+/// Keeps every packet going to the host that owns its session.
+#[derive(Debug, Parser)]
+#[command(
+    name = "homing",
+    version,
+    long_about = LONG_ABOUT,
+    after_long_help = AFTER_HELP,
+    max_term_width = 100,
+)]
+pub(super) struct Cli {
+    /// The agent's socket [default: as configured, else /run/homing/homing.sock]
+    #[arg(long, global = true, env = "HOMING_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// The configuration
+    #[arg(
+        long,
+        global = true,
+        env = "HOMING_CONFIG",
+        value_name = "PATH",
+        default_value = config::DEFAULT_PATH
+    )]
+    pub config: PathBuf,
+
+    /// Print JSON, in the form of the agent's HTTP answers
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the agent
+    #[command(long_about = AGENT)]
+    Agent(AgentArgs),
+    /// How this host, its agent and its POP are doing
+    Status,
+    /// All hosts of the POP: state, way there, claims, gossip
+    #[command(long_about = HOSTS)]
+    Hosts,
+    /// This host's own open sessions
+    Sessions(SessionsArgs),
+    /// Who owns a session, and how this host knows
+    #[command(long_about = OWNER)]
+    Owner(OwnerArgs),
+    /// How packets ended, and what hooks and gossip counted
+    #[command(long_about = STATS)]
+    Stats {
+        /// Show counters that are zero too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Stop the agent for good and remove everything from the kernel
+    #[command(long_about = UNLOAD)]
+    Unload(UnloadArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+const AGENT: &str = "\
+Run the agent: load the kernel programs, join the POP, and keep both in step until it \
+is told to stop.
+
+SIGTERM and SIGINT stop it gracefully: it leaves the POP, and the other hosts keep \
+forwarding to this one for pop.leave_hold. The kernel programs stay in force, so open \
+connections live on; `homing unload` removes them.
+
+It logs to the journal when systemd runs it, else to the standard error, one line per \
+event.";
+
+const HOSTS: &str = "\
+All hosts of the POP.
+
+STATE says whether a host's agent answers; a host whose agent is down still owns its \
+sessions. NEXT HOP is where its tunnel packets go; a host without one cannot be \
+forwarded to. CLAIMS counts the sessions that it is known to own. SYNC says whether all \
+that it has announced is known here.";
+
+const OWNER: &str = "\
+Who owns a session, and how this host knows.
+
+Exits with 4 when nobody is known to own it. A session that was opened within the last \
+milliseconds, or that no host has, is not known.";
+
+const STATS: &str = "\
+How packets' ways through XDP ended, and what the hooks on sockets, gossip and the \
+interfaces' drivers counted.
+
+Each packet is counted in exactly one outcome. Counters that are zero are left out \
+unless --all is given.";
+
+const UNLOAD: &str = "\
+Stop the agent for good and remove every program, link and map of it from the kernel.
+
+A running agent is asked to leave the POP first; the other hosts then forget this host's \
+sessions at once. Without one, only what it left in the kernel is removed. Either way \
+packets are no longer forwarded by this host, and connections that depend on it break. \
+It may be repeated.";
+
+#[derive(Debug, Args)]
+pub(super) struct AgentArgs {
+    /// Check the configuration, say what is wrong with it, and exit
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// What to log: error, warn, info, debug or trace, or directives such as
+    /// info,homing_agent::gossip=debug
+    #[arg(
+        long,
+        env = "HOMING_LOG",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = log_directives
+    )]
+    pub log: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SessionsArgs {
+    /// Sessions on a page
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u16).range(1..=page::MAX_LIMIT as i64)
+    )]
+    pub limit: u16,
+
+    /// Only sessions behind this one: what the page before named as next
+    #[arg(long, value_name = "CURSOR", value_parser = cursor)]
+    pub after: Option<String>,
+
+    /// All of them, page by page
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OwnerArgs {
+    /// The client's address and port, such as 198.51.100.7:40312
+    #[arg(value_parser = endpoint)]
+    pub client: SocketAddr,
+
+    /// The service's address and port, such as 203.0.113.10:443 or [2001:db8:113::10]:443
+    #[arg(value_parser = endpoint)]
+    pub service: SocketAddr,
+
+    /// The protocol
+    #[arg(long, default_value = "tcp", value_parser = ["tcp"])]
+    pub protocol: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnloadArgs {
+    /// The instance to remove, without reading the configuration
+    #[arg(long, value_name = "NAME", value_parser = instance)]
+    pub instance: Option<String>,
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    let endpoint: SocketAddr = text.parse().map_err(|_| {
+        "not an address and port, such as 198.51.100.7:40312 or [2001:db8::7]:40312".to_owned()
+    })?;
+    Ok(SocketAddr::new(
+        endpoint.ip().to_canonical(),
+        endpoint.port(),
+    ))
+}
+
+fn cursor(text: &str) -> Result<String, String> {
+    match page::parse_cursor(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("not what a page named as next".to_owned()),
+    }
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    if config::is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("an instance's name has 1 to 32 letters, digits, - or _".to_owned())
+    }
+}
+
+fn log_directives(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,124 @@
+//! Asks the agent: HTTP over its Unix socket.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, StatusCode, body::Bytes};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::Failure;
+use crate::admin::{api, server};
+
+/// How long the agent is waited for: longer than it gives itself.
+const WITHIN: Duration = server::ANSWER_WITHIN.saturating_add(Duration::from_secs(2));
+
+/// The largest answer: the largest page of sessions is some 3 MB.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// An agent, by its socket.
+pub(super) struct Agent {
+    socket: PathBuf,
+}
+
+impl Agent {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for something.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Tells the agent to leave the POP and stop; the others keep its claims for
+    /// `hold`.
+    pub(super) async fn leave(&self, hold: Duration) -> Result<(), Failure> {
+        let path = format!("/leave?hold_ms={}", hold.as_millis());
+        let _: api::Leaving = self.ask(Method::POST, &path).await?;
+        Ok(())
+    }
+
+    /// Whether somebody listens on the socket.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be told: no permission, for one.
+    pub(super) async fn is_listening(&self) -> Result<bool, Failure> {
+        match UnixStream::connect(&self.socket).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(false),
+                _ => Err(self.unreachable(&error)),
+            },
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+        match tokio::time::timeout(WITHIN, self.exchange(method, path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable(&format!("no answer within {WITHIN:?}"))),
+        }
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "homing")
+            .header("connection", "close")
+            .body(Empty::<Bytes>::new())
+            .context("cannot put the request together")?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| anyhow!(error).context("the agent's answer broke off"))?
+            .to_bytes();
+        if status.is_success() {
+            let answer = serde_json::from_slice(&body);
+            return Ok(answer.context("cannot read the agent's answer; is it of another version?")?);
+        }
+        let error = match serde_json::from_slice::<api::Failure>(&body) {
+            Ok(failure) => failure.error,
+            Err(_) => format!("the agent answered {status}"),
+        };
+        Err(match status {
+            StatusCode::NOT_FOUND => Failure::NotFound(error),
+            _ => anyhow!(error).into(),
+        })
+    }
+
+    fn unreachable(&self, why: &dyn std::fmt::Display) -> Failure {
+        Failure::Unreachable {
+            socket: self.socket.clone(),
+            why: why.to_string(),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Answers as people read them.
+
+use crate::{
+    admin::api::{
+        Answer, Host, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
+    },
+    config::Config,
+};
+
+use super::table::{Style, Table, list};
+
+/// What a good configuration says, in one line.
+pub(super) fn checked(config: &Config) -> String {
+    format!(
+        "{}: ok: host {} in {}, {} services, {} seeds",
+        config.path.display(),
+        config.host.id,
+        config.host.domain,
+        config.services.len(),
+        config.pop.seeds.len()
+    )
+}
+
+pub(super) fn status(status: &Status, _: Style) -> String {
+    let interfaces = status.interfaces.iter();
+    let interfaces: Vec<_> = interfaces
+        .map(|i| format!("{} ({})", i.name, i.mode))
+        .collect();
+    let services = status.services.iter();
+    let services: Vec<_> = services
+        .map(|s| format!("{} {}", s.protocol, s.address))
+        .collect();
+    let multicast = match status.multicast {
+        Some(group) => format!("multicast {group}"),
+        None => "no multicast".to_owned(),
+    };
+    let sync = if status.gossip.in_sync {
+        "in sync"
+    } else {
+        "catching up"
+    };
+    let mut rows = vec![
+        (
+            "host",
+            format!(
+                "{} in {}, instance {}",
+                status.host, status.domain, status.instance
+            ),
+        ),
+        (
+            "agent",
+            format!(
+                "version {}, process {}, up {}, start {} of this kernel",
+                status.version,
+                status.pid,
+                span(status.uptime_s),
+                status.generation
+            ),
+        ),
+        ("incarnation", status.incarnation.to_string()),
+        ("fabric", format!("{}, {multicast}", status.address)),
+        (
+            "tunnel",
+            format!(
+                "{} in {}, here {} of {}, hop limit {}",
+                status.tunnel.encapsulation,
+                status.tunnel.network,
+                status.tunnel.address,
+                status.tunnel.prefix,
+                status.tunnel.hop_limit
+            ),
+        ),
+        ("interfaces", interfaces.join(", ")),
+        ("cgroup", status.cgroup.display().to_string()),
+        ("services", services.join(", ")),
+        (
+            "members",
+            format!(
+                "{} alive, {} down, {} left",
+                status.members.alive, status.members.down, status.members.left
+            ),
+        ),
+        (
+            "sessions",
+            format!(
+                "{} here, room for {}",
+                status.sessions.count, status.sessions.limit
+            ),
+        ),
+        (
+            "foreign",
+            format!(
+                "{} on other hosts, room for {}",
+                status.foreign.count, status.foreign.limit
+            ),
+        ),
+        (
+            "gossip",
+            format!(
+                "{sync}, {} announced, {} applied",
+                status.gossip.announced, status.gossip.applied
+            ),
+        ),
+        (
+            "open to applied",
+            latency(&status.gossip.open_to_applied_us),
+        ),
+    ];
+    if status.problems.is_empty() {
+        rows.push(("problems", "none".to_owned()));
+    }
+    rows.extend(
+        status
+            .problems
+            .iter()
+            .map(|problem| ("problem", problem.clone())),
+    );
+    list(&rows)
+}
+
+fn latency(latency: &Latency) -> String {
+    match (latency.p50, latency.p99) {
+        (Some(p50), Some(p99)) => {
+            format!(
+                "median {p50} µs, 99 % within {p99} µs ({} samples)",
+                latency.samples
+            )
+        }
+        _ => "no samples yet".to_owned(),
+    }
+}
+
+/// A time span in its two largest units.
+fn span(seconds: u64) -> String {
+    let (d, h, m, s) = (
+        seconds / 86_400,
+        seconds / 3_600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    );
+    match (d, h, m) {
+        (0, 0, 0) => format!("{s} s"),
+        (0, 0, _) => format!("{m} min {s} s"),
+        (0, ..) => format!("{h} h {m} min"),
+        _ => format!("{d} d {h} h"),
+    }
+}
+
+pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
+    let columns = [
+        ">HOST",
+        "DOMAIN",
+        "STATE",
+        "SINCE",
+        "ADDRESS",
+        "TUNNEL",
+        "NEXT HOP",
+        "INTERFACE",
+        ">MTU",
+        ">CLAIMS",
+        "SYNC",
+    ];
+    let mut table = Table::new(style, &columns);
+    for host in &hosts.hosts {
+        let since_s = now_unix_ms.saturating_sub(host.since_unix_ms) / 1_000;
+        let (via, interface, mtu) = next_hop(host);
+        table.row([
+            host.host.to_string(),
+            host.domain.clone().unwrap_or_else(dash),
+            host.state.label().to_owned(),
+            span(since_s),
+            host.address.to_string(),
+            host.tunnel_address.to_string(),
+            via,
+            interface,
+            mtu,
+            host.claims.to_string(),
+            sync(host.sync),
+        ]);
+    }
+    table.text()
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn next_hop(host: &Host) -> (String, String, String) {
+    let Some(hop) = &host.next_hop else {
+        let via = if host.this_host { "this host" } else { "-" };
+        return (via.to_owned(), dash(), dash());
+    };
+    let NextHop {
+        resolved,
+        via,
+        mac,
+        interface,
+        vlan,
+        mtu,
+    } = hop;
+    let via = via.map(|via| via.to_string());
+    let to = match (resolved, mac) {
+        (true, Some(mac)) => [via.as_deref(), Some(mac)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" "),
+        _ => "unresolved".to_owned(),
+    };
+    let interface = interface.clone().map(|name| match vlan {
+        Some(vlan) => format!("{name} vlan {vlan}"),
+        None => name,
+    });
+    let mtu = mtu.map(|mtu| mtu.to_string());
+    (to, interface.unwrap_or_else(dash), mtu.unwrap_or_else(dash))
+}
+
+fn sync(sync: SyncState) -> String {
+    match sync {
+        SyncState::InSync => "in sync".to_owned(),
+        SyncState::Gap { missing } => format!("{missing} missing"),
+        SyncState::Syncing => "syncing".to_owned(),
+        SyncState::Waiting => "waiting".to_owned(),
+    }
+}
+
+pub(super) fn sessions(page: &Sessions, style: Style) -> String {
+    let mut table = Table::new(
+        style,
+        &["CLIENT", "SERVICE", "PROTOCOL", "ID", ">AGE", ">MOVES"],
+    );
+    for session in &page.sessions {
+        table.row([
+            session.name.client.to_string(),
+            session.name.service.to_string(),
+            session.name.protocol.clone(),
+            session.name.id.clone(),
+            span(session.age_s as u64),
+            session.generation.to_string(),
+        ]);
+    }
+    let shown = page.sessions.len();
+    let foot = match &page.next {
+        Some(next) => format!(
+            "{shown} of {}; the next: homing sessions --after '{next}'; all: --all",
+            page.total
+        ),
+        None => format!("{shown} of {}", page.total),
+    };
+    format!("{}\n{foot}", table.text())
+}
+
+pub(super) fn owner(owner: &Owner, _: Style) -> String {
+    let name = &owner.name;
+    let session = format!(
+        "{} > {} {}, id {}",
+        name.client, name.service, name.protocol, name.id
+    );
+    let who = match (owner.answer, owner.owner) {
+        (Answer::ThisHost, Some(host)) => format!("this host ({host})"),
+        (Answer::ThisHost, None) => "this host".to_owned(),
+        (Answer::OtherHost, Some(host)) => format!("host {host}"),
+        (Answer::OtherHost, None) | (Answer::Unknown, _) => "unknown".to_owned(),
+    };
+    let mut rows = vec![
+        ("session", session),
+        ("owner", who),
+        ("how", owner.how.clone()),
+    ];
+    let claims = owner.claims.iter();
+    rows.extend(claims.map(|claim| {
+        let text = format!("host {}, generation {}", claim.host, claim.generation);
+        ("claim", text)
+    }));
+    list(&rows)
+}
+
+pub(super) fn stats(stats: &Stats, all: bool, style: Style) -> String {
+    let mut outcomes = Table::new(style, &["OUTCOME", "VERDICT", ">PACKETS", "MEANING"]);
+    let mut shown = 0;
+    for outcome in stats.outcomes.iter().filter(|o| all || o.packets > 0) {
+        shown += 1;
+        outcomes.row([
+            outcome.name.clone(),
+            outcome.verdict.clone(),
+            outcome.packets.to_string(),
+            outcome.help.clone(),
+        ]);
+    }
+    let mut parts = Vec::new();
+    if shown > 0 {
+        parts.push(outcomes.text());
+    }
+
+    let mut counters = Table::new(style, &["COUNTER", ">COUNT", "MEANING"]);
+    let hooks = stats.hooks.iter().map(|counter| ("", counter));
+    let gossip = stats.gossip.iter().map(|counter| ("gossip ", counter));
+    let mut shown = 0;
+    for (group, counter) in hooks.chain(gossip).filter(|(_, c)| all || c.count > 0) {
+        shown += 1;
+        counters.row([
+            format!("{group}{}", counter.name),
+            counter.count.to_string(),
+            counter.help.clone(),
+        ]);
+    }
+    for (interface, values) in &stats.interfaces {
+        for (name, count) in values.iter().filter(|(_, count)| all || **count > 0) {
+            shown += 1;
+            counters.row([
+                format!("{interface} {name}"),
+                count.to_string(),
+                "Counted by the interface's driver".to_owned(),
+            ]);
+        }
+    }
+    if shown > 0 {
+        parts.push(counters.text());
+    }
+    if parts.is_empty() {
+        return "all counters are zero; --all shows them".to_owned();
+    }
+    parts.join("\n\n")
+}

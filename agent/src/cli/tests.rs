@@ -1,0 +1,337 @@
+//! The command line as its users see it: parsed, sent over a real socket to an
+//! agent that makes its answers up, and printed.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::error::ErrorKind;
+
+use super::{table::Style, *};
+use crate::admin::{
+    fake::{Folder, endpoint, sample_hosts, sample_owner, sample_stats, sample_status},
+    tests::Served,
+};
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+fn parsed(line: &str) -> Cli {
+    parse(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+/// Runs a command that asks an agent; its output and how it ended.
+async fn run(socket: &Path, line: &str) -> (String, Exit, String) {
+    let cli = parsed(&format!("{line} --socket {}", socket.display()));
+    let mut out = Vec::new();
+    let done = ask(&cli, &mut out).await;
+    let out = String::from_utf8(out).expect("UTF-8");
+    match done {
+        Ok(()) => (out, Exit::Ok, String::new()),
+        Err(failure) => {
+            let message = if failure.is_silent() {
+                String::new()
+            } else {
+                failure.to_string()
+            };
+            (out, failure.exit(), message)
+        }
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn help_documents_what_scripts_rely_on() {
+    let help = Cli::command().render_long_help().to_string();
+    for part in [
+        "Exit codes:",
+        "3  no agent answers",
+        "Files:",
+        "/etc/homing/homing.toml",
+        "Examples:",
+        "HOMING_SOCKET",
+        "HOMING_CONFIG",
+        "--json",
+        "unload",
+        "completions",
+    ] {
+        assert!(help.contains(part), "{part} is not in\n{help}");
+    }
+}
+
+#[test]
+fn nonsense_is_refused_with_a_reason() {
+    for (line, kind, reason) in [
+        (
+            "homing",
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            "",
+        ),
+        ("homing statsu", ErrorKind::InvalidSubcommand, "stats"),
+        (
+            "homing owner 1.2.3.4:5",
+            ErrorKind::MissingRequiredArgument,
+            "<SERVICE>",
+        ),
+        (
+            "homing owner 1.2.3.4 5.6.7.8:9",
+            ErrorKind::ValueValidation,
+            "such as 198.51.100.7:40312",
+        ),
+        (
+            "homing owner 1.2.3.4:5 5.6.7.8:9 --protocol udp",
+            ErrorKind::InvalidValue,
+            "tcp",
+        ),
+        (
+            "homing sessions --limit 0",
+            ErrorKind::ValueValidation,
+            "1..=10000",
+        ),
+        (
+            "homing sessions --after x",
+            ErrorKind::ValueValidation,
+            "named as next",
+        ),
+        (
+            "homing unload --instance a/b",
+            ErrorKind::ValueValidation,
+            "letters",
+        ),
+        (
+            "homing agent --log nonsense=loud",
+            ErrorKind::ValueValidation,
+            "invalid",
+        ),
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.kind(), kind, "{line}");
+        assert_eq!(error.exit_code(), Exit::Usage as i32, "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+}
+
+#[test]
+fn options_may_stand_anywhere() {
+    let cli = parsed("homing --json status --socket /tmp/a.sock");
+    assert!(cli.json);
+    assert_eq!(socket(&cli), Path::new("/tmp/a.sock"));
+}
+
+#[test]
+fn the_socket_is_the_configured_one() {
+    let folder = Folder::new();
+    let file = folder.0.join("homing.toml");
+    let cli = parsed(&format!("homing --config {} status", file.display()));
+    assert_eq!(socket(&cli), Path::new("/run/homing/homing.sock"));
+    let example = include_str!("../../../dist/homing.toml");
+    std::fs::write(&file, format!("instance = \"h2\"\n{example}")).expect("write");
+    assert_eq!(socket(&cli), Path::new("/run/homing/h2.sock"));
+}
+
+#[tokio::test]
+async fn status_in_words_and_in_json() {
+    let served = Served::new();
+    let (out, exit, _) = run(&served.path, "homing status").await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(
+        out.contains("members          2 alive, 1 down, 0 left"),
+        "{out}"
+    );
+    assert!(
+        out.contains("open to applied  median 180 µs, 99 % within 950 µs"),
+        "{out}"
+    );
+    assert!(out.contains("problem          host 3 is down"), "{out}");
+    let (out, ..) = run(&served.path, "homing status --json").await;
+    let status: api::Status = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(status, sample_status());
+}
+
+#[tokio::test]
+async fn owner_says_how_it_knows_and_exits_4_when_it_does_not() {
+    let served = Served::new();
+    let ask = "homing owner 198.51.100.7:40312 203.0.113.10:443";
+    let (out, exit, _) = run(&served.path, ask).await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(out.contains("owner    host 3"), "{out}");
+    assert!(out.contains("how      host 3 claims it"), "{out}");
+
+    let unknown = "homing owner 198.51.100.7:40313 203.0.113.10:443 --json";
+    let (out, exit, message) = run(&served.path, unknown).await;
+    assert_eq!((exit, message.as_str()), (Exit::NotFound, ""));
+    let owner: api::Owner = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(owner.answer, api::Answer::Unknown);
+
+    let no_service = "homing owner 198.51.100.7:40312 203.0.113.10:80";
+    let (out, exit, message) = run(&served.path, no_service).await;
+    assert_eq!((out.as_str(), exit), ("", Exit::NotFound));
+    assert!(message.contains("is no service of this POP"), "{message}");
+}
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_the_agents_to_refuse() {
+    let served = Served::new();
+    let families = "homing owner [2001:db8::7]:1 203.0.113.10:443";
+    let (_, exit, message) = run(&served.path, families).await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(message.contains("different families"), "{message}");
+}
+
+#[tokio::test]
+async fn sessions_by_page_and_all() {
+    let served = Served::new();
+    let (out, ..) = run(&served.path, "homing sessions --limit 10").await;
+    assert!(
+        out.contains("10 of 25; the next: homing sessions --after '"),
+        "{out}"
+    );
+    assert_eq!(out.lines().count(), 1 + 10 + 1, "{out}");
+    let (out, ..) = run(&served.path, "homing sessions --limit 10 --all --json").await;
+    let all: api::Sessions = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((all.sessions.len(), all.next), (25, None));
+    let (out, ..) = run(&served.path, "homing sessions --all").await;
+    assert!(out.trim_end().ends_with("25 of 25"), "{out}");
+}
+
+#[tokio::test]
+async fn every_command_prints_json_when_asked() {
+    let served = Served::new();
+    for line in ["status", "hosts", "sessions", "stats"] {
+        let (out, exit, _) = run(&served.path, &format!("homing {line} --json")).await;
+        assert_eq!(exit, Exit::Ok);
+        serde_json::from_str::<serde_json::Value>(&out).expect(line);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_there_is_named() {
+    let folder = Folder::new();
+    let path = folder.0.join("none.sock");
+    let (out, exit, message) = run(&path, "homing status").await;
+    assert_eq!((out.as_str(), exit), ("", Exit::Unreachable));
+    let start = format!("cannot reach the agent at {}: ", path.display());
+    assert!(message.starts_with(&start), "{message}");
+    assert!(
+        message.ends_with("is it running? `systemctl status homing`"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_hangs_up_is_no_error() {
+    struct HungUp;
+    impl Write for HungUp {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let served = Served::new();
+    let cli = parsed(&format!("homing stats --socket {}", served.path.display()));
+    let failure = ask(&cli, &mut HungUp).await.expect_err("hung up");
+    assert!(failure.is_silent());
+    assert_eq!(failure.exit(), Exit::Ok);
+}
+
+#[test]
+fn hosts_as_a_plain_table() {
+    let hosts = api::Hosts {
+        hosts: sample_hosts(),
+    };
+    let text = show::hosts(&hosts, 1_760_000_065_000, Style::Plain);
+    let wanted = "\
+HOST  DOMAIN  STATE  SINCE      ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
+   1  rack-1  alive  1 min 5 s  10.1.1.11:7946  10.77.0.16  this host                    -             -      25  in sync
+   2  rack-1  alive  1 min 5 s  10.1.1.12:7946  10.77.0.32  10.1.1.12 02:00:00:00:00:02  eth0       1600      25  in sync
+   3  rack-1  down   1 min 5 s  10.1.1.13:7946  10.77.0.48  unresolved                   eth0          -      25  4 missing";
+    assert_eq!(text, wanted);
+    let lines = show::hosts(&hosts, 0, Style::Lines);
+    assert!(lines.starts_with('┌') && lines.ends_with('┘'), "{lines}");
+}
+
+#[test]
+fn stats_hide_what_is_zero() {
+    let stats = sample_stats();
+    let text = show::stats(&stats, false, Style::Plain);
+    assert!(
+        text.contains("forwarded") && text.contains("1234"),
+        "{text}"
+    );
+    assert!(!text.contains("local_cookie"), "{text}");
+    assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
+    let all = show::stats(&stats, true, Style::Plain);
+    assert!(all.contains("local_cookie"), "{all}");
+    let none = show::stats(&api::Stats::default(), false, Style::Plain);
+    assert_eq!(none, "all counters are zero; --all shows them");
+}
+
+#[test]
+fn a_claim_by_each_host_is_shown() {
+    let tuple = homing_common::session::Tuple::between(
+        endpoint("198.51.100.7:40312"),
+        endpoint("203.0.113.10:443"),
+        homing_common::net::TCP,
+    );
+    let text = show::owner(&sample_owner(tuple), Style::Plain);
+    assert!(text.contains("claim    host 3, generation 0"), "{text}");
+}
+
+#[test]
+fn agent_checks_its_configuration_before_it_starts() {
+    let folder = Folder::new();
+    let file = folder.0.join("homing.toml");
+    let started = Arc::new(AtomicBool::new(false));
+    let run = |args: &str| {
+        let cli = parsed(&format!("homing agent --config {} {args}", file.display()));
+        let started = Arc::clone(&started);
+        let mut out = Vec::new();
+        let done = execute(
+            cli,
+            async move |_| {
+                started.store(true, Ordering::Relaxed);
+                Ok(())
+            },
+            &mut out,
+        );
+        (done, String::from_utf8(out).expect("UTF-8"))
+    };
+    std::fs::write(&file, "colour = 1\n").expect("write");
+    let failure = run("").0.expect_err("wrong");
+    assert_eq!(failure.exit(), Exit::Config);
+    let message = failure.to_string();
+    assert!(
+        message.contains("homing.toml:1: colour: unknown key"),
+        "{message}"
+    );
+
+    std::fs::write(&file, include_str!("../../../dist/homing.toml")).expect("write");
+    let (done, out) = run("--check-config");
+    assert!(done.is_ok());
+    assert!(
+        out.ends_with("ok: host 1 in rack-1, 2 services, 2 seeds\n"),
+        "{out}"
+    );
+    assert!(!started.load(Ordering::Relaxed));
+    assert!(run("").0.is_ok());
+    assert!(started.load(Ordering::Relaxed));
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let mut out = Vec::new();
+    let cli = parsed("homing completions bash");
+    execute(cli, async |_| Ok(()), &mut out).expect("script");
+    assert!(String::from_utf8_lossy(&out).contains("unload"));
+}

@@ -1,0 +1,114 @@
+//! What can go wrong when the fast path is put in force or taken away: what was
+//! attempted, on what, why it failed, and what to do.
+
+use std::{io, path::PathBuf};
+
+/// Why the fast path could not be loaded or unloaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no BPF file system to pin to.
+    #[error(
+        "cannot pin to {pin_dir}: {mount_point} is no BPF file system; mount one with \
+         `mount -t bpf bpf {mount_point}`"
+    )]
+    NoBpfFs {
+        /// Where the pins would be.
+        pin_dir: PathBuf,
+        /// What would have to be one.
+        mount_point: PathBuf,
+    },
+    /// Another process holds the instance.
+    #[error(
+        "another agent is running with the pins in {pin_dir}; stop it first, or give this one \
+         another `instance`"
+    )]
+    Busy {
+        /// The instance's pins.
+        pin_dir: PathBuf,
+    },
+    /// A pinned map is not what this build wants.
+    #[error(
+        "the pinned map {name} has {found}, but {wanted} is wanted; run `homing unload` first \
+         (the host then forgets its sessions and finds them anew)"
+    )]
+    MapDiffers {
+        /// Which map.
+        name: String,
+        /// What it has.
+        found: String,
+        /// What this build or its configuration wants.
+        wanted: String,
+    },
+    /// The kernel did not take the object.
+    #[error("cannot load the kernel programs: {why}{}", hint(.why))]
+    Load {
+        /// The kernel's or the loader's reason.
+        why: String,
+    },
+    /// An interface of the configuration does not exist.
+    #[error("cannot attach XDP to {interface}: {why}; `ip link` lists the interfaces there are")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+        /// The kernel's reason.
+        why: io::Error,
+    },
+    /// XDP could not be attached.
+    #[error("cannot attach XDP to {interface}: {why}")]
+    AttachXdp {
+        /// The interface.
+        interface: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The hooks on sockets could not be attached.
+    #[error("cannot attach to the cgroup {cgroup}: {why}")]
+    AttachCgroup {
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Reading or writing a pin failed.
+    #[error("cannot {action} {path}: {error}")]
+    Pin {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// Opening or preparing a map failed.
+    #[error("cannot prepare the map {name}: {error}")]
+    Map {
+        /// Which map.
+        name: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+impl Error {
+    /// For use with `map_err`: an error of `action` on `path`.
+    pub(super) fn pin<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |error| Self::Pin {
+            action,
+            path,
+            error: error.into(),
+        }
+    }
+}
+
+/// What an unprivileged user has to do.
+fn hint(why: &str) -> &'static str {
+    if why.contains("os error 1)") {
+        "; the agent needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,71 @@
+//! `SERVICES`: what the POP answers for.
+
+use std::{collections::BTreeSet, io, os::fd::AsFd as _};
+
+use aya::maps::{HashMap, IterableMap as _, Map, MapData};
+use homing_common::net::Service;
+
+use super::{map_io, sys};
+
+/// The services as the kernel side sees them.
+pub struct Services {
+    map: HashMap<MapData, Service, u32>,
+}
+
+/// What [`Services::sync`] changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Synced {
+    /// Services that are new.
+    pub added: usize,
+    /// Services that are no longer.
+    pub removed: usize,
+}
+
+impl Services {
+    pub(super) fn open(map: Map) -> io::Result<Self> {
+        let map = HashMap::try_from(map).map_err(map_io)?;
+        Ok(Self { map })
+    }
+
+    /// Makes the map hold exactly `wanted`. What is new is added before what is
+    /// no longer is removed, so that no service that stays is ever missing.
+    pub fn sync(&mut self, wanted: &[Service]) -> io::Result<Synced> {
+        let wanted: BTreeSet<_> = wanted.iter().copied().collect();
+        let present = self.list()?;
+        let mut synced = Synced::default();
+        for service in wanted.difference(&present) {
+            self.map
+                .insert(service, PRESENT, 0)
+                .map_err(|error| name(map_io(error), service))?;
+            synced.added += 1;
+        }
+        for service in present.difference(&wanted) {
+            self.map
+                .remove(service)
+                .map_err(|error| name(map_io(error), service))?;
+            synced.removed += 1;
+        }
+        Ok(synced)
+    }
+
+    /// The services that the map holds.
+    pub fn list(&self) -> io::Result<BTreeSet<Service>> {
+        let mut services = BTreeSet::new();
+        sys::scan(self.map.map().fd().as_fd(), |service: Service, _: u32| {
+            services.insert(service);
+        })?;
+        Ok(services)
+    }
+}
+
+/// The value of an entry; what counts is that there is one.
+const PRESENT: u32 = 1;
+
+fn name(error: io::Error, service: &Service) -> io::Error {
+    let why = if error.raw_os_error() == Some(libc::E2BIG) {
+        "SERVICES is full".to_owned()
+    } else {
+        error.to_string()
+    };
+    io::Error::new(error.kind(), format!("service {service:?}: {why}"))
+}

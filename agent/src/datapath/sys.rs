@@ -1,0 +1,208 @@
+//! The few `bpf(2)` calls that aya has no safe form of: links that are replaced
+//! in place whatever their type, and reading a hash map in batches.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::{MaybeUninit, size_of, zeroed},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type::BPF_LINK_TYPE_CGROUP,
+    bpf_link_type::BPF_LINK_TYPE_XDP,
+};
+
+/// Entries that one system call reads from a hash map. No bucket of a hash map
+/// may hold more, or the kernel refuses; buckets hold one or two.
+const BATCH: usize = 4096;
+
+/// What a link is attached to, as the kernel reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Target {
+    /// An interface, by index. Zero: it has gone.
+    Interface(u32),
+    /// A cgroup, by id. Zero: it has gone.
+    Cgroup(u64),
+    /// Something Homing never attaches to.
+    Other,
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LinkInfo {
+    pub id: u32,
+    pub program_id: u32,
+    pub target: Target,
+}
+
+/// Attaches `program` to the interface `ifindex`; `flags` are `XDP_FLAGS_*`.
+pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    link_create(program, ifindex, bpf_attach_type::BPF_XDP, flags)
+}
+
+/// Attaches `program` to sockets of a cgroup and of those below it, beside other
+/// programs that may be there.
+pub(super) fn link_sockops(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let cgroup = cgroup.as_raw_fd() as u32;
+    link_create(program, cgroup, bpf_attach_type::BPF_CGROUP_SOCK_OPS, 0)
+}
+
+fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: bpf_attach_type,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.attach_type = attach_type as u32;
+    attr.link_create.flags = flags;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Puts `program` in the place of the one a link runs: no packet and no event
+/// goes by in between.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches what a link attached; the link itself stays, without effect.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// What the kernel says of a link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // SAFETY: `bpf_link_info` is made of integers, for which zero is a value.
+    let mut info: bpf_link_info = unsafe { zeroed() };
+    let mut attr = empty();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let target = if info.type_ == BPF_LINK_TYPE_XDP as u32 {
+        // SAFETY: the link's type says which member of the union is filled.
+        Target::Interface(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+    } else if info.type_ == BPF_LINK_TYPE_CGROUP as u32 {
+        // SAFETY: as above.
+        Target::Cgroup(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+    } else {
+        Target::Other
+    };
+    Ok(LinkInfo {
+        id: info.id,
+        program_id: info.prog_id,
+        target,
+    })
+}
+
+/// Pins a program, map or link.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pinned program, map or link.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Reads all entries of a hash map, bucket by bucket. An entry that is there
+/// from the first call to the last is seen exactly once; one that comes or goes
+/// meanwhile is seen once or not at all.
+pub(super) fn scan<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(K, V),
+) -> io::Result<()> {
+    let mut keys = Vec::<MaybeUninit<K>>::with_capacity(BATCH);
+    let mut values = Vec::<MaybeUninit<V>>::with_capacity(BATCH);
+    // A hash map's cursor is a bucket number, four bytes long.
+    let mut cursor = 0u32;
+    let mut first = true;
+    loop {
+        let mut next = 0u32;
+        let mut attr = empty();
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        attr.batch.in_batch = if first { 0 } else { (&raw const cursor) as u64 };
+        attr.batch.out_batch = (&raw mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = BATCH as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let last = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: the kernel wrote back how many entries it filled.
+        let count = unsafe { attr.batch.count } as usize;
+        for index in 0..count.min(BATCH) {
+            // SAFETY: both buffers have room for BATCH elements and the kernel
+            // filled the first `count`; any bytes are a value of a `Pod`.
+            let (key, value) = unsafe {
+                (
+                    keys.as_ptr().add(index).read().assume_init(),
+                    values.as_ptr().add(index).read().assume_init(),
+                )
+            };
+            each(key, value);
+        }
+        if last {
+            return Ok(());
+        }
+        cursor = next;
+        first = false;
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn empty() -> bpf_attr {
+    // SAFETY: `bpf_attr` is made of integers, for which zero is a value.
+    unsafe { zeroed() }
+}
+
+fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: the command returns a new file descriptor that nobody else owns.
+    // The kernel sets its close-on-exec flag.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is as large as said, and every pointer put into it by this
+    // module is valid for the length of the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            &raw mut *attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

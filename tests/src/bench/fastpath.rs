@@ -1,0 +1,398 @@
+//! What the XDP program costs a packet, by `BPF_PROG_TEST_RUN`.
+//!
+//! The kernel does not reset the packet between the runs of one call, so each
+//! path but `pass` runs in a wrapper (`ebpf/src/bench.rs`) that undoes what the
+//! path did. The wrapper's cost is measured around nothing, in the same rounds,
+//! and subtracted; one moving of the head, which belongs to the path, is given
+//! back. What is reported for a path is the floor plus the path's own cost.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap},
+    programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp},
+};
+use homing_common::{
+    bench::{Bench, HEADER_LEN},
+    host::{Encapsulation, Host, HostId, TunnelNetwork},
+    maps::Owner,
+    net::{Address, Port, Service, TCP},
+    session::Tuple,
+    settings::Settings,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    packet::{Ip, Tcp, flags, udp},
+    program::{self, in_namespace},
+};
+
+/// Runs in one call into the kernel.
+const REPEAT: u32 = 20_000;
+/// Rounds over all cases; of each case's figures the minimum and median count.
+const ROUNDS: usize = 25;
+const MANY_FLOWS: u32 = 200_000;
+
+/// The object with the wrappers, built beside the product's own.
+const OBJECT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../target/ebpf/bpfel-unknown-none/release/homing-bench"
+);
+
+/// One path of one packet.
+struct Case {
+    name: &'static str,
+    ebpf: Ebpf,
+    frame: Vec<u8>,
+    samples: Vec<Sample>,
+}
+
+/// Nanoseconds per packet, from one round.
+struct Sample {
+    path: f64,
+    /// The wrapper around nothing.
+    choose: f64,
+    /// The wrapper around moving the head there and back.
+    adjust: f64,
+}
+
+impl Sample {
+    /// The path's own cost: without the wrapper, without the undoing.
+    fn own(&self) -> f64 {
+        let undo = (self.adjust - self.choose) / 2.0;
+        self.path - self.choose - undo
+    }
+}
+
+/// What the packets of a case are.
+#[derive(Clone, Copy)]
+enum Way {
+    Forward,
+    Strip,
+}
+
+/// What was measured.
+pub struct Report {
+    /// By name: nanoseconds per packet, round by round.
+    figures: Vec<(&'static str, Vec<f64>)>,
+    /// Instructions that the verifier looked at to accept the program.
+    verified_insns: u32,
+    /// Size of the program in machine code.
+    jit_bytes: u32,
+}
+
+impl Report {
+    /// One field per minimum, and one with `_median` behind it per median.
+    pub fn json(&self) -> Value {
+        let mut json = json!({
+            "verified_insns": self.verified_insns,
+            "jit_bytes": self.jit_bytes,
+            "rounds": ROUNDS,
+            "runs_per_round": REPEAT,
+        });
+        for (name, samples) in &self.figures {
+            json[format!("{name}_ns")] = round(min(samples)).into();
+            json[format!("{name}_ns_median")] = round(median(samples)).into();
+        }
+        json
+    }
+
+    /// For a person to read.
+    pub fn table(&self) -> String {
+        let mut table = format!(
+            "{:<22}{:>9}{:>9}{:>13}\n",
+            "ns per packet", "minimum", "median", "above floor"
+        );
+        let floor = self.figures.first().map_or(0.0, |(_, floor)| min(floor));
+        for (name, samples) in &self.figures {
+            let (min, median) = (min(samples), median(samples));
+            let above = min - floor;
+            table += &format!("{name:<22}{min:>9.1}{median:>9.1}{above:>13.1}\n");
+        }
+        table
+            + &format!(
+                "{ROUNDS} rounds of {REPEAT} runs; {} instructions verified, {} bytes of machine code\n",
+                self.verified_insns, self.jit_bytes
+            )
+    }
+}
+
+/// Runs the benchmark.
+pub fn run(progress: &mut (dyn FnMut(&str) + Send)) -> Result<Report> {
+    in_namespace(|| measure(progress))
+}
+
+fn measure(progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    progress("loading");
+    let (ipip, gue) = (Encapsulation::Ipip, Encapsulation::Gue);
+    let (v4, v6) = (program::tunnel_v4(), program::tunnel_v6());
+    let (forward, strip) = (Way::Forward, Way::Strip);
+    let mut cases = Vec::new();
+    for (name, way, tunnel, encapsulation, v4_inner, flows) in [
+        ("forward_ipip", forward, v4, ipip, true, 1),
+        ("forward_gue", forward, v4, gue, true, 1),
+        ("strip", strip, v4, ipip, true, 1),
+        ("forward_ipip_200k", forward, v4, ipip, true, MANY_FLOWS),
+        ("forward_gue_200k", forward, v4, gue, true, MANY_FLOWS),
+        ("strip_200k", strip, v4, ipip, true, MANY_FLOWS),
+        ("forward_ipip_v6", forward, v6, ipip, false, 1),
+        ("forward_gue_v6", forward, v6, gue, false, 1),
+        ("strip_v6", strip, v6, ipip, false, 1),
+        ("forward_ipip_v6_200k", forward, v6, ipip, false, MANY_FLOWS),
+    ] {
+        cases.push(Case::new(
+            name,
+            way,
+            tunnel,
+            encapsulation,
+            v4_inner,
+            flows,
+        )?);
+    }
+    let mut pass = Pass::new(v4, "127.0.0.1:0")?;
+    let mut pass_v6 = Pass::new(v4, "[::1]:0")?;
+    let (mut floor, mut pass_ns, mut pass_v6_ns) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        progress(&format!("round {round} of {ROUNDS}"));
+        floor.push(cases[0].time("bench_floor")?);
+        pass_ns.push(pass.time()?);
+        pass_v6_ns.push(pass_v6.time()?);
+        for case in &mut cases {
+            let sample = Sample {
+                choose: case.time("bench_choose")?,
+                adjust: case.time("bench_adjust")?,
+                path: case.time("bench_fastpath")?,
+            };
+            case.samples.push(sample);
+        }
+    }
+
+    let base = min(&floor);
+    let info = pass.info()?;
+    let mut figures = vec![("floor", floor), ("pass", pass_ns), ("pass_v6", pass_v6_ns)];
+    for case in &cases {
+        let samples = case.samples.iter().map(|sample| base + sample.own());
+        figures.push((case.name, samples.collect()));
+    }
+    Ok(Report {
+        figures,
+        verified_insns: info
+            .verified_instruction_count()
+            .context("the kernel does not say how many instructions it verified")?,
+        jit_bytes: info.size_jitted(),
+    })
+}
+
+const CLIENT_V4: &str = "198.18.0.0:40000";
+const CLIENT_V6: &str = "[2001:db8:c::]:40000";
+const SERVICE_V4: &str = "203.0.113.10:443";
+const SERVICE_V6: &str = "[2001:db8:113::10]:443";
+
+impl Case {
+    fn new(
+        name: &'static str,
+        way: Way,
+        tunnel: TunnelNetwork,
+        encapsulation: Encapsulation,
+        v4: bool,
+        flows: u32,
+    ) -> Result<Self> {
+        let settings = program::settings(tunnel, encapsulation);
+        let object =
+            fs::read(Path::new(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("OWNERS", flows.next_power_of_two() * 2)
+            .map_max_entries("SESSIONS", 1024)
+            .load(&object)?;
+        for (name, program) in ebpf.programs_mut() {
+            let xdp: &mut Xdp = program.try_into()?;
+            xdp.load()
+                .with_context(|| format!("the verifier refuses {name}"))?;
+        }
+
+        let (client, service) = if v4 {
+            (CLIENT_V4, SERVICE_V4)
+        } else {
+            (CLIENT_V6, SERVICE_V6)
+        };
+        let segment = Tcp::new(client, service, flags::ACK).payload([0; 6]).ip();
+        let template = program::template(&settings, 2, 1, None);
+        let outer_len = i32::from(template.l3_len);
+        let (frame, undo) = match way {
+            Way::Forward => (segment.frame(&[]), outer_len),
+            Way::Strip => (outer(&settings, HostId(2), &segment).frame(&[]), -outer_len),
+        };
+        let address_len = if v4 { 4 } else { 16 };
+        let source_offset = if v4 { 12 } else { 8 };
+        let inner_offset = match way {
+            Way::Forward => 14,
+            Way::Strip => 14 + outer_len as usize,
+        };
+        let bench = Bench {
+            state: 1,
+            flows,
+            address_offset: (inner_offset + source_offset + address_len - 4) as u32,
+            undo,
+            header: frame[..HEADER_LEN]
+                .try_into()
+                .context("a frame is longer")?,
+            zero: [0; 6],
+        };
+        let mut benches: Array<_, Bench> = map(&mut ebpf, "BENCH")?.try_into()?;
+        benches.set(0, bench, 0)?;
+
+        let mut hosts: Array<_, Host> = map(&mut ebpf, "HOSTS")?.try_into()?;
+        let entry = Host {
+            flags: Host::MEMBER,
+            active: 0,
+            templates: [template; 2],
+        };
+        hosts.set(2, entry, 0)?;
+        let endpoint: std::net::SocketAddr = service.parse()?;
+        let key = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), TCP);
+        let mut services: HashMap<_, Service, u32> = map(&mut ebpf, "SERVICES")?.try_into()?;
+        services.insert(key, 0, 0)?;
+        if let Way::Forward = way {
+            let mut owners: HashMap<_, u64, Owner> = map(&mut ebpf, "OWNERS")?.try_into()?;
+            let tuple = Tuple::between(client.parse()?, endpoint, TCP);
+            for flow in 0..flows {
+                let id = flow_tuple(tuple, flow).id(&settings.session_key);
+                let owner = Owner {
+                    host: 2,
+                    zero: [0; 3],
+                };
+                owners.insert(id.0, owner, 0)?;
+            }
+        }
+        Ok(Self {
+            name,
+            ebpf,
+            frame,
+            samples: Vec::new(),
+        })
+    }
+
+    fn time(&mut self, program: &str) -> Result<f64> {
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut(program)
+            .with_context(|| format!("no program {program}"))?
+            .try_into()?;
+        let expected = 3; // XDP_TX
+        time(xdp, &self.frame, expected).with_context(|| format!("{} in {program}", self.name))
+    }
+}
+
+/// The tuple of a flow, as the wrapper writes it into the packet.
+fn flow_tuple(mut tuple: Tuple, flow: u32) -> Tuple {
+    let mut address = tuple.client.0;
+    address[12..].copy_from_slice(&flow.to_le_bytes());
+    tuple.client = Address(address);
+    tuple
+}
+
+/// The tunnel packet from a host to host 1 that carries a packet.
+fn outer(settings: &Settings, from: HostId, inner: &Ip) -> Ip {
+    let source = settings.tunnel.address_of(from).into();
+    let destination = settings.tunnel_address.into();
+    let protocol = if inner.source.is_ipv4() { 4 } else { 41 };
+    if settings.encapsulation == Encapsulation::Gue as u8 {
+        Ip::new(source, destination, 17, udp(50_000, 6080, &inner.bytes()))
+    } else {
+        Ip::new(source, destination, protocol, inner.bytes())
+    }
+}
+
+/// A packet of a local session: the product's own program and a real socket.
+struct Pass {
+    ebpf: Ebpf,
+    frame: Vec<u8>,
+    _sockets: (TcpListener, TcpStream, TcpStream),
+}
+
+impl Pass {
+    fn new(tunnel: TunnelNetwork, endpoint: &str) -> Result<Self> {
+        let settings = program::settings(tunnel, Encapsulation::Ipip);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("OWNERS", 1024)
+            .map_max_entries("SESSIONS", 1024)
+            .load(homing_agent::datapath::OBJECT)?;
+        let listener = TcpListener::bind(endpoint)?;
+        let service = listener.local_addr()?;
+        let client = TcpStream::connect(service)?;
+        let server = listener.accept()?.0;
+        let source = client.local_addr()?;
+        let frame = Tcp::new(&source.to_string(), &service.to_string(), flags::ACK)
+            .payload([0; 6])
+            .frame();
+        let key = Service::new(service.ip().into(), Port::new(service.port()), TCP);
+        let mut services: HashMap<_, Service, u32> = map(&mut ebpf, "SERVICES")?.try_into()?;
+        services.insert(key, 0, 0)?;
+        let xdp: &mut Xdp = ebpf
+            .program_mut("homing_xdp")
+            .context("no program homing_xdp")?
+            .try_into()?;
+        xdp.load()?;
+        Ok(Self {
+            ebpf,
+            frame,
+            _sockets: (listener, client, server),
+        })
+    }
+
+    fn time(&mut self) -> Result<f64> {
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut("homing_xdp")
+            .context("no program homing_xdp")?
+            .try_into()?;
+        time(xdp, &self.frame, 2) // XDP_PASS
+    }
+
+    fn info(&self) -> Result<ProgramInfo> {
+        let program = self.ebpf.program("homing_xdp").context("no homing_xdp")?;
+        Ok(program.info()?)
+    }
+}
+
+fn time(xdp: &mut Xdp, frame: &[u8], expected: u32) -> Result<f64> {
+    let result = xdp.test_run(TestRunOptions {
+        data_in: Some(frame),
+        repeat: REPEAT,
+        ..TestRunOptions::new()
+    })?;
+    if result.return_value != expected {
+        bail!(
+            "the program returned {}, not {expected}: it did not take the path to be measured",
+            result.return_value
+        );
+    }
+    Ok(result.duration.as_nanos() as f64)
+}
+
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map> {
+    ebpf.map_mut(name)
+        .with_context(|| format!("the object has no map {name}"))
+}
+
+fn min(samples: &[f64]) -> f64 {
+    samples.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}

@@ -1,0 +1,4 @@
+//! Benchmarks: each compares in one run, interleaved, and reports minimum and
+//! median. None is a test, and none fails for being slow.
+
+pub mod fastpath;

@@ -1,0 +1,276 @@
+//! Loading, replacing and unloading the fast path: pins, links, locks, and the
+//! errors that an operator meets.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use homing_agent::datapath::{
+    Datapath, Error, LoadOptions, XdpMode,
+    link::{How, Point},
+    unload,
+};
+use homing_common::{
+    host::HostId,
+    maps::{OWNERS_ENTRIES, SESSIONS_ENTRIES},
+    net::{Address, Port, Service, TCP},
+    session::SessionId,
+};
+use homing_tests::sandbox::{self, ip};
+
+const MAPS: [&str; 8] = [
+    "AYA_LOGS", "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
+];
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn link_ids(datapath: &Datapath) -> Vec<u32> {
+    let attached = &datapath.attachment.attached;
+    attached.iter().map(|link| link.link_id).collect()
+}
+
+fn hows(datapath: &Datapath) -> Vec<How> {
+    let attached = &datapath.attachment.attached;
+    attached.iter().map(|link| link.how).collect()
+}
+
+/// The program that an interface runs, as `ip` tells.
+fn running(interface: &str) -> Option<String> {
+    let output = std::process::Command::new("ip")
+        .args(["-d", "link", "show", "dev", interface])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let at = words.iter().position(|word| word.starts_with("prog/xdp"))?;
+    Some(words[at + 2].to_owned())
+}
+
+fn refused(options: &LoadOptions) -> Error {
+    match Datapath::load(options) {
+        Ok(_) => panic!("was loaded"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn everything_is_pinned_and_outlives_the_agent() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let options = sandbox.options(&["eth0"]);
+        let datapath = Datapath::load(&options).unwrap();
+        assert_eq!(hows(&datapath), [How::New, How::New]);
+        assert!(matches!(
+            &datapath.attachment.attached[1].to,
+            Point::Xdp { interface, mode: XdpMode::Native, .. } if interface == "eth0"
+        ));
+        assert_eq!(names(&options.pin_dir.join("maps")), MAPS);
+        assert_eq!(
+            names(&options.pin_dir.join("links")),
+            ["sockops", "xdp_eth0"]
+        );
+        assert_eq!(
+            names(&options.pin_dir.join("programs")),
+            ["homing_sockops", "homing_xdp"]
+        );
+        let program = running("eth0").expect("XDP runs");
+        drop(datapath);
+        assert_eq!(running("eth0"), Some(program));
+    });
+}
+
+#[test]
+fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let options = sandbox.options(&["eth0"]);
+        let mut first = Datapath::load(&options).unwrap();
+        let ids = link_ids(&first);
+        let program = running("eth0");
+        first.owners.set(SessionId(7), HostId(3)).unwrap();
+        assert_eq!(first.identity.begin().unwrap().generation, 1);
+        drop(first);
+
+        let mut second = Datapath::load(&options).unwrap();
+        assert_eq!(hows(&second), [How::Replaced, How::Replaced]);
+        assert_eq!(link_ids(&second), ids);
+        assert_ne!(running("eth0"), program, "the program is another");
+        assert_eq!(second.owners.get(SessionId(7)).unwrap(), Some(HostId(3)));
+        assert_eq!(second.owners.len(), 1);
+        assert_eq!(second.identity.begin().unwrap().generation, 2);
+        assert_eq!(names(&options.pin_dir.join("programs")).len(), 2);
+    });
+}
+
+#[test]
+fn unload_removes_everything_and_may_be_called_again() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let options = sandbox.options(&["eth0"]);
+        drop(Datapath::load(&options).unwrap());
+        let report = unload(&options.pin_dir).unwrap();
+        assert_eq!(report.links.len(), 2);
+        assert_eq!(report.programs.len(), 2);
+        assert_eq!(report.maps.len(), MAPS.len());
+        assert!(!sandbox.bpf.join("homing").exists());
+        assert_eq!(running("eth0"), None);
+        assert!(unload(&options.pin_dir).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_running_agent_keeps_others_out() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let options = sandbox.options(&["eth0"]);
+        let running = Datapath::load(&options).unwrap();
+        assert!(matches!(refused(&options), Error::Busy { .. }));
+        assert!(matches!(unload(&options.pin_dir), Err(Error::Busy { .. })));
+        let mut other = options.clone();
+        other.pin_dir = sandbox.bpf.join("homing/other");
+        other.interfaces.clear();
+        drop(Datapath::load(&other).unwrap());
+        drop(running);
+        drop(Datapath::load(&options).unwrap());
+        // The folder of all instances stays while there is another one.
+        unload(&options.pin_dir).unwrap();
+        assert_eq!(names(&sandbox.bpf.join("homing")), ["other"]);
+    });
+}
+
+#[test]
+fn an_interface_that_is_dropped_from_the_configuration_is_let_go() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        ip("link add eth1.7 type veth peer name peer1");
+        let both = sandbox.options(&["eth0", "eth1.7"]);
+        drop(Datapath::load(&both).unwrap());
+        assert!(running("eth1.7").is_some());
+        let one = sandbox.options(&["eth0"]);
+        drop(Datapath::load(&one).unwrap());
+        assert_eq!(running("eth1.7"), None);
+        assert!(running("eth0").is_some());
+        assert_eq!(names(&one.pin_dir.join("links")), ["sockops", "xdp_eth0"]);
+    });
+}
+
+#[test]
+fn an_interface_that_was_made_anew_is_attached_anew() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let options = sandbox.options(&["eth0"]);
+        drop(Datapath::load(&options).unwrap());
+        ip("link del eth0");
+        ip("link add eth0 type veth peer name peer0");
+        let datapath = Datapath::load(&options).unwrap();
+        assert_eq!(hows(&datapath), [How::Replaced, How::Moved]);
+        assert!(running("eth0").is_some());
+    });
+}
+
+#[test]
+fn another_xdp_mode_comes_into_force() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        let mut options = sandbox.options(&["eth0"]);
+        drop(Datapath::load(&options).unwrap());
+        options.xdp_mode = XdpMode::Skb;
+        let datapath = Datapath::load(&options).unwrap();
+        assert_eq!(hows(&datapath), [How::Replaced, How::Moved]);
+        assert!(running("eth0").is_some());
+    });
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    sandbox::run(|sandbox| {
+        ip("link add eth0 type veth peer name peer0");
+        ip("link add br0 type bridge");
+        let good = sandbox.options(&["eth0"]);
+
+        let error = refused(&sandbox.options(&["eth9"])).to_string();
+        assert!(error.contains("cannot attach XDP to eth9"), "{error}");
+
+        let error = refused(&sandbox.options(&["eth0", "br0"])).to_string();
+        assert!(error.contains("cannot attach XDP to br0"), "{error}");
+        assert!(error.contains("xdp_mode = \"skb\""), "{error}");
+        assert_eq!(running("eth0"), None, "what failed half-way is undone");
+
+        let mut options = good.clone();
+        options.pin_dir = PathBuf::from("/run/files/homing/test");
+        let error = refused(&options).to_string();
+        assert!(error.contains("mount -t bpf bpf /run/files"), "{error}");
+
+        let mut options = good.clone();
+        options.cgroup = sandbox.files.clone();
+        let error = refused(&options).to_string();
+        assert!(error.contains("no cgroup v2"), "{error}");
+
+        drop(Datapath::load(&good).unwrap());
+        let mut options = good.clone();
+        options.owners_entries = OWNERS_ENTRIES;
+        options.sessions_entries = SESSIONS_ENTRIES;
+        let error = refused(&options).to_string();
+        assert!(error.contains("OWNERS has 1000 entries"), "{error}");
+        assert!(error.contains("1048576 entries is wanted"), "{error}");
+        assert!(error.contains("homing unload"), "{error}");
+
+        let mut options = good.clone();
+        options.pin_dir = sandbox.bpf.join("homing/second");
+        let error = refused(&options).to_string();
+        assert!(error.contains("it runs another XDP program"), "{error}");
+    });
+}
+
+#[test]
+fn services_follow_the_configuration() {
+    sandbox::run(|sandbox| {
+        let service = |port| Service::new(Address::v4([203, 0, 113, 10]), Port::new(port), TCP);
+        let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
+        let services = &mut datapath.services;
+        let synced = services.sync(&[service(80), service(443)]).unwrap();
+        assert_eq!((synced.added, synced.removed), (2, 0));
+        let synced = services.sync(&[service(443), service(8443)]).unwrap();
+        assert_eq!((synced.added, synced.removed), (1, 1));
+        let expected = [service(443), service(8443)].into();
+        assert_eq!(services.list().unwrap(), expected);
+        let too_many: Vec<_> = (1..2000).map(service).collect();
+        let error = services.sync(&too_many).unwrap_err().to_string();
+        assert!(error.contains("SERVICES is full"), "{error}");
+    });
+}
+
+#[test]
+fn owners_are_counted_and_bounded() {
+    sandbox::run(|sandbox| {
+        let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
+        let owners = &mut datapath.owners;
+        assert_eq!((owners.len(), owners.capacity()), (0, 1000));
+        for id in 0..1000 {
+            owners.set(SessionId(id), HostId(2)).unwrap();
+        }
+        let error = owners.set(SessionId(1000), HostId(2)).unwrap_err();
+        assert!(error.to_string().contains("full (1000 entries)"), "{error}");
+        owners.set(SessionId(5), HostId(3)).unwrap();
+        assert_eq!(owners.len(), 1000);
+        let mut seen = std::collections::BTreeMap::new();
+        owners
+            .scan(|id, host| assert!(seen.insert(id, host).is_none()))
+            .unwrap();
+        assert_eq!(seen.len(), 1000);
+        assert_eq!(seen[&SessionId(5)], HostId(3));
+        for id in 0..1001 {
+            owners.clear(SessionId(id)).unwrap();
+        }
+        assert!(owners.is_empty());
+        assert_eq!(owners.get(SessionId(5)).unwrap(), None);
+    });
+}

@@ -1,0 +1,144 @@
+//! Each outcome is reached by some packet, and reported under its own counter.
+
+use std::net::{TcpListener, TcpStream};
+
+use homing_common::{
+    host::{Encapsulation, Template},
+    outcome::{Outcome, Verdict},
+};
+use homing_tests::{
+    packet::{CLIENT_V4, SERVICE_V4, Tcp, flags, segment},
+    program::{self, Action, Program, Run, host_1, in_namespace, tunnel_v4},
+};
+
+use super::{common::outer, local::Handshake};
+
+/// A packet whose way ends like this. A new outcome does not compile until it has
+/// one.
+fn reach(outcome: Outcome) -> Run {
+    let mut program = host_1(tunnel_v4(), Encapsulation::Ipip).unwrap();
+    let ack = segment(true, flags::ACK);
+    let owned = |program: &mut Program, host| {
+        program.set_owner(CLIENT_V4, SERVICE_V4, host).unwrap();
+    };
+    match outcome {
+        Outcome::NotIp => program.run(&[0; 14]),
+        Outcome::NotService => {
+            program.run(&Tcp::new(CLIENT_V4, "203.0.113.10:22", flags::SYN).frame())
+        }
+        Outcome::Malformed => program.run(&ack.frame()[..50]),
+        Outcome::Fragment => {
+            let mut packet = ack.ip();
+            packet.frags = 0x2000;
+            program.run(&packet.frame(&[]))
+        }
+        Outcome::LocalSyn => program.run(&segment(true, flags::SYN).frame()),
+        Outcome::LocalSocket => {
+            let (service, source, _sockets) = connection();
+            program.add_service(&service).unwrap();
+            program.run(&Tcp::new(&source, &service, flags::ACK).frame())
+        }
+        Outcome::LocalCookie => {
+            let (_handshake, ack) = Handshake::by_cookie(true);
+            program.run(&ack.frame())
+        }
+        Outcome::Unknown => program.run(&ack.frame()),
+        Outcome::StrippedSocket => {
+            let (service, source, _sockets) = connection();
+            program.add_service(&service).unwrap();
+            let inner = Tcp::new(&source, &service, flags::ACK).ip();
+            arrive(&mut program, 2, &inner)
+        }
+        Outcome::StrippedSyn => arrive(&mut program, 2, &segment(true, flags::SYN).ip()),
+        Outcome::StrippedCookie => {
+            let (_handshake, ack) = Handshake::by_cookie(true);
+            arrive(&mut program, 2, &ack.ip())
+        }
+        Outcome::StrippedUnknown => arrive(&mut program, 2, &ack.ip()),
+        Outcome::Forwarded => {
+            owned(&mut program, 2);
+            program.run(&ack.frame())
+        }
+        Outcome::Redirected => {
+            owned(&mut program, 2);
+            let elsewhere = program::template(program.settings(), 2, 7, None);
+            program.add_host(2, elsewhere).unwrap();
+            program.run(&ack.frame())
+        }
+        Outcome::SentOn => {
+            owned(&mut program, 3);
+            arrive(&mut program, 2, &ack.ip())
+        }
+        Outcome::TooBig => {
+            owned(&mut program, 2);
+            program.run(&ack.payload(vec![0; 1460]).frame())
+        }
+        Outcome::NoWay => {
+            owned(&mut program, 2);
+            program.add_host(2, Template::NONE).unwrap();
+            program.run(&ack.frame())
+        }
+        Outcome::NoHeadroom => {
+            owned(&mut program, 2);
+            program.run_with_metadata(&ack.frame(), 200)
+        }
+        Outcome::TunnelNotMember => arrive(&mut program, 9, &ack.ip()),
+        Outcome::TunnelMalformed => {
+            let mut packet = outer(&program, 2, 1, &ack.ip(), 0);
+            packet.body.truncate(10);
+            program.run(&packet.frame(&[]))
+        }
+        Outcome::TunnelNotService => {
+            let inner = Tcp::new(CLIENT_V4, "203.0.113.10:22", flags::SYN).ip();
+            arrive(&mut program, 2, &inner)
+        }
+        Outcome::TunnelNested => {
+            let nested = outer(&program, 3, 1, &ack.ip(), 0);
+            arrive(&mut program, 2, &nested)
+        }
+        Outcome::TunnelHops => {
+            owned(&mut program, 3);
+            let mut packet = outer(&program, 2, 1, &ack.ip(), 0);
+            packet.ttl = 1;
+            program.run(&packet.frame(&[]))
+        }
+        Outcome::TunnelBounce => {
+            owned(&mut program, 2);
+            arrive(&mut program, 2, &ack.ip())
+        }
+    }
+    .unwrap()
+}
+
+fn arrive(
+    program: &mut Program,
+    from: u16,
+    inner: &homing_tests::packet::Ip,
+) -> anyhow::Result<Run> {
+    let packet = outer(program, from, 1, inner, 0);
+    program.run(&packet.frame(&[]))
+}
+
+/// A service's endpoint, a client's, and the sockets that keep their session.
+fn connection() -> (String, String, (TcpListener, TcpStream)) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = listener.local_addr().unwrap();
+    let client = TcpStream::connect(service).unwrap();
+    let source = client.local_addr().unwrap();
+    (service.to_string(), source.to_string(), (listener, client))
+}
+
+#[test]
+fn every_outcome_has_a_packet() {
+    for outcome in Outcome::ALL {
+        let run = in_namespace(|| reach(*outcome));
+        assert_eq!(run.outcome, *outcome);
+        let action = match outcome.verdict() {
+            Verdict::Pass => Action::Pass,
+            Verdict::Drop => Action::Drop,
+            Verdict::Forward if *outcome == Outcome::Redirected => Action::Redirect,
+            Verdict::Forward => Action::Tx,
+        };
+        assert_eq!(run.action, action, "{outcome:?}");
+    }
+}

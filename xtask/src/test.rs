@@ -1,0 +1,117 @@
+//! All tests, and one line at the end that sums them up.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// What the runners' summaries add up to.
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Sum {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// Runs every test of the workspace, with `full` also those that take long.
+pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
+    // The lab's tests run the programs.
+    run::build(false)?;
+    let mut command = run::cargo();
+    command.args(["test", "--no-fail-fast"]);
+    command.args(filter);
+    if full {
+        command
+            .args(["--", "--include-ignored"])
+            .env("HOMING_FULL", "1");
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    let mut sum = Sum::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read what cargo test prints")?;
+        let line = String::from_utf8_lossy(&line);
+        writeln!(std::io::stdout(), "{line}").ok();
+        sum.add(&line);
+    }
+    let status = child.wait()?;
+    // What does not compile, or dies, has no summary of its own.
+    if !status.success() && sum.failed == 0 {
+        sum.failed = 1;
+        println!("cargo test failed without a failed test: {status}");
+    }
+    if sum.passed + sum.failed == 0 {
+        println!("no test was run");
+        sum.failed = 1;
+    }
+    println!("\n{}", sum.line());
+    Ok(if sum.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Sum {
+    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let counts = result.split_once(". ").map_or(result, |(_, counts)| counts);
+        for part in counts.split("; ") {
+            let Some((count, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let count = count.parse().unwrap_or(0);
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.skipped += count,
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        match skipped {
+            0 => format!("{passed} passed, {failed} failed"),
+            _ => format!("{passed} passed, {failed} failed, {skipped} skipped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_add_up() {
+        let mut sum = Sum::default();
+        sum.add("test result: ok. 15 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.64s");
+        sum.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s");
+        sum.add("test lab ... ok");
+        assert_eq!(
+            sum,
+            Sum {
+                passed: 18,
+                failed: 2,
+                skipped: 1
+            }
+        );
+        assert_eq!(sum.line(), "18 passed, 2 failed, 1 skipped");
+    }
+}
