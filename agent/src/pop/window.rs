@@ -103,10 +103,10 @@ mod tests {
             let mut top = start;
             for (delta, forward) in steps {
                 let number = if forward { top + delta } else { top.saturating_sub(delta) };
-                let expected = if number < start && number + WINDOW >= top || used.contains(&number) && number + WINDOW >= top {
-                    Freshness::Replayed
-                } else if number + WINDOW < top {
+                let expected = if number + WINDOW < top {
                     Freshness::TooOld
+                } else if number < start || used.contains(&number) {
+                    Freshness::Replayed
                 } else {
                     Freshness::Fresh
                 };
