@@ -1,1 +1,48 @@
-//! Gossip: who owns which session.
+//! Gossip: every host announces which sessions it owns, and every host knows
+//! from that where to send packets of sessions that it does not own.
+//!
+//! What it promises:
+//!
+//! - Whatever datagrams are lost, repeated, reordered or delayed, and whichever
+//!   agents restart meanwhile: once the POP is quiet, all hosts name one and the
+//!   same owner for each open session, and none for a closed one.
+//! - A claim is taken back by its origin alone: by `Closed`, by a snapshot that
+//!   no longer holds it, by a later incarnation; or else when its origin is down
+//!   for longer than `void_after`, or has left and its hold is over.
+//! - A session that is live on this host is never routed away.
+//!
+//! How: each origin keeps a log of announcements with sequence numbers and sends
+//! it in batches, by multicast within its domain and by unicast elsewhere (and to
+//! those in its domain that do not hear its multicast). Receivers apply each
+//! origin's log in order, ask for what is missing, and compare a digest of the
+//! origin's live set with every heartbeat. Whoever knows too little to go on, or
+//! whose digest differs, pulls a snapshot and follows the log from there.
+//!
+//! Parts: [`wire`] the messages; `log` the origin's side; `replica` the
+//! receiver's side of one origin; `claims` who says what; [`machine`] the
+//! protocol; [`node`] seal, membership and gossip of one host in one sans-IO
+//! machine; [`task`] that machine driven by tokio.
+//!
+//! What it does not do: the loads that it is made for end where unicast to every
+//! host of other domains does; relays are not part of it.
+
+pub mod apply;
+mod claims;
+mod inbound;
+pub mod latency;
+mod log;
+pub mod machine;
+pub mod node;
+mod replica;
+mod socket;
+mod tally;
+pub mod task;
+pub mod wire;
+
+#[cfg(test)]
+mod simulation;
+
+pub use apply::{Table, TableError};
+pub use claims::Claim;
+pub use latency::Latency;
+pub use tally::Tally;

@@ -1,0 +1,190 @@
+//! Routes into the kernel's table, and what to do when it is full.
+
+use std::collections::BTreeSet;
+
+use homing_common::{host::HostId, session::SessionId};
+
+use crate::pop::counters::counters;
+
+/// Where routes go: the map `OWNERS`, or a stand-in for it in tests.
+pub trait Table: Send + 'static {
+    /// Packets of this session go to this host from now on.
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError>;
+
+    /// Packets of this session are not sent anywhere from now on. There may have
+    /// been no route.
+    fn clear(&mut self, id: SessionId) -> Result<(), TableError>;
+}
+
+/// Why a route could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// There is no room for another session.
+    #[error("the table of owners is full")]
+    Full,
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+counters! {
+    /// What happened to routes.
+    Counters {
+        /// Routes written.
+        routes_set,
+        /// Routes removed.
+        routes_cleared,
+        /// Routes not written because the table was full.
+        table_full,
+        /// Routes not written or removed because the system refused.
+        table_errors,
+    }
+}
+
+/// Routes tried again in one go.
+const RETRIES: usize = 1024;
+
+/// Writes routes, and remembers which could not be written: each belongs to a
+/// claim, or could not be removed with its claim, so they are no more than the
+/// claims that there ever were at once.
+pub struct Applier<T> {
+    table: T,
+    unplaced: BTreeSet<SessionId>,
+    /// Room has appeared since the last try.
+    room: bool,
+    /// What happened so far.
+    pub counters: Counters,
+    /// The last error that was not "full", until it is taken.
+    pub error: Option<TableError>,
+}
+
+impl<T: Table> Applier<T> {
+    /// Writes into a table.
+    pub fn new(table: T) -> Self {
+        Self {
+            table,
+            unplaced: BTreeSet::new(),
+            room: false,
+            counters: Counters::default(),
+            error: None,
+        }
+    }
+
+    /// Puts a route in force, or removes it.
+    pub fn apply(&mut self, id: SessionId, owner: Option<HostId>) {
+        let result = match owner {
+            Some(owner) => self.table.set(id, owner),
+            None => self.table.clear(id),
+        };
+        match result {
+            Ok(()) => {
+                match owner {
+                    Some(_) => self.counters.routes_set += 1,
+                    None => {
+                        self.counters.routes_cleared += 1;
+                        self.room = true;
+                    }
+                }
+                if !self.unplaced.is_empty() {
+                    self.unplaced.remove(&id);
+                }
+            }
+            Err(error) => {
+                match error {
+                    TableError::Full => self.counters.table_full += 1,
+                    error @ TableError::Io(_) => {
+                        self.counters.table_errors += 1;
+                        self.error = Some(error);
+                    }
+                }
+                self.unplaced.insert(id);
+            }
+        }
+    }
+
+    /// Tries again what could not be written, if there may be room by now, or in
+    /// any case if `anyway`. `route` says where each session's packets go now.
+    pub fn retry(&mut self, anyway: bool, route: impl Fn(SessionId) -> Option<HostId>) {
+        if self.unplaced.is_empty() || !(self.room || anyway) {
+            return;
+        }
+        self.room = false;
+        let some: Vec<_> = self.unplaced.iter().copied().take(RETRIES).collect();
+        let full = self.counters.table_full;
+        for id in some {
+            self.apply(id, route(id));
+            if self.counters.table_full > full {
+                // Still full: no use in trying the others.
+                self.room = false;
+                return;
+            }
+        }
+        self.room = !self.unplaced.is_empty();
+    }
+
+    /// How many routes wait for room.
+    pub fn unplaced(&self) -> usize {
+        self.unplaced.len()
+    }
+
+    /// The table.
+    pub fn table(&self) -> &T {
+        &self.table
+    }
+
+    /// The table itself, to hand it on.
+    pub fn into_table(self) -> T {
+        self.table
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A table in memory with a limit.
+    pub struct Memory {
+        pub routes: BTreeMap<SessionId, HostId>,
+        pub limit: usize,
+    }
+
+    impl Table for Memory {
+        fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+            if !self.routes.contains_key(&id) && self.routes.len() >= self.limit {
+                return Err(TableError::Full);
+            }
+            self.routes.insert(id, owner);
+            Ok(())
+        }
+
+        fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+            self.routes.remove(&id);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_did_not_fit_is_written_once_there_is_room() {
+        let mut applier = Applier::new(Memory {
+            routes: BTreeMap::new(),
+            limit: 3,
+        });
+        let host = Some(HostId(2));
+        for n in 0..5 {
+            applier.apply(SessionId(n), host);
+        }
+        assert_eq!((applier.unplaced(), applier.counters.table_full), (2, 2));
+        applier.retry(false, |_| host);
+        assert_eq!(applier.counters.table_full, 2, "no room: not even tried");
+        applier.apply(SessionId(0), None);
+        applier.retry(false, |_| host);
+        assert_eq!(applier.unplaced(), 1);
+        // The other one is closed before there is room for it.
+        applier.retry(true, |_| None);
+        assert_eq!(applier.unplaced(), 0);
+        let ids: Vec<_> = applier.table().routes.keys().map(|id| id.0).collect();
+        assert_eq!(ids, [1, 2, 3]);
+    }
+}

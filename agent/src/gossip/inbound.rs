@@ -1,0 +1,341 @@
+//! What gossip does with the messages of other hosts.
+
+use homing_common::{host::HostId, session::SessionId};
+
+use super::{
+    claims::Full,
+    machine::{Core, Gossip, Note, Peer},
+    replica::{Apply, Phase, Replica},
+    wire::{self, Heartbeat, Message, Pull, Record, Records},
+};
+use crate::pop::{Stream, seal::To};
+
+/// Batches sent again for one request.
+const REPAIR_BATCHES: usize = 32;
+/// Records of a snapshot that are put into the table in one go: some
+/// milliseconds of work.
+const APPLY_RECORDS: usize = 4096;
+/// Batches whose latency waits to be recorded.
+const FRESH_MAX: usize = 4096;
+
+impl Gossip {
+    /// Hears a message that the seal let through.
+    pub fn receive(
+        &mut self,
+        now: u64,
+        origin: HostId,
+        stream: Stream,
+        multicast: bool,
+        body: &[u8],
+    ) {
+        let core = &mut self.core;
+        let Some(peer) = self
+            .peers
+            .get_mut(&origin)
+            .filter(|peer| peer.up && peer.stream == stream)
+        else {
+            // Membership will tell of it, and a heartbeat show what was missed.
+            core.counters.not_member += 1;
+            return;
+        };
+        let Some(message) = wire::decode(body) else {
+            core.counters.malformed += 1;
+            return;
+        };
+        if multicast {
+            peer.multicast_heard_at = Some(now);
+        }
+        match message {
+            Message::Batch {
+                first,
+                opened_us,
+                records,
+                ..
+            } => core.hear_batch(now, origin, peer, first, opened_us, records),
+            Message::Heartbeat(heartbeat) => {
+                core.hear_heartbeat(now, peer, &heartbeat);
+                if !multicast && peer.hears_us != heartbeat.hears {
+                    peer.hears_us = heartbeat.hears;
+                    self.targets = None;
+                }
+            }
+            Message::Repair { stream, from, to } => core.serve_repair(origin, stream, from, to),
+            Message::Pull(pull) => core.serve_pull(now, origin, &pull),
+            Message::Chunk {
+                snapshot,
+                index,
+                total,
+                records,
+            } => {
+                let Phase::Pulling(pulling) = &mut peer.replica.phase else {
+                    core.counters.duplicates += 1;
+                    return;
+                };
+                let started_at = pulling.started_at;
+                let done = pulling.take(now, snapshot, index, total, records);
+                if let Some((at, records)) = done {
+                    peer.replica.incomplete = false;
+                    peer.replica.phase = Phase::Applying(Apply {
+                        at,
+                        records,
+                        done: 0,
+                        tally: Default::default(),
+                        confirmed: 0,
+                        started_at,
+                    });
+                }
+            }
+        }
+        let next = match peer.replica.phase {
+            Phase::Waiting { from } => from,
+            // What follows for this peer is done at once; only the start of a
+            // pull needs to know of the others.
+            _ => core.tend(now, origin, peer, &mut 0),
+        };
+        self.tend_at = self.tend_at.min(next);
+    }
+}
+
+impl Core {
+    fn hear_batch(
+        &mut self,
+        now: u64,
+        origin: HostId,
+        peer: &mut Peer,
+        first: u64,
+        opened_us: u64,
+        records: Records<'_>,
+    ) {
+        let replica = &mut peer.replica;
+        let end = first + records.len() as u64;
+        match replica.phase {
+            Phase::Waiting { .. } => {}
+            Phase::Pulling(_) | Phase::Applying(_) => {
+                self.keep(replica, first, opened_us, records);
+            }
+            Phase::Following if end <= replica.next => self.counters.duplicates += 1,
+            Phase::Following if first > replica.next => {
+                self.counters.out_of_order += 1;
+                self.keep(replica, first, opened_us, records);
+                replica.expect(now, end);
+            }
+            Phase::Following => {
+                self.apply_batch(origin, replica, first, opened_us, records);
+                self.apply_pending(now, origin, replica);
+            }
+        }
+    }
+
+    fn keep(&mut self, replica: &mut Replica, first: u64, opened_us: u64, records: Records<'_>) {
+        if !replica
+            .pending
+            .keep(replica.next, first, opened_us, records)
+        {
+            self.counters.pending_dropped += 1;
+        }
+    }
+
+    /// Applies batches that were waiting for what has just been applied.
+    fn apply_pending(&mut self, now: u64, origin: HostId, replica: &mut Replica) {
+        while let Some((first, opened_us, bytes)) = replica.pending.take(replica.next) {
+            let records = Records::from_bytes(&bytes);
+            self.apply_batch(origin, replica, first, opened_us, records);
+        }
+        replica.settle_gap(now);
+        if let Some(end) = replica.pending.end() {
+            replica.expect(now, end);
+        }
+    }
+
+    /// Applies the records of a batch that were not applied yet; the batch begins
+    /// at the next of them or before.
+    fn apply_batch(
+        &mut self,
+        origin: HostId,
+        replica: &mut Replica,
+        first: u64,
+        opened_us: u64,
+        records: Records<'_>,
+    ) {
+        let known = replica.next.saturating_sub(first) as usize;
+        if known >= records.len() {
+            return;
+        }
+        for record in records.iter().skip(known) {
+            self.apply(origin, replica, record);
+        }
+        self.counters.records_applied += (records.len() - known) as u64;
+        replica.next = first + records.len() as u64;
+        if self.fresh.len() < FRESH_MAX {
+            self.fresh.push(opened_us);
+        }
+    }
+
+    fn apply(&mut self, origin: HostId, replica: &mut Replica, record: Record) {
+        let Record {
+            id,
+            generation,
+            closed,
+        } = record;
+        if closed {
+            if let Some(removed) = self.claims.remove(id, origin) {
+                replica.tally.remove(id, removed.generation);
+                if removed.owner_changed {
+                    self.dirty.push_back(id);
+                }
+            }
+            return;
+        }
+        match self.claims.insert(id, origin, generation, replica.epoch) {
+            Ok(inserted) => {
+                if let Some((previous, _)) = inserted.previous {
+                    replica.tally.remove(id, previous);
+                }
+                replica.tally.add(id, generation);
+                self.claimed(id, origin, inserted.owner_changed);
+            }
+            Err(Full) => {
+                self.counters.claims_full += 1;
+                replica.incomplete = true;
+            }
+        }
+    }
+
+    /// A claim was put into the table.
+    fn claimed(&mut self, id: SessionId, host: HostId, owner_changed: bool) {
+        if owner_changed {
+            self.dirty.push_back(id);
+        }
+        if self.log.is_live(id) {
+            self.counters.conflicts += 1;
+            self.note(Note::Conflict { id, host });
+        }
+    }
+
+    fn hear_heartbeat(&mut self, now: u64, peer: &mut Peer, heartbeat: &Heartbeat) {
+        let replica = &mut peer.replica;
+        if !matches!(replica.phase, Phase::Following) {
+            return;
+        }
+        if heartbeat.oldest > replica.next {
+            // What is missing left the origin's log.
+            replica.wait(now);
+        } else if heartbeat.next > replica.next {
+            replica.expect(now, heartbeat.next);
+        } else if heartbeat.next == replica.next {
+            if replica.incomplete {
+                if self.claims.has_room() {
+                    replica.wait(now);
+                }
+            } else if (heartbeat.count, heartbeat.digest)
+                != (replica.tally.count, replica.tally.digest)
+            {
+                self.counters.digest_mismatches += 1;
+                replica.wait(now);
+            }
+        }
+    }
+
+    fn serve_repair(&mut self, asker: HostId, stream: Stream, from: u64, to: u64) {
+        if stream != self.settings.stream {
+            // Meant for an earlier life, whose end the asker is about to hear of.
+            return;
+        }
+        let to_asker = [To::Host(asker)];
+        match self.log.repair(from, to, REPAIR_BATCHES) {
+            Some(batches) => {
+                self.counters.repairs_sent += batches.len() as u64;
+                for batch in batches {
+                    self.send(&to_asker, batch);
+                }
+            }
+            None => {
+                let body = self.log.heartbeat(false).encode();
+                self.send(&to_asker, body);
+            }
+        }
+    }
+
+    fn serve_pull(&mut self, now: u64, asker: HostId, pull: &Pull) {
+        if pull.stream != self.settings.stream {
+            return;
+        }
+        let Some(at) = self.log.snapshot(now, pull.snapshot, pull.have) else {
+            return;
+        };
+        // A snapshot that the asker does not know yet is given from its start.
+        let (from, wanted) = if at == pull.snapshot {
+            (pull.from, pull.wanted)
+        } else {
+            (0, u32::MAX)
+        };
+        for n in (0..u32::BITS).filter(|n| wanted & 1 << n != 0) {
+            let Some(chunk) = from.checked_add(n).and_then(|index| self.log.chunk(index)) else {
+                break;
+            };
+            self.counters.chunks_sent += 1;
+            self.send(&[To::Host(asker)], chunk);
+        }
+    }
+
+    /// Puts the next part of a complete snapshot into the table; after the last,
+    /// removes what it did not confirm and goes on with the log.
+    pub fn apply_slice(&mut self, now: u64, host: HostId, peer: &mut Peer) {
+        let replica = &mut peer.replica;
+        let Phase::Applying(apply) = &mut replica.phase else {
+            return;
+        };
+        let end = apply.records.len().min(apply.done + APPLY_RECORDS);
+        for record in &apply.records[apply.done..end] {
+            let (id, generation) = (record.id, record.generation);
+            match self.claims.insert(id, host, generation, !replica.epoch) {
+                Ok(inserted) => {
+                    match inserted.previous {
+                        Some((_, epoch)) if epoch == replica.epoch => apply.confirmed += 1,
+                        Some((twice, _)) => apply.tally.remove(id, twice),
+                        None => {}
+                    }
+                    apply.tally.add(id, generation);
+                    if inserted.owner_changed {
+                        self.dirty.push_back(id);
+                    }
+                    if self.log.is_live(id) && inserted.previous.is_none() {
+                        self.counters.conflicts += 1;
+                    }
+                }
+                Err(Full) => {
+                    self.counters.claims_full += 1;
+                    replica.incomplete = true;
+                }
+            }
+        }
+        apply.done = end;
+        if end < apply.records.len() {
+            return;
+        }
+        let unconfirmed = replica.tally.count - apply.confirmed;
+        if unconfirmed > 0 {
+            self.counters.swept += unconfirmed;
+            self.claims.sweep(host, Some(replica.epoch), |id| {
+                self.dirty.push_back(id);
+            });
+        }
+        replica.epoch = !replica.epoch;
+        replica.tally = apply.tally;
+        replica.next = apply.at;
+        let note = Note::Synced {
+            host,
+            sessions: apply.tally.count,
+            took_us: now - apply.started_at,
+        };
+        replica.phase = Phase::Following;
+        self.counters.syncs_done += 1;
+        self.note(note);
+        if replica.stream == peer.stream {
+            self.apply_pending(now, host, replica);
+        } else {
+            // Another life began meanwhile.
+            replica.wait(now);
+        }
+    }
+}

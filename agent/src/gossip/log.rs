@@ -1,0 +1,372 @@
+//! The origin's side: this host's own sessions, the log of their announcements,
+//! and snapshots of the live set.
+
+use homing_common::session::SessionId;
+
+use super::{
+    claims::IdMap,
+    tally::Tally,
+    wire::{self, BATCH_RECORDS_MAX, CHUNK_RECORDS_MAX, GENERATION_MAX, Heartbeat, Record},
+};
+
+/// Records that are kept for repair: older ones need a full sync.
+pub const LOG_RECORDS: u64 = 1 << 16;
+
+/// A snapshot that was asked for within this time is not replaced by a newer one
+/// while it can still be continued from the log.
+const SNAPSHOT_IN_USE: u64 = 200 * crate::pop::MS;
+/// Snapshots are made at most this often.
+const SNAPSHOT_INTERVAL: u64 = 100 * crate::pop::MS;
+/// A snapshot that nobody asked for in this time is dropped.
+const SNAPSHOT_LIFE: u64 = 5 * crate::pop::SECOND;
+
+/// A record in the ring: 16 bytes.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    id: u64,
+    /// Bits 0 to 15: the record's kind and generation; above: when the event
+    /// happened, in microseconds after the log's own epoch.
+    rest: u64,
+}
+
+/// This host's sessions and the log of what became of them.
+pub(super) struct Log {
+    ring: Box<[Slot]>,
+    /// The sequence number of the next record; the first is 1.
+    next: u64,
+    /// The first record that was not sent yet.
+    unsent: u64,
+    /// The log's own epoch: `CLOCK_REALTIME`, microseconds.
+    epoch_us: u64,
+    live: IdMap<u16>,
+    tally: Tally,
+    snapshot: Option<Snapshot>,
+    snapshot_made_at: Option<u64>,
+}
+
+struct Snapshot {
+    /// It holds the effect of every record below this number.
+    at: u64,
+    records: Vec<Record>,
+    asked_at: u64,
+}
+
+impl Log {
+    /// A log that begins with these sessions, at a time of `CLOCK_REALTIME`.
+    pub fn new(wall_us: u64, sessions: impl Iterator<Item = (SessionId, u16)>) -> Self {
+        let mut log = Self {
+            ring: vec![Slot::default(); LOG_RECORDS as usize].into_boxed_slice(),
+            next: 1,
+            unsent: 1,
+            epoch_us: wall_us,
+            live: IdMap::default(),
+            tally: Tally::default(),
+            snapshot: None,
+            snapshot_made_at: None,
+        };
+        for (id, generation) in sessions {
+            log.add(id, generation.min(GENERATION_MAX));
+        }
+        log
+    }
+
+    /// Whether a session is live on this host.
+    pub fn is_live(&self, id: SessionId) -> bool {
+        self.live.contains_key(&id)
+    }
+
+    /// A live session's generation.
+    pub fn generation(&self, id: SessionId) -> Option<u16> {
+        self.live.get(&id).copied()
+    }
+
+    /// What the live set amounts to.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The sequence number that the next record will get.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Records that were not sent yet.
+    pub fn unsent(&self) -> u64 {
+        self.next - self.unsent
+    }
+
+    /// A session was opened here at a time of `CLOCK_REALTIME`.
+    pub fn open(&mut self, id: SessionId, generation: u16, at_us: u64) {
+        let generation = generation.min(GENERATION_MAX);
+        self.add(id, generation);
+        self.append(
+            Record {
+                id,
+                generation,
+                closed: false,
+            },
+            at_us,
+        );
+    }
+
+    /// A session of this host was closed. Says whether it was live.
+    pub fn close(&mut self, id: SessionId, at_us: u64) -> bool {
+        let Some(generation) = self.live.remove(&id) else {
+            return false;
+        };
+        self.tally.remove(id, generation);
+        self.append(
+            Record {
+                id,
+                generation,
+                closed: true,
+            },
+            at_us,
+        );
+        true
+    }
+
+    /// The next batch that was not sent yet.
+    pub fn take_batch(&mut self) -> Option<Vec<u8>> {
+        self.unsent = self.unsent.max(self.oldest());
+        if self.unsent == self.next {
+            return None;
+        }
+        let from = self.unsent;
+        self.unsent = self.next.min(from + BATCH_RECORDS_MAX as u64);
+        Some(self.batch(from, self.unsent, false))
+    }
+
+    /// Nobody is there to hear what was not sent.
+    pub fn skip_unsent(&mut self) {
+        self.unsent = self.next;
+    }
+
+    /// Batches of records `from..to` again, at most so many; none if the first is
+    /// no longer kept.
+    pub fn repair(&self, from: u64, to: u64, limit: usize) -> Option<Vec<Vec<u8>>> {
+        // What was not sent yet is about to be.
+        let to = to.min(self.unsent);
+        if from < self.oldest() {
+            return None;
+        }
+        let starts = (from..to).step_by(BATCH_RECORDS_MAX).take(limit);
+        Some(
+            starts
+                .map(|first| self.batch(first, to.min(first + BATCH_RECORDS_MAX as u64), true))
+                .collect(),
+        )
+    }
+
+    /// Where the log stands.
+    pub fn heartbeat(&self, hears: bool) -> Heartbeat {
+        Heartbeat {
+            hears,
+            next: self.next,
+            oldest: self.oldest(),
+            count: self.tally.count,
+            digest: self.tally.digest,
+        }
+    }
+
+    /// The snapshot that a request is about, made if need be: `wanted` names one
+    /// or is zero; a new one must hold the effect of every record below `have`.
+    /// None while another is in use or has only just been made: the asker asks
+    /// again.
+    pub fn snapshot(&mut self, now: u64, wanted: u64, have: u64) -> Option<u64> {
+        let oldest_useful = self.next.saturating_sub(LOG_RECORDS / 2);
+        if let Some(kept) = &mut self.snapshot {
+            let is_wanted = kept.at == wanted && wanted != 0;
+            let is_recent = kept.at >= oldest_useful && kept.at >= have;
+            if is_wanted && kept.at >= self.next.saturating_sub(LOG_RECORDS) || is_recent {
+                kept.asked_at = now;
+                return Some(kept.at);
+            }
+            let in_use = now < kept.asked_at + SNAPSHOT_IN_USE && kept.at >= oldest_useful;
+            if in_use {
+                return None;
+            }
+        }
+        if self
+            .snapshot_made_at
+            .is_some_and(|made| now < made + SNAPSHOT_INTERVAL)
+        {
+            return None;
+        }
+        let claim = |(&id, &generation): (&SessionId, &u16)| Record {
+            id,
+            generation,
+            closed: false,
+        };
+        self.snapshot = Some(Snapshot {
+            at: self.next,
+            records: self.live.iter().map(claim).collect(),
+            asked_at: now,
+        });
+        self.snapshot_made_at = Some(now);
+        Some(self.next)
+    }
+
+    /// A chunk of the kept snapshot, if there is such a chunk.
+    pub fn chunk(&self, index: u32) -> Option<Vec<u8>> {
+        let snapshot = self.snapshot.as_ref()?;
+        let total = snapshot.records.len().div_ceil(CHUNK_RECORDS_MAX).max(1) as u32;
+        if index >= total {
+            return None;
+        }
+        let start = index as usize * CHUNK_RECORDS_MAX;
+        let end = snapshot.records.len().min(start + CHUNK_RECORDS_MAX);
+        let records = snapshot.records[start..end].iter().copied();
+        Some(wire::encode_chunk(snapshot.at, index, total, records))
+    }
+
+    /// Drops a snapshot that nobody asks for any more.
+    pub fn forget_snapshot(&mut self, now: u64) {
+        self.snapshot
+            .take_if(|snapshot| now >= snapshot.asked_at + SNAPSHOT_LIFE);
+    }
+
+    fn add(&mut self, id: SessionId, generation: u16) {
+        if let Some(previous) = self.live.insert(id, generation) {
+            self.tally.remove(id, previous);
+        }
+        self.tally.add(id, generation);
+    }
+
+    fn append(&mut self, record: Record, at_us: u64) {
+        let offset = at_us.saturating_sub(self.epoch_us) & (u64::MAX >> 16);
+        self.ring[(self.next % LOG_RECORDS) as usize] = Slot {
+            id: record.id.0,
+            rest: offset << 16 | u64::from(record.meta()),
+        };
+        self.next += 1;
+    }
+
+    fn oldest(&self) -> u64 {
+        self.next.saturating_sub(LOG_RECORDS).max(1)
+    }
+
+    fn batch(&self, from: u64, to: u64, repair: bool) -> Vec<u8> {
+        let slot = |sequence: u64| self.ring[(sequence % LOG_RECORDS) as usize];
+        let oldest = (from..to).map(|n| slot(n).rest >> 16).min().unwrap_or(0);
+        let records = (0..(to - from) as usize).map(|n| {
+            let slot = slot(from + n as u64);
+            Record::from_parts(slot.id, slot.rest as u16)
+        });
+        wire::encode_batch(from, self.epoch_us + oldest, repair, records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::wire::Message, *};
+
+    fn records(body: &[u8]) -> (u64, u64, Vec<Record>) {
+        match wire::decode(body) {
+            Some(Message::Batch {
+                first,
+                opened_us,
+                records,
+                ..
+            }) => (first, opened_us, records.iter().collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn batches_hold_every_record_once_in_order_and_the_oldest_time() {
+        let mut log = Log::new(1_000_000, std::iter::empty());
+        for n in 0..300 {
+            log.open(SessionId(n), 0, 1_000_000 + 500 - n);
+        }
+        let (mut expected, mut sizes) = (1, Vec::new());
+        while let Some(body) = log.take_batch() {
+            let (first, opened_us, records) = records(&body);
+            assert_eq!(first, expected);
+            expected += records.len() as u64;
+            assert_eq!(opened_us, 1_000_500 - (expected - 2));
+            sizes.push(records.len());
+        }
+        assert_eq!(expected, 301);
+        assert_eq!(
+            sizes,
+            [
+                BATCH_RECORDS_MAX,
+                BATCH_RECORDS_MAX,
+                300 - 2 * BATCH_RECORDS_MAX
+            ]
+        );
+    }
+
+    #[test]
+    fn what_left_the_ring_cannot_be_repaired() {
+        let mut log = Log::new(0, std::iter::empty());
+        for n in 0..LOG_RECORDS + 10 {
+            log.open(SessionId(n), 0, 0);
+        }
+        log.skip_unsent();
+        assert_eq!(log.heartbeat(false).oldest, 11);
+        assert!(log.repair(10, 20, 1).is_none());
+        let batches = log.repair(11, 20, 1).unwrap();
+        let (first, _, records) = records(&batches[0]);
+        assert_eq!(
+            (first, records[0].id, records.len()),
+            (11, SessionId(10), 9)
+        );
+    }
+
+    #[test]
+    fn unsent_records_that_left_the_ring_are_skipped() {
+        let mut log = Log::new(0, std::iter::empty());
+        for n in 0..LOG_RECORDS + 10 {
+            log.open(SessionId(n), 0, 0);
+        }
+        assert_eq!(records(&log.take_batch().unwrap()).0, 11);
+    }
+
+    #[test]
+    fn snapshot_holds_the_live_set_and_stays_while_in_use() {
+        let ms = crate::pop::MS;
+        let mut log = Log::new(0, (0..500).map(|n| (SessionId(n), 3)));
+        log.close(SessionId(7), 0);
+        let at = log.snapshot(0, 0, 0).unwrap();
+        assert_eq!(at, 2);
+        let mut ids = Vec::new();
+        for index in 0.. {
+            let Some(body) = log.chunk(index) else { break };
+            match wire::decode(&body) {
+                Some(Message::Chunk { records, total, .. }) => {
+                    assert_eq!(total, 4);
+                    ids.extend(records.iter().map(|r| r.id.0));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        ids.sort_unstable();
+        assert_eq!(ids, (0..500).filter(|&n| n != 7).collect::<Vec<_>>());
+        // Someone who needs a newer one waits while this one is in use.
+        log.open(SessionId(900), 0, 0);
+        assert_eq!(log.snapshot(150 * ms, 2, 0), Some(2));
+        assert_eq!(log.snapshot(160 * ms, 0, 3), None);
+        assert_eq!(log.snapshot(400 * ms, 0, 3), Some(3));
+        log.forget_snapshot(400 * ms + SNAPSHOT_LIFE);
+        assert!(log.chunk(0).is_none());
+    }
+
+    #[test]
+    fn tally_follows_the_live_set_in_any_order() {
+        let mut a = Log::new(0, [(SessionId(1), 0), (SessionId(2), 4)].into_iter());
+        let mut b = Log::new(0, std::iter::empty());
+        b.open(SessionId(2), 0, 0);
+        b.open(SessionId(3), 0, 0);
+        b.open(SessionId(2), 4, 0);
+        assert_ne!(a.tally(), b.tally());
+        assert!(b.close(SessionId(3), 0));
+        assert!(!b.close(SessionId(3), 0));
+        b.open(SessionId(1), 0, 0);
+        assert_eq!(a.tally(), b.tally());
+        a.close(SessionId(1), 0);
+        a.close(SessionId(2), 0);
+        assert_eq!(a.tally(), Tally::default());
+    }
+}

@@ -1,0 +1,750 @@
+//! The gossip protocol of one host, sans-IO: what this host opens and closes,
+//! what it hears from others and the time go in; messages to send and sessions
+//! whose route changed come out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use homing_common::{host::HostId, session::SessionId};
+
+use super::{
+    claims::{Claim, Claims},
+    latency::Latency,
+    log::Log,
+    replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
+    tally::Tally,
+    wire,
+};
+use crate::pop::{Domain, MS, Member, SECOND, Stream, counters::counters, seal::To};
+
+/// After a batch the next one waits this long, for more to come together.
+const FLUSH_INTERVAL: u64 = 200;
+/// Each host that batches are sent to adds this much to that, so that the rate
+/// of datagrams stays bounded however many there are.
+const FLUSH_INTERVAL_PER_TARGET: u64 = 10;
+/// The most batches that go out at once: some 500 announcements.
+const FLUSH_BATCHES: usize = 4;
+/// After the last batch a heartbeat follows this soon, then again after twice the
+/// time, and so on: it shows receivers what they missed of the end.
+const QUICK_HEARTBEAT: u64 = 20 * MS;
+/// Every member gets a heartbeat this often.
+const HEARTBEAT: u64 = SECOND;
+/// A host whose multicast was not heard for this long is told so.
+const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
+/// Snapshots that are pulled at once.
+const SYNCS_MAX: usize = 8;
+/// Until a host that found no room to pull looks again.
+const SYNC_RETRY: u64 = 10 * MS;
+/// Notes that wait to be taken; more are counted and dropped.
+const NOTES_MAX: usize = 256;
+
+counters! {
+    /// What happened to gossip.
+    Counters {
+        /// Sessions announced as opened here.
+        opened_here,
+        /// Sessions announced as closed here.
+        closed_here,
+        /// Closed here, but never announced as open.
+        unknown_closed_here,
+        /// Batches of new announcements made.
+        batches_sent,
+        /// Announcements of other hosts applied.
+        records_applied,
+        /// Batches heard that held nothing new.
+        duplicates,
+        /// Batches heard before an earlier one, and kept.
+        out_of_order,
+        /// Batches heard too far ahead, or with too many waiting: dropped, to be repaired.
+        pending_dropped,
+        /// Messages dropped because their origin is no member in that life.
+        not_member,
+        /// Messages dropped because they make no sense.
+        malformed,
+        /// Repairs of missing announcements asked for.
+        repairs_asked,
+        /// Batches sent again because another host asked.
+        repairs_sent,
+        /// Heartbeats sent.
+        heartbeats_sent,
+        /// Heartbeats whose digest differed from what was applied.
+        digest_mismatches,
+        /// Full syncs begun.
+        syncs_begun,
+        /// Full syncs completed.
+        syncs_done,
+        /// Full syncs given up, to be begun again later.
+        syncs_failed,
+        /// Snapshot chunks sent.
+        chunks_sent,
+        /// Claims removed because a full sync did not confirm them.
+        swept,
+        /// Hosts whose claims were voided.
+        voided_hosts,
+        /// Claims voided with them.
+        voided_claims,
+        /// Claims of other hosts to sessions that are live here.
+        conflicts,
+        /// Claims not kept because the table of claims was full.
+        claims_full,
+        /// Batches to hosts of this domain by unicast, because they do not hear its multicast.
+        multicast_unheard,
+        /// Batches whose time of opening lay in the future: clocks differ.
+        clock_differs,
+        /// Notes not written because there were too many.
+        notes_dropped,
+    }
+}
+
+/// How one host gossips.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This host.
+    pub host: HostId,
+    /// Its domain.
+    pub domain: Domain,
+    /// The present life of its agent.
+    pub stream: Stream,
+    /// Whether its domain has a multicast group.
+    pub multicast: bool,
+    /// How long the claims of a host that is down are kept.
+    pub void_after: Duration,
+    /// Sessions of other hosts that are remembered at most.
+    pub claims_max: usize,
+}
+
+/// A message to be sealed and sent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// To whom.
+    pub to: To,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Something an operator may want to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Another host claims a session that is live here.
+    Conflict {
+        /// The session.
+        id: SessionId,
+        /// The other host.
+        host: HostId,
+    },
+    /// A host's claims were voided.
+    Voided {
+        /// The host.
+        host: HostId,
+        /// How many claims.
+        claims: u64,
+    },
+    /// A host's live set was pulled in full.
+    Synced {
+        /// The host.
+        host: HostId,
+        /// Its sessions.
+        sessions: u64,
+        /// How long it took, in microseconds.
+        took_us: u64,
+    },
+    /// A host's live set could not be pulled; it will be tried again.
+    SyncFailed {
+        /// The host.
+        host: HostId,
+    },
+}
+
+/// How far another host's log is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A full sync is needed and has not begun.
+    Waiting,
+    /// A snapshot is being pulled or put into the table.
+    Syncing,
+    /// Everything known of was applied.
+    Following,
+    /// Announcements are missing and are being asked for.
+    Gap,
+}
+
+/// Another host as gossip sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The host.
+    pub host: HostId,
+    /// The life whose log is followed.
+    pub stream: Stream,
+    /// How far.
+    pub progress: Progress,
+    /// The last announcement applied.
+    pub applied: u64,
+    /// Its claims.
+    pub tally: Tally,
+    /// Its claims do not all fit into the table.
+    pub incomplete: bool,
+    /// It hears this host's multicast.
+    pub hears_us: bool,
+    /// When its claims will be voided, if it does not come back.
+    pub void_at: Option<u64>,
+}
+
+/// Who owns a session, as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This host, in this generation of the session.
+    Here(u16),
+    /// Another host.
+    Other(Claim),
+}
+
+/// Gossip as one host does it.
+pub struct Gossip {
+    pub(super) core: Core,
+    pub(super) peers: BTreeMap<HostId, Peer>,
+    /// Whom batches go to; none while it must be made anew.
+    pub(super) targets: Option<Vec<To>>,
+    flush_at: Option<u64>,
+    flushed_at: Option<u64>,
+    /// The next heartbeat after a batch, and the time from that to the next.
+    quick: Option<(u64, u64)>,
+    multicast_heartbeat_at: u64,
+    /// When a peer needs tending next, at the earliest.
+    pub(super) tend_at: u64,
+}
+
+/// All but the peers, so that a peer and this can be changed together.
+pub(super) struct Core {
+    pub settings: Settings,
+    pub log: Log,
+    pub claims: Claims,
+    /// Sessions whose route may have changed.
+    pub dirty: VecDeque<SessionId>,
+    pub out: VecDeque<Outgoing>,
+    pub notes: VecDeque<Note>,
+    /// When the batches that were just applied were opened.
+    pub fresh: Vec<u64>,
+    pub latency: Latency,
+    pub counters: Counters,
+}
+
+pub(super) struct Peer {
+    pub domain: Option<Domain>,
+    /// Its present life, by membership.
+    pub stream: Stream,
+    pub up: bool,
+    pub void_at: Option<u64>,
+    pub hears_us: bool,
+    pub multicast_heard_at: Option<u64>,
+    heartbeat_at: u64,
+    pub replica: Replica,
+}
+
+impl Gossip {
+    /// Gossip that begins with the sessions of this host, and with what its
+    /// kernel was last told of other hosts' sessions (from the agent's life
+    /// before): these count as claims until their host is heard, or voided.
+    pub fn new(
+        now: u64,
+        wall_us: u64,
+        settings: Settings,
+        sessions: impl Iterator<Item = (SessionId, u16)>,
+        adopted: impl Iterator<Item = (SessionId, HostId)>,
+    ) -> Self {
+        let mut gossip = Self {
+            core: Core {
+                log: Log::new(wall_us, sessions),
+                claims: Claims::new(settings.claims_max),
+                dirty: VecDeque::new(),
+                out: VecDeque::new(),
+                notes: VecDeque::new(),
+                fresh: Vec::new(),
+                latency: Latency::default(),
+                counters: Counters::default(),
+                settings,
+            },
+            peers: BTreeMap::new(),
+            targets: None,
+            flush_at: None,
+            flushed_at: None,
+            quick: None,
+            multicast_heartbeat_at: now,
+            tend_at: now,
+        };
+        for (id, host) in adopted {
+            gossip.adopt(now, id, host);
+        }
+        gossip
+    }
+
+    fn adopt(&mut self, now: u64, id: SessionId, host: HostId) {
+        let void_after = self.core.settings.void_after.as_micros() as u64;
+        let is_foreign = host != self.core.settings.host && HostId::try_from(host.0).is_ok();
+        if is_foreign && !self.core.log.is_live(id) {
+            let peer = self.peers.entry(host).or_insert_with(|| Peer {
+                void_at: Some(now + void_after),
+                ..Peer::new(now)
+            });
+            let inserted = self.core.claims.insert(id, host, 0, peer.replica.epoch);
+            if inserted.is_ok_and(|inserted| inserted.previous.is_none()) {
+                peer.replica.tally.add(id, 0);
+                return;
+            }
+        }
+        // What cannot be a claim must go from the kernel's table too.
+        self.core.dirty.push_back(id);
+    }
+
+    /// Begins another life of this host. The log goes on.
+    pub fn restart(&mut self, stream: Stream) {
+        self.core.settings.stream = stream;
+    }
+
+    /// A member is up, perhaps in a later life than before.
+    pub fn member_up(&mut self, now: u64, member: &Member) {
+        let peer = self
+            .peers
+            .entry(member.host)
+            .or_insert_with(|| Peer::new(now));
+        let known = peer.replica.stream.incarnation;
+        if known != 0 && known != member.stream.incarnation {
+            // Its kernel began anew: the sessions of before are gone.
+            self.core.void(now, member.host, peer);
+        }
+        if peer.stream != member.stream {
+            peer.stream = member.stream;
+            peer.hears_us = false;
+            peer.multicast_heard_at = None;
+            if !matches!(peer.replica.phase, Phase::Applying(_)) {
+                peer.replica.wait(now);
+            }
+        }
+        peer.domain = Some(member.domain);
+        peer.up = true;
+        peer.void_at = None;
+        // Says hello at once: that opens windows at the seal.
+        peer.heartbeat_at = now;
+        self.tend_at = now;
+        self.targets = None;
+    }
+
+    /// A member's agent stopped answering: its claims stand for a while.
+    pub fn member_down(&mut self, now: u64, host: HostId) {
+        let keep = self.core.settings.void_after;
+        self.member_gone(now, host, keep);
+    }
+
+    /// A member left, and wants its claims kept for so long.
+    pub fn member_left(&mut self, now: u64, host: HostId, hold: Duration) {
+        let keep = hold.min(self.core.settings.void_after);
+        self.member_gone(now, host, keep);
+    }
+
+    fn member_gone(&mut self, now: u64, host: HostId, keep: Duration) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            peer.up = false;
+            peer.void_at = Some(now.saturating_add(keep.as_micros() as u64));
+            if matches!(peer.replica.phase, Phase::Pulling(_)) {
+                peer.replica.wait(now);
+            }
+            self.tend_at = now;
+            self.targets = None;
+        }
+    }
+
+    /// A session was opened on this host, at a time of `CLOCK_REALTIME`.
+    pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
+        self.core.log.open(id, generation, at_us);
+        self.core.counters.opened_here += 1;
+        if self.core.claims.owner(id).is_some() {
+            self.core.dirty.push_back(id);
+        }
+        self.plan_flush(now);
+    }
+
+    /// A session of this host was closed, at a time of `CLOCK_REALTIME`.
+    pub fn close(&mut self, now: u64, id: SessionId, at_us: u64) {
+        if !self.core.log.close(id, at_us) {
+            self.core.counters.unknown_closed_here += 1;
+            return;
+        }
+        self.core.counters.closed_here += 1;
+        if self.core.claims.owner(id).is_some() {
+            self.core.dirty.push_back(id);
+        }
+        self.plan_flush(now);
+    }
+
+    fn plan_flush(&mut self, now: u64) {
+        if self.flush_at.is_none() {
+            let free_at = self.flushed_at.map_or(0, |at| at + self.flush_interval());
+            self.flush_at = Some(now.max(free_at));
+        }
+    }
+
+    fn flush_interval(&mut self) -> u64 {
+        let targets = self.targets().len() as u64;
+        FLUSH_INTERVAL.max(FLUSH_INTERVAL_PER_TARGET * targets)
+    }
+
+    /// When [`Gossip::on_time`] must be called next.
+    pub fn next_time(&self) -> u64 {
+        let flush_at = self.flush_at.unwrap_or(u64::MAX);
+        let quick_at = self.quick.map_or(u64::MAX, |(at, _)| at);
+        let multicast_at = if self.core.settings.multicast {
+            self.multicast_heartbeat_at
+        } else {
+            u64::MAX
+        };
+        flush_at.min(quick_at).min(multicast_at).min(self.tend_at)
+    }
+
+    /// Does what is due.
+    pub fn on_time(&mut self, now: u64) {
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush(now);
+        }
+        if let Some((at, step)) = self.quick
+            && at <= now
+        {
+            self.quick = (2 * step < HEARTBEAT).then_some((now + 2 * step, 2 * step));
+            let targets = self.targets().to_vec();
+            self.core.heartbeat(&targets, false);
+        }
+        if self.core.settings.multicast && self.multicast_heartbeat_at <= now {
+            self.multicast_heartbeat_at = now + HEARTBEAT;
+            if self.targets().first() == Some(&To::Domain) {
+                self.core.heartbeat(&[To::Domain], false);
+            }
+            self.core.log.forget_snapshot(now);
+        }
+        if self.tend_at <= now {
+            let mut syncing = self
+                .peers
+                .values()
+                .filter(|p| p.replica.is_syncing())
+                .count();
+            self.tend_at = now + HEARTBEAT;
+            for (&host, peer) in &mut self.peers {
+                let next = self.core.tend(now, host, peer, &mut syncing);
+                self.tend_at = self.tend_at.min(next);
+            }
+        }
+    }
+
+    /// Sends what was not sent yet, up to a limit.
+    fn flush(&mut self, now: u64) {
+        self.flush_at = None;
+        self.flushed_at = Some(now);
+        let targets = self.targets().to_vec();
+        if targets.is_empty() {
+            // Whoever joins later pulls a snapshot.
+            self.core.log.skip_unsent();
+            return;
+        }
+        let extra = targets.len().saturating_sub(1) as u64;
+        for _ in 0..FLUSH_BATCHES {
+            let Some(batch) = self.core.log.take_batch() else {
+                break;
+            };
+            self.core.counters.batches_sent += 1;
+            if targets[0] == To::Domain {
+                self.core.counters.multicast_unheard += extra - self.foreign_targets(&targets);
+            }
+            self.core.send(&targets, batch);
+        }
+        if self.core.log.unsent() > 0 {
+            self.flush_at = Some(now + self.flush_interval());
+        }
+        self.quick = Some((now + QUICK_HEARTBEAT, QUICK_HEARTBEAT));
+    }
+
+    fn foreign_targets(&self, targets: &[To]) -> u64 {
+        let domain = Some(self.core.settings.domain);
+        let is_foreign = |to: &&To| match to {
+            To::Host(host) => self.peers.get(host).is_some_and(|p| p.domain != domain),
+            To::Domain => false,
+        };
+        targets.iter().filter(is_foreign).count() as u64
+    }
+
+    /// Whom batches go to: the multicast group first, if anyone is in it, then
+    /// everyone who does not hear it.
+    fn targets(&mut self) -> &[To] {
+        let settings = &self.core.settings;
+        self.targets.get_or_insert_with(|| {
+            let mut targets = Vec::new();
+            for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
+                let is_near = settings.multicast && peer.domain == Some(settings.domain);
+                if is_near && targets.first() != Some(&To::Domain) {
+                    targets.insert(0, To::Domain);
+                }
+                if !(is_near && peer.hears_us) {
+                    targets.push(To::Host(host));
+                }
+            }
+            targets
+        })
+    }
+
+    /// The next message to send.
+    pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
+        self.core.out.pop_front()
+    }
+
+    /// The next session whose route may have changed, and the host to send its
+    /// packets to: none for a session of this host and for one that nobody owns.
+    pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
+        let id = self.core.dirty.pop_front()?;
+        Some((id, self.route(id)))
+    }
+
+    /// How many sessions' routes may have changed.
+    pub fn routes_waiting(&self) -> usize {
+        self.core.dirty.len()
+    }
+
+    /// Where a session's packets are to be sent, if to another host.
+    pub fn route(&self, id: SessionId) -> Option<HostId> {
+        match self.owner(id) {
+            Some(Owner::Other(claim)) => Some(claim.host),
+            Some(Owner::Here(_)) | None => None,
+        }
+    }
+
+    /// Who owns a session.
+    pub fn owner(&self, id: SessionId) -> Option<Owner> {
+        match self.core.log.generation(id) {
+            Some(generation) => Some(Owner::Here(generation)),
+            None => self.core.claims.owner(id).map(Owner::Other),
+        }
+    }
+
+    /// All claims of other hosts to a session, the strongest first.
+    pub fn claims(&self, id: SessionId) -> Vec<Claim> {
+        self.core.claims.of(id)
+    }
+
+    /// Sessions that other hosts claim.
+    pub fn claimed(&self) -> usize {
+        self.core.claims.len()
+    }
+
+    /// What the sessions of this host amount to.
+    pub fn tally(&self) -> Tally {
+        self.core.log.tally()
+    }
+
+    /// The last announcement of this host.
+    pub fn announced(&self) -> u64 {
+        self.core.log.next() - 1
+    }
+
+    /// All routes that follow from what was just heard are in force, at a time
+    /// of `CLOCK_REALTIME`.
+    pub fn routes_applied(&mut self, wall_us: u64) {
+        for opened_us in self.core.fresh.drain(..) {
+            if opened_us > wall_us {
+                self.core.counters.clock_differs += 1;
+            }
+            self.core.latency.record(wall_us.saturating_sub(opened_us));
+        }
+    }
+
+    /// The next note.
+    pub fn poll_note(&mut self) -> Option<Note> {
+        self.core.notes.pop_front()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// From a session's opening at its owner to its route's being in force here.
+    pub fn latency(&self) -> &Latency {
+        &self.core.latency
+    }
+
+    /// Other hosts with claims, or whose claims are followed.
+    pub fn origins(&self) -> impl Iterator<Item = Origin> {
+        self.peers.iter().map(|(&host, peer)| Origin {
+            host,
+            stream: peer.replica.stream,
+            progress: match peer.replica.phase {
+                Phase::Waiting { .. } => Progress::Waiting,
+                Phase::Pulling(_) | Phase::Applying(_) => Progress::Syncing,
+                Phase::Following if peer.replica.gap.is_some() => Progress::Gap,
+                Phase::Following => Progress::Following,
+            },
+            applied: peer.replica.next - 1,
+            tally: peer.replica.tally,
+            incomplete: peer.replica.incomplete,
+            hears_us: peer.hears_us,
+            void_at: peer.void_at,
+        })
+    }
+}
+
+impl Peer {
+    fn new(now: u64) -> Self {
+        Self {
+            domain: None,
+            stream: Stream::default(),
+            up: false,
+            void_at: None,
+            hears_us: false,
+            multicast_heard_at: None,
+            heartbeat_at: now,
+            replica: Replica::new(now),
+        }
+    }
+}
+
+impl Core {
+    /// Does what is due for one peer, and says when the next thing is.
+    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, syncing: &mut usize) -> u64 {
+        if peer.void_at.is_some_and(|at| at <= now) {
+            self.void(now, host, peer);
+        }
+        let mut next = peer.void_at.unwrap_or(u64::MAX);
+        if peer.up {
+            if peer.heartbeat_at <= now {
+                let hears = peer
+                    .multicast_heard_at
+                    .is_some_and(|at| now < at + MULTICAST_SILENCE);
+                let sent = self.heartbeat(&[To::Host(host)], hears);
+                peer.heartbeat_at = now + if sent { HEARTBEAT } else { MS };
+            }
+            next = next.min(peer.heartbeat_at);
+        }
+        next.min(self.tend_replica(now, host, peer, syncing))
+    }
+
+    fn tend_replica(
+        &mut self,
+        now: u64,
+        host: HostId,
+        peer: &mut Peer,
+        syncing: &mut usize,
+    ) -> u64 {
+        let replica = &mut peer.replica;
+        if let Phase::Waiting { from } = replica.phase {
+            if !peer.up {
+                return u64::MAX;
+            }
+            if now < from || *syncing >= SYNCS_MAX {
+                return from.max(now + SYNC_RETRY);
+            }
+            if replica.stream != peer.stream {
+                replica.stream = peer.stream;
+                replica.next = 1;
+            }
+            *syncing += 1;
+            self.counters.syncs_begun += 1;
+            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
+        }
+        match &mut replica.phase {
+            Phase::Waiting { .. } => u64::MAX,
+            Phase::Pulling(snapshot) => match snapshot.step(now) {
+                PullStep::Wait(until) => until,
+                PullStep::Ask(pull) => {
+                    self.send(&[To::Host(host)], pull.encode());
+                    match snapshot.step(now) {
+                        PullStep::Wait(until) => until,
+                        _ => now,
+                    }
+                }
+                PullStep::GiveUp => {
+                    *syncing = syncing.saturating_sub(1);
+                    self.counters.syncs_failed += 1;
+                    self.note(Note::SyncFailed { host });
+                    replica.wait(now + PULL_REST);
+                    now + PULL_REST
+                }
+            },
+            Phase::Applying(_) => {
+                self.apply_slice(now, host, peer);
+                now
+            }
+            Phase::Following => {
+                let first = replica.pending.first();
+                let Some(gap) = &mut replica.gap else {
+                    return u64::MAX;
+                };
+                match gap.step(now, first) {
+                    GapStep::Wait(until) => until,
+                    GapStep::Ask(to) => {
+                        self.counters.repairs_asked += 1;
+                        let body = wire::encode_repair(replica.stream, replica.next, to);
+                        self.send(&[To::Host(host)], body);
+                        match gap.step(now, first) {
+                            GapStep::Wait(until) => until,
+                            _ => now,
+                        }
+                    }
+                    GapStep::GiveUp => {
+                        replica.wait(now);
+                        now
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends heartbeats, unless some announcements are still to be sent: what a
+    /// heartbeat says must not be ahead of what was sent.
+    fn heartbeat(&mut self, to: &[To], hears: bool) -> bool {
+        if self.log.unsent() > 0 {
+            return false;
+        }
+        self.counters.heartbeats_sent += to.len() as u64;
+        let body = self.log.heartbeat(hears).encode();
+        self.send(to, body);
+        true
+    }
+
+    /// Removes all claims of a host, and what is known of its log.
+    fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
+        let claims = peer.replica.tally.count;
+        self.claims.sweep(host, None, |id| self.dirty.push_back(id));
+        peer.replica = Replica::new(now);
+        peer.void_at = None;
+        if claims > 0 {
+            self.counters.voided_hosts += 1;
+            self.counters.voided_claims += claims;
+            self.note(Note::Voided { host, claims });
+        }
+    }
+
+    pub fn send(&mut self, to: &[To], body: Vec<u8>) {
+        let body = Bytes::from(body);
+        self.out.extend(to.iter().map(|&to| Outgoing {
+            to,
+            body: body.clone(),
+        }));
+    }
+
+    pub fn note(&mut self, note: Note) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push_back(note);
+        } else {
+            self.counters.notes_dropped += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Gossip {
+    pub(super) fn corrupt_for_test(&mut self, host: HostId, id: SessionId) {
+        if let Some(removed) = self.core.claims.remove(id, host)
+            && let Some(peer) = self.peers.get_mut(&host)
+        {
+            peer.replica.tally.remove(id, removed.generation);
+            self.core.dirty.push_back(id);
+        }
+    }
+}

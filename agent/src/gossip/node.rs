@@ -1,0 +1,411 @@
+//! One host's seal, membership and gossip in one sans-IO machine: datagrams,
+//! local sessions and the time go in; datagrams, routes and notes come out.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use homing_common::{host::HostId, session::SessionId};
+
+use super::machine::{self, Gossip, Origin};
+use crate::pop::{
+    Domain, Member, Stream,
+    keys::Keys,
+    membership::{self, Change, Entry, Membership, Seed, State},
+    seal::{self, Channel, Received, Seal, To},
+};
+
+/// Everything a node begins with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This host as it announces itself.
+    pub me: Member,
+    /// Whom to join.
+    pub seeds: Vec<Seed>,
+    /// The POP's keys.
+    pub keys: Keys,
+    /// Whether the domain has a multicast group.
+    pub multicast: bool,
+    /// How long the claims of a host that is down are kept.
+    pub void_after: Duration,
+    /// Sessions of other hosts that are remembered at most.
+    pub claims_max: usize,
+    /// Random bytes, new for each process.
+    pub random: [u8; 32],
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To one address.
+    Address(SocketAddr),
+    /// To the domain's multicast group.
+    Multicast,
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug)]
+pub struct Transmit {
+    /// Where to.
+    pub to: Destination,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Something an operator may want to read, or that the driver must act on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Note {
+    /// A member's state changed.
+    Member(Change),
+    /// From gossip.
+    Gossip(machine::Note),
+    /// A member knows a later life of this host: one whose incarnation is above
+    /// this must begin, by [`Node::restart`].
+    Outdated {
+        /// The incarnation to begin above.
+        above: u64,
+        /// Who knows it.
+        by: HostId,
+    },
+    /// A member hears this host's id at another address, and refuses this host.
+    InUse {
+        /// Who refuses.
+        by: HostId,
+    },
+    /// Two machines use one host id.
+    Contested {
+        /// The id.
+        host: HostId,
+        /// Where the machine is that keeps it.
+        holder: SocketAddr,
+        /// Where the other one is.
+        other: SocketAddr,
+    },
+    /// Another machine uses this host's own id.
+    OwnIdElsewhere {
+        /// Where it is.
+        at: SocketAddr,
+    },
+}
+
+/// What is known of another host altogether.
+#[derive(Clone, Copy, Debug)]
+pub struct HostView {
+    /// The host.
+    pub host: HostId,
+    /// As membership knows it: none while only claims of it are known, from the
+    /// agent's life before.
+    pub member: Option<Member>,
+    /// Its state: none likewise.
+    pub state: Option<State>,
+    /// Since when.
+    pub since: Option<u64>,
+    /// As gossip knows it.
+    pub origin: Option<Origin>,
+}
+
+impl HostView {
+    /// Whether packets are exchanged with the host: it is up, or its claims still
+    /// stand.
+    pub fn is_routed(&self) -> bool {
+        match self.state {
+            Some(State::Alive) => true,
+            Some(State::Mismatched) => false,
+            Some(State::Down | State::Left) | None => {
+                self.origin.is_some_and(|origin| origin.void_at.is_some())
+            }
+        }
+    }
+}
+
+/// One host.
+pub struct Node {
+    seal: Seal,
+    membership: Membership,
+    gossip: Gossip,
+    transmits: VecDeque<Transmit>,
+    notes: VecDeque<Note>,
+    /// Grows whenever the views of hosts may have changed.
+    hosts_version: u64,
+}
+
+impl Node {
+    /// A host that is about to join, with the sessions it has, and the routes that
+    /// its kernel holds from the agent's life before.
+    pub fn new(
+        now: u64,
+        wall_us: u64,
+        config: Config,
+        sessions: impl Iterator<Item = (SessionId, u16)>,
+        routes: impl Iterator<Item = (SessionId, HostId)>,
+    ) -> Self {
+        let me = config.me;
+        let secret = blake3::derive_key("homing v1 2026 nonces", &config.random);
+        let identity = seal::Identity {
+            host: me.host,
+            stream: me.stream,
+            address: me.address,
+        };
+        let settings = machine::Settings {
+            host: me.host,
+            domain: me.domain,
+            stream: me.stream,
+            multicast: config.multicast,
+            void_after: config.void_after,
+            claims_max: config.claims_max,
+        };
+        Self {
+            seal: Seal::new(config.keys, identity, secret),
+            membership: Membership::new(now, me, config.seeds, config.random),
+            gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            transmits: VecDeque::new(),
+            notes: VecDeque::new(),
+            hosts_version: 0,
+        }
+    }
+
+    /// Hears a datagram that came from an address.
+    pub fn receive(&mut self, now: u64, from: SocketAddr, datagram: &[u8]) {
+        match self.seal.open(now, from, datagram) {
+            Err(seal::Dropped) => return,
+            Ok(Received::Message {
+                origin,
+                stream,
+                channel,
+                multicast,
+                body,
+            }) => match channel {
+                Channel::Membership => self.membership.receive(now, origin, stream, body),
+                Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                // The seal keeps its own messages to itself.
+                Channel::Control => {}
+            },
+            Ok(Received::Reply {
+                peer,
+                answer,
+                bytes,
+            }) => {
+                self.transmit(from, bytes);
+                if answer {
+                    self.membership.reachable(now, peer);
+                }
+            }
+            Ok(Received::Opened(peer)) => self.membership.reachable(now, peer),
+            Ok(Received::Outdated { above, by }) => {
+                self.notes.push_back(Note::Outdated { above, by });
+            }
+            Ok(Received::InUse { by }) => self.notes.push_back(Note::InUse { by }),
+            Ok(Received::Contested {
+                host,
+                holder,
+                bytes,
+            }) => {
+                self.transmit(from, bytes);
+                self.notes.push_back(Note::Contested {
+                    host,
+                    holder,
+                    other: from,
+                });
+            }
+            Ok(Received::OwnIdElsewhere) => {
+                self.notes.push_back(Note::OwnIdElsewhere { at: from });
+            }
+        }
+        self.settle(now);
+    }
+
+    fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        self.transmits.push_back(Transmit {
+            to: Destination::Address(to),
+            bytes,
+        });
+    }
+
+    /// A session was opened on this host, at a time of `CLOCK_REALTIME`. What
+    /// follows from it is due at once: call [`Node::on_time`] after a batch of
+    /// these.
+    pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
+        self.gossip.open(now, id, generation, at_us);
+    }
+
+    /// A session of this host was closed.
+    pub fn close(&mut self, now: u64, id: SessionId, at_us: u64) {
+        self.gossip.close(now, id, at_us);
+    }
+
+    /// When [`Node::on_time`] must be called next.
+    pub fn next_time(&self) -> u64 {
+        self.membership.next_time().min(self.gossip.next_time())
+    }
+
+    /// Does what is due.
+    pub fn on_time(&mut self, now: u64) {
+        if self.membership.next_time() <= now {
+            self.membership.on_time(now);
+        }
+        if self.gossip.next_time() <= now {
+            self.gossip.on_time(now);
+        }
+        self.settle(now);
+    }
+
+    /// Tells the POP that this host leaves. Go on as before until
+    /// [`Node::has_left`].
+    pub fn leave(&mut self, now: u64, hold: Duration) {
+        // What is still to be said comes first.
+        self.gossip.on_time(now);
+        self.settle(now);
+        self.membership.leave(now, hold);
+        self.settle(now);
+    }
+
+    /// Whether all has been said that a leaving host says.
+    pub fn has_left(&self) -> bool {
+        self.membership.has_left()
+    }
+
+    /// Begins another life of this host.
+    pub fn restart(&mut self, now: u64, stream: Stream) {
+        self.seal.restart(stream);
+        self.membership.restart(now, stream);
+        self.gossip.restart(stream);
+        self.settle(now);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next note.
+    pub fn poll_note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
+    /// The next route to put in force; see [`Gossip::poll_route`].
+    pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
+        self.gossip.poll_route()
+    }
+
+    /// All routes were put in force, at a time of `CLOCK_REALTIME`.
+    pub fn routes_applied(&mut self, wall_us: u64) {
+        self.gossip.routes_applied(wall_us);
+    }
+
+    /// Gossip.
+    pub fn gossip(&self) -> &Gossip {
+        &self.gossip
+    }
+
+    /// Membership.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// What happened at the seal.
+    pub fn seal_counters(&self) -> &seal::Counters {
+        &self.seal.counters
+    }
+
+    /// What happened to membership.
+    pub fn membership_counters(&self) -> &membership::Counters {
+        &self.membership.counters
+    }
+
+    /// This host's domain.
+    pub fn domain(&self) -> Domain {
+        self.membership.me().domain
+    }
+
+    /// Changes whenever [`Node::hosts`] may have a new answer for states, lives
+    /// and addresses.
+    pub fn hosts_version(&self) -> u64 {
+        self.hosts_version
+    }
+
+    /// All other hosts ever heard of.
+    pub fn hosts(&self) -> Vec<HostView> {
+        let mut hosts: BTreeMap<HostId, HostView> = BTreeMap::new();
+        for origin in self.gossip.origins() {
+            hosts.insert(
+                origin.host,
+                HostView {
+                    host: origin.host,
+                    member: None,
+                    state: None,
+                    since: None,
+                    origin: Some(origin),
+                },
+            );
+        }
+        for &Entry {
+            member,
+            state,
+            since,
+        } in self.membership.entries()
+        {
+            let view = hosts.entry(member.host).or_insert(HostView {
+                host: member.host,
+                member: None,
+                state: None,
+                since: None,
+                origin: None,
+            });
+            view.member = Some(member);
+            view.state = Some(state);
+            view.since = Some(since);
+        }
+        hosts.into_values().collect()
+    }
+
+    /// Carries changes from membership to gossip, and messages of both through
+    /// the seal.
+    fn settle(&mut self, now: u64) {
+        for change in self.membership.take_changes() {
+            match change {
+                Change::Up(member) => self.gossip.member_up(now, &member),
+                Change::Down(member) | Change::Mismatched(member) => {
+                    self.gossip.member_down(now, member.host);
+                }
+                Change::Left(member, hold) => self.gossip.member_left(now, member.host, hold),
+            }
+            self.hosts_version += 1;
+            self.notes.push_back(Note::Member(change));
+        }
+        if self.gossip.next_time() <= now {
+            self.gossip.on_time(now);
+        }
+        while let Some(out) = self.membership.poll_outgoing() {
+            let to = To::Host(out.to);
+            let bytes = self.seal.seal(Channel::Membership, to, &out.body);
+            self.transmit(out.address, bytes);
+        }
+        while let Some(out) = self.gossip.poll_outgoing() {
+            let to = match out.to {
+                To::Domain => Destination::Multicast,
+                To::Host(host) => match self.membership.entry(host) {
+                    Some(entry) => Destination::Address(entry.member.address),
+                    None => continue,
+                },
+            };
+            let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
+            self.transmits.push_back(Transmit { to, bytes });
+        }
+        while let Some(note) = self.gossip.poll_note() {
+            if matches!(note, machine::Note::Voided { .. }) {
+                self.hosts_version += 1;
+            }
+            self.notes.push_back(Note::Gossip(note));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Node {
+    /// Loses a claim without a trace, as a fault in memory would.
+    pub(super) fn corrupt_for_test(&mut self, host: HostId, id: SessionId) {
+        self.gossip.corrupt_for_test(host, id);
+    }
+}

@@ -1,0 +1,405 @@
+//! Gossip messages byte by byte. `docs/protocol.md` has the same as tables.
+//!
+//! A message is the body of a sealed datagram on the channel `Gossip`; origin and
+//! life are in the seal's header. All integers are big-endian.
+
+use bytes::{Buf, BufMut};
+use homing_common::session::SessionId;
+
+use crate::pop::{BODY_LEN_MAX, Stream};
+
+/// A session's generation on the wire has 15 bits; larger ones stand as this. A
+/// session would have to move 32,767 times in its life to get there.
+pub const GENERATION_MAX: u16 = 0x7fff;
+
+/// The bit that tells `Closed` from `Opened`.
+const CLOSED: u16 = 0x8000;
+
+/// Bytes of a record.
+pub const RECORD_LEN: usize = 10;
+
+const BATCH_HEAD_LEN: usize = 4 + 8 + 8;
+const CHUNK_HEAD_LEN: usize = 4 + 8 + 4 + 4;
+
+/// The most records in a batch.
+pub const BATCH_RECORDS_MAX: usize = (BODY_LEN_MAX - BATCH_HEAD_LEN) / RECORD_LEN;
+
+/// The most records in a chunk of a snapshot.
+pub const CHUNK_RECORDS_MAX: usize = (BODY_LEN_MAX - CHUNK_HEAD_LEN) / RECORD_LEN;
+
+/// An announcement: a claim to a session, or its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The session.
+    pub id: SessionId,
+    /// Its generation: how often it has moved.
+    pub generation: u16,
+    /// Whether the claim ends.
+    pub closed: bool,
+}
+
+impl Record {
+    /// The record's last 16 bits: the kind and the generation.
+    pub(super) fn meta(&self) -> u16 {
+        debug_assert!(self.generation <= GENERATION_MAX);
+        self.generation | if self.closed { CLOSED } else { 0 }
+    }
+
+    pub(super) fn from_parts(id: u64, meta: u16) -> Self {
+        Self {
+            id: SessionId(id),
+            generation: meta & GENERATION_MAX,
+            closed: meta & CLOSED != 0,
+        }
+    }
+
+    fn encode(&self, buf: &mut Vec<u8>) {
+        buf.put_u64(self.id.0);
+        buf.put_u16(self.meta());
+    }
+}
+
+/// Records as they stand in a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Records<'a>(&'a [u8]);
+
+impl<'a> Records<'a> {
+    /// Records in bytes that were taken from [`Records::bytes`].
+    pub(super) fn from_bytes(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len() / RECORD_LEN
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Record> + use<'a> {
+        self.0.chunks_exact(RECORD_LEN).map(|mut bytes| {
+            let id = bytes.get_u64();
+            Record::from_parts(id, bytes.get_u16())
+        })
+    }
+}
+
+/// A gossip message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// Records of the origin's log, in order.
+    Batch {
+        /// The sequence number of the first.
+        first: u64,
+        /// When the oldest event among them happened: `CLOCK_REALTIME`, µs.
+        opened_us: u64,
+        /// Sent again on request.
+        repair: bool,
+        /// The records.
+        records: Records<'a>,
+    },
+    /// Where the origin's log stands and what its live set is.
+    Heartbeat(Heartbeat),
+    /// "Send me these records of your log again."
+    Repair {
+        /// The life whose log it is.
+        stream: Stream,
+        /// The first record wanted.
+        from: u64,
+        /// One more than the last record wanted.
+        to: u64,
+    },
+    /// "Send me these chunks of a snapshot of your live set."
+    Pull(Pull),
+    /// A part of a snapshot.
+    Chunk {
+        /// The snapshot: it holds the effect of every record below this number.
+        snapshot: u64,
+        /// Which part.
+        index: u32,
+        /// How many parts there are: at least one.
+        total: u32,
+        /// Claims, in no order.
+        records: Records<'a>,
+    },
+}
+
+/// Where an origin's log stands, and a digest of what it amounts to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heartbeat {
+    /// The sender hears the receiver's multicast.
+    pub hears: bool,
+    /// The sequence number that the next record will get.
+    pub next: u64,
+    /// The oldest record that can still be repaired.
+    pub oldest: u64,
+    /// Sessions in the live set.
+    pub count: u64,
+    /// The sum of their mixed ids and generations.
+    pub digest: u64,
+}
+
+/// A request for chunks of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pull {
+    /// The life whose live set it is.
+    pub stream: Stream,
+    /// Which snapshot; zero for any that is recent enough.
+    pub snapshot: u64,
+    /// Recent enough is one that holds the effect of every record below this.
+    pub have: u64,
+    /// The first chunk that `wanted` speaks of.
+    pub from: u32,
+    /// Bit `n` asks for chunk `from + n`.
+    pub wanted: u32,
+}
+
+mod kind {
+    pub(super) const BATCH: u8 = 1;
+    pub(super) const HEARTBEAT: u8 = 2;
+    pub(super) const REPAIR: u8 = 3;
+    pub(super) const PULL: u8 = 4;
+    pub(super) const CHUNK: u8 = 5;
+}
+
+/// The flag of a batch sent again, and of a heartbeat to a host whose multicast
+/// is heard.
+const FLAG: u8 = 1;
+
+/// Writes a batch of records, of which there must be from 1 to
+/// [`BATCH_RECORDS_MAX`].
+pub fn encode_batch(
+    first: u64,
+    opened_us: u64,
+    repair: bool,
+    records: impl ExactSizeIterator<Item = Record>,
+) -> Vec<u8> {
+    debug_assert!((1..=BATCH_RECORDS_MAX).contains(&records.len()));
+    let mut buf = Vec::with_capacity(BATCH_HEAD_LEN + records.len() * RECORD_LEN);
+    buf.put_u8(kind::BATCH);
+    buf.put_u8(if repair { FLAG } else { 0 });
+    buf.put_u16(records.len() as u16);
+    buf.put_u64(first);
+    buf.put_u64(opened_us);
+    records.for_each(|record| record.encode(&mut buf));
+    buf
+}
+
+/// Writes a chunk of a snapshot, with at most [`CHUNK_RECORDS_MAX`] records.
+pub fn encode_chunk(
+    snapshot: u64,
+    index: u32,
+    total: u32,
+    records: impl ExactSizeIterator<Item = Record>,
+) -> Vec<u8> {
+    debug_assert!(records.len() <= CHUNK_RECORDS_MAX && index < total);
+    let mut buf = Vec::with_capacity(CHUNK_HEAD_LEN + records.len() * RECORD_LEN);
+    buf.put_u8(kind::CHUNK);
+    buf.put_u8(0);
+    buf.put_u16(records.len() as u16);
+    buf.put_u64(snapshot);
+    buf.put_u32(index);
+    buf.put_u32(total);
+    records.for_each(|record| record.encode(&mut buf));
+    buf
+}
+
+impl Heartbeat {
+    /// Writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut buf = Vec::with_capacity(36);
+        buf.put_u8(kind::HEARTBEAT);
+        buf.put_u8(if self.hears { FLAG } else { 0 });
+        buf.put_u16(0);
+        for number in [self.next, self.oldest, self.count, self.digest] {
+            buf.put_u64(number);
+        }
+        buf
+    }
+}
+
+impl Pull {
+    /// Writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut buf = Vec::with_capacity(44);
+        buf.put_u8(kind::PULL);
+        buf.put_slice(&[0; 3]);
+        buf.put_u64(self.stream.incarnation);
+        buf.put_u64(self.stream.generation);
+        buf.put_u64(self.snapshot);
+        buf.put_u64(self.have);
+        buf.put_u32(self.from);
+        buf.put_u32(self.wanted);
+        buf
+    }
+}
+
+/// Writes a request for records `from..to` of a life's log.
+pub fn encode_repair(stream: Stream, from: u64, to: u64) -> Vec<u8> {
+    let mut buf = Vec::with_capacity(36);
+    buf.put_u8(kind::REPAIR);
+    buf.put_slice(&[0; 3]);
+    for number in [stream.incarnation, stream.generation, from, to] {
+        buf.put_u64(number);
+    }
+    buf
+}
+
+/// Reads a message; none if the bytes are no message.
+pub fn decode(body: &[u8]) -> Option<Message<'_>> {
+    let mut buf = body;
+    let kind = buf.try_get_u8().ok()?;
+    let flag = buf.try_get_u8().ok()? & FLAG != 0;
+    let count = usize::from(buf.try_get_u16().ok()?);
+    let mut word = || buf.try_get_u64().ok();
+    let message = match kind {
+        kind::BATCH => {
+            let (first, opened_us) = (word()?, word()?);
+            // A log begins at 1, and no log gets near the end of the numbers.
+            if first == 0 || first > u64::MAX / 2 || count == 0 {
+                return None;
+            }
+            Message::Batch {
+                first,
+                opened_us,
+                repair: flag,
+                records: take_records(&mut buf, count)?,
+            }
+        }
+        kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
+            hears: flag,
+            next: word()?,
+            oldest: word()?,
+            count: word()?,
+            digest: word()?,
+        }),
+        kind::REPAIR => Message::Repair {
+            stream: Stream {
+                incarnation: word()?,
+                generation: word()?,
+            },
+            from: word()?,
+            to: word()?,
+        },
+        kind::PULL => Message::Pull(Pull {
+            stream: Stream {
+                incarnation: word()?,
+                generation: word()?,
+            },
+            snapshot: word()?,
+            have: word()?,
+            from: buf.try_get_u32().ok()?,
+            wanted: buf.try_get_u32().ok()?,
+        }),
+        kind::CHUNK => {
+            let snapshot = word()?;
+            let (index, total) = (buf.try_get_u32().ok()?, buf.try_get_u32().ok()?);
+            if snapshot == 0 || index >= total {
+                return None;
+            }
+            Message::Chunk {
+                snapshot,
+                index,
+                total,
+                records: take_records(&mut buf, count)?,
+            }
+        }
+        _ => return None,
+    };
+    // Bytes left over would be a message that this version half understands.
+    buf.is_empty().then_some(message)
+}
+
+fn take_records<'a>(buf: &mut &'a [u8], count: usize) -> Option<Records<'a>> {
+    let (records, rest) = buf.split_at_checked(count * RECORD_LEN)?;
+    *buf = rest;
+    Some(Records(records))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let record = (any::<u64>(), 0..=GENERATION_MAX, any::<bool>());
+        let record = record.prop_map(|(id, generation, closed)| Record {
+            id: SessionId(id),
+            generation,
+            closed,
+        });
+        prop::collection::vec(record, 1..=BATCH_RECORDS_MAX)
+    }
+
+    /// Every cut of a message is refused, and so is a byte too many.
+    fn assert_exact(body: &[u8]) {
+        for len in 0..body.len() {
+            assert_eq!(decode(&body[..len]), None);
+        }
+        assert_eq!(decode(&[body, &[0]].concat()), None);
+        assert!(body.len() <= BODY_LEN_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn batches_and_chunks_survive_the_wire(
+            records in records(),
+            first in 1..u64::MAX / 2,
+            opened_us: u64,
+            repair: bool,
+            index in 0u32..7,
+        ) {
+            let body = encode_batch(first, opened_us, repair, records.iter().copied());
+            assert_exact(&body);
+            let Some(Message::Batch { first: f, opened_us: o, repair: r, records: got }) = decode(&body) else {
+                panic!("no batch");
+            };
+            prop_assert_eq!((f, o, r), (first, opened_us, repair));
+            prop_assert_eq!(got.iter().collect::<Vec<_>>(), records.clone());
+
+            let some = &records[..records.len().min(CHUNK_RECORDS_MAX)];
+            let body = encode_chunk(first, index, 7, some.iter().copied());
+            assert_exact(&body);
+            let Some(Message::Chunk { snapshot, index: i, total, records: got }) = decode(&body) else {
+                panic!("no chunk");
+            };
+            prop_assert_eq!((snapshot, i, total), (first, index, 7));
+            prop_assert_eq!(got.iter().collect::<Vec<_>>(), some);
+        }
+
+        #[test]
+        fn requests_and_heartbeats_survive_the_wire(
+            w: [u64; 4], from: u32, wanted: u32, hears: bool,
+        ) {
+            let stream = Stream { incarnation: w[0], generation: w[1] };
+            let body = encode_repair(stream, w[2], w[3]);
+            assert_exact(&body);
+            prop_assert_eq!(decode(&body), Some(Message::Repair { stream, from: w[2], to: w[3] }));
+
+            let pull = Pull { stream, snapshot: w[2], have: w[3], from, wanted };
+            let body = pull.encode();
+            assert_exact(&body);
+            prop_assert_eq!(decode(&body), Some(Message::Pull(pull)));
+
+            let [next, oldest, count, digest] = w;
+            let heartbeat = Heartbeat { hears, next, oldest, count, digest };
+            let body = heartbeat.encode();
+            assert_exact(&body);
+            prop_assert_eq!(decode(&body), Some(Message::Heartbeat(heartbeat)));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

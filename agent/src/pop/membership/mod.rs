@@ -1,0 +1,538 @@
+//! Membership: who is in the POP, by SWIM (Das, Gupta, Motivala, 2002), with the
+//! library foca behind a narrow sans-IO wrapper.
+//!
+//! What it promises: a host that stops answering is reported down within about
+//! three seconds, everywhere; a host that leaves is reported left, with the time
+//! for which its sessions are to be kept, to every member that hears of it at
+//! all; a host that comes back in a later life replaces its earlier one. A host
+//! that is alone, or that misses seeds, goes on announcing itself.
+//!
+//! What it does not do: it says whether the *agent* of a host answers. Whether
+//! the host's kernel still forwards is another question.
+
+mod codec;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    net::SocketAddr,
+    num::{NonZeroU8, NonZeroUsize},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use foca::{
+    AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams, Timer,
+};
+use homing_common::host::HostId;
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use self::codec::Wire;
+use super::{BODY_LEN_MAX, MS, Member, SECOND, Stream, counters::counters};
+
+/// Between two announcements of a host that is alone, or has only just joined.
+const JOIN_INTERVAL: u64 = 200 * MS;
+/// After this many of those a lone host slows down to [`HEAL_INTERVAL`].
+const JOIN_ROUNDS: u32 = 50;
+/// A host that has joined asks for members until it has heard of no new one for
+/// this many intervals.
+const QUIET_ROUNDS: u32 = 5;
+/// Between two announcements to seeds that are no members at the moment.
+const HEAL_INTERVAL: u64 = SECOND;
+/// A leaving host says so this many times, [`LEAVE_INTERVAL`] apart.
+const LEAVE_ROUNDS: u32 = 3;
+const LEAVE_INTERVAL: u64 = 20 * MS;
+/// The most timers the library can have set: it sets a few per member.
+const TIMERS_MAX: usize = 1 << 16;
+
+/// Someone else to join, as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// Its host id.
+    pub host: HostId,
+    /// Its fabric address.
+    pub address: SocketAddr,
+}
+
+/// What became of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is up, or up in a later life than before.
+    Up(Member),
+    /// Its agent stopped answering.
+    Down(Member),
+    /// It left, and asks that its sessions be kept for so long.
+    Left(Member, Duration),
+    /// It is up, but its tunnel settings differ from ours: no member for us.
+    Mismatched(Member),
+}
+
+/// A member's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its agent answers.
+    Alive,
+    /// Its agent stopped answering.
+    Down,
+    /// It left.
+    Left,
+    /// Its agent answers, but its tunnel settings differ from ours.
+    Mismatched,
+}
+
+/// A member and its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The member as last heard of.
+    pub member: Member,
+    /// Its state.
+    pub state: State,
+    /// Since when.
+    pub since: u64,
+}
+
+/// A message for a host.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The host.
+    pub to: HostId,
+    /// Its fabric address.
+    pub address: SocketAddr,
+    /// The message's body, to be sealed.
+    pub body: Bytes,
+}
+
+counters! {
+    /// What happened to membership.
+    Counters {
+        /// Messages heard and understood.
+        messages_heard,
+        /// Messages sent.
+        messages_sent,
+        /// Messages refused: malformed, or not what they claimed to be.
+        messages_refused,
+        /// Announcements made to seeds and members, in order to join.
+        announcements,
+        /// Times a member came up.
+        ups,
+        /// Times a member stopped answering.
+        downs,
+        /// Times a member left.
+        lefts,
+        /// Times a member's tunnel settings were found to differ from ours.
+        mismatches,
+        /// Times a member reappeared at another fabric address.
+        address_changes,
+        /// Times this host was falsely reported down and came back.
+        rejoins,
+        /// Errors of the library, each harmless alone.
+        internal_errors,
+    }
+}
+
+/// Membership as one host sees it.
+pub struct Membership {
+    foca: Foca<Member, Wire, Xoshiro256PlusPlus, NoCustomBroadcast>,
+    runtime: AccumulatingRuntime<Member>,
+    rng: Xoshiro256PlusPlus,
+    me: Member,
+    seeds: Vec<Seed>,
+    timers: BinaryHeap<Reverse<Due>>,
+    timers_set: u64,
+    entries: BTreeMap<HostId, Entry>,
+    changes: Vec<Change>,
+    announce_at: u64,
+    rounds: u32,
+    leave: Option<Leave>,
+    /// What happened so far.
+    pub counters: Counters,
+}
+
+struct Leave {
+    rounds: u32,
+    next_at: u64,
+}
+
+/// A timer of the library; ordered by time, then by age.
+struct Due {
+    at: u64,
+    number: u64,
+    timer: Timer<Member>,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl Membership {
+    /// A host that is about to join. `random` seeds its choices.
+    pub fn new(now: u64, me: Member, seeds: Vec<Seed>, random: [u8; 32]) -> Self {
+        let me = canonical(me);
+        let mut rng = Xoshiro256PlusPlus::from_seed(random);
+        let library_rng = Xoshiro256PlusPlus::seed_from_u64(rng.random());
+        Self {
+            foca: Foca::new(me, config(), library_rng, Wire),
+            runtime: AccumulatingRuntime::new(),
+            rng,
+            me,
+            seeds: seeds.into_iter().filter(|s| s.host != me.host).collect(),
+            timers: BinaryHeap::new(),
+            timers_set: 0,
+            entries: BTreeMap::new(),
+            changes: Vec::new(),
+            announce_at: now,
+            rounds: 0,
+            leave: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// This host as it announces itself.
+    pub fn me(&self) -> &Member {
+        &self.me
+    }
+
+    /// Every other host ever heard of, with its state.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// One host's entry.
+    pub fn entry(&self, host: HostId) -> Option<&Entry> {
+        self.entries.get(&host)
+    }
+
+    /// Whether no other member is up.
+    pub fn is_alone(&self) -> bool {
+        self.foca.num_members() == 0
+    }
+
+    /// Hears a message that the seal let through.
+    pub fn receive(&mut self, now: u64, origin: HostId, stream: Stream, body: &[u8]) {
+        if self.leave.is_some() {
+            // A host that leaves has said its last word: in answer to it others
+            // call us down, which is right.
+            return;
+        }
+        let bound = Member::decode(&mut &body[..])
+            .is_ok_and(|src| src.host == origin && src.stream == stream);
+        if !bound || self.foca.handle_data(body, &mut self.runtime).is_err() {
+            self.counters.messages_refused += 1;
+        } else {
+            self.counters.messages_heard += 1;
+        }
+        self.settle(now);
+    }
+
+    /// A host proved that it can be talked to from now on. If that is a seed and
+    /// we are alone, what we announced before was lost: announce again.
+    pub fn reachable(&mut self, now: u64, host: HostId) {
+        if self.is_alone()
+            && self.leave.is_none()
+            && let Some(&seed) = self.seeds.iter().find(|s| s.host == host)
+        {
+            self.announce(seed);
+            self.settle(now);
+        }
+    }
+
+    /// When [`Membership::on_time`] must be called next.
+    pub fn next_time(&self) -> u64 {
+        if let Some(leave) = &self.leave {
+            return leave.next_at;
+        }
+        let timer = self.timers.peek().map_or(u64::MAX, |due| due.0.at);
+        timer.min(self.announce_at)
+    }
+
+    /// Does what is due.
+    pub fn on_time(&mut self, now: u64) {
+        if let Some(leave) = &mut self.leave {
+            if leave.next_at <= now {
+                leave.rounds += 1;
+                leave.next_at = if leave.rounds < LEAVE_ROUNDS {
+                    now + LEAVE_INTERVAL
+                } else {
+                    u64::MAX
+                };
+                let result = self.foca.gossip(&mut self.runtime);
+                self.note(result);
+                self.settle(now);
+            }
+            return;
+        }
+        while self.timers.peek().is_some_and(|due| due.0.at <= now) {
+            if let Some(Reverse(due)) = self.timers.pop() {
+                let result = self.foca.handle_timer(due.timer, &mut self.runtime);
+                self.note(result);
+                self.settle(now);
+            }
+        }
+        if self.announce_at <= now {
+            self.join(now);
+            self.settle(now);
+        }
+    }
+
+    /// Tells every member that this host leaves, and how long its sessions are
+    /// to be kept. Call [`Membership::on_time`] until [`Membership::has_left`].
+    pub fn leave(&mut self, now: u64, hold: Duration) {
+        if self.leave.is_some() {
+            return;
+        }
+        let members = NonZeroUsize::new(self.foca.num_members()).unwrap_or(NonZeroUsize::MIN);
+        let result = self.foca.set_config(foca::Config {
+            // The library gossips to this many: everyone shall know at once.
+            num_indirect_probes: members,
+            max_transmissions: NonZeroU8::MAX,
+            ..config()
+        });
+        self.note(result);
+        // The hold travels in the identity, so that whoever learns of the leave
+        // from whomever learns the hold too.
+        self.me = canonical(Member {
+            renewal: self.me.renewal.saturating_add(1),
+            leaving: Some(hold),
+            ..self.me
+        });
+        let result = self.foca.change_identity(self.me, &mut self.runtime);
+        self.note(result);
+        let result = self.foca.leave_cluster(&mut self.runtime);
+        self.note(result);
+        self.leave = Some(Leave {
+            rounds: 1,
+            next_at: now + LEAVE_INTERVAL,
+        });
+        self.settle(now);
+    }
+
+    /// Whether all has been said that a leaving host says.
+    pub fn has_left(&self) -> bool {
+        self.leave
+            .as_ref()
+            .is_some_and(|leave| leave.next_at == u64::MAX)
+    }
+
+    /// Begins another life of this host.
+    pub fn restart(&mut self, now: u64, stream: Stream) {
+        self.me = Member {
+            stream,
+            renewal: 0,
+            ..self.me
+        };
+        let result = self.foca.change_identity(self.me, &mut self.runtime);
+        self.note(result);
+        self.announce_at = now;
+        self.rounds = 0;
+        self.settle(now);
+    }
+
+    /// The next message to send.
+    pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
+        let (to, body) = self.runtime.to_send()?;
+        self.counters.messages_sent += 1;
+        Some(Outgoing {
+            to: to.host,
+            address: to.address,
+            body,
+        })
+    }
+
+    /// The next change, in the order they happened.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    fn join(&mut self, now: u64) {
+        self.rounds = self.rounds.saturating_add(1);
+        if self.is_alone() {
+            self.announce_at = now
+                + if self.rounds <= JOIN_ROUNDS {
+                    JOIN_INTERVAL
+                } else {
+                    HEAL_INTERVAL
+                };
+            for seed in self.seeds.clone() {
+                self.announce(seed);
+            }
+        } else if self.rounds <= QUIET_ROUNDS {
+            // One answer holds some thirty members: go on asking around while
+            // there is news.
+            self.announce_at = now + JOIN_INTERVAL;
+            let pick = self.rng.random_range(0..self.foca.num_members());
+            let picked = self.foca.iter_members().nth(pick).map(|m| *m.id());
+            if let Some(member) = picked {
+                self.announce(Seed {
+                    host: member.host,
+                    address: member.address,
+                });
+            }
+        } else {
+            self.announce_at = now + HEAL_INTERVAL;
+            for seed in self.seeds.clone() {
+                let known = self.entries.get(&seed.host);
+                if !known.is_some_and(|e| matches!(e.state, State::Alive | State::Mismatched)) {
+                    self.announce(seed);
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, seed: Seed) {
+        self.counters.announcements += 1;
+        let to = Member::seed(seed.host, seed.address, self.me.domain);
+        let result = self.foca.announce(to, &mut self.runtime);
+        self.note(result);
+    }
+
+    fn note(&mut self, result: Result<(), foca::Error>) {
+        if result.is_err() {
+            self.counters.internal_errors += 1;
+        }
+    }
+
+    /// Takes in what the library asked for and told.
+    fn settle(&mut self, now: u64) {
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            if self.timers.len() >= TIMERS_MAX {
+                self.counters.internal_errors += 1;
+                continue;
+            }
+            self.timers_set += 1;
+            self.timers.push(Reverse(Due {
+                at: now + after.as_micros() as u64,
+                number: self.timers_set,
+                timer,
+            }));
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            match notification {
+                OwnedNotification::MemberUp(member) => self.up(now, member),
+                OwnedNotification::MemberDown(member) => self.down(now, member),
+                OwnedNotification::Rename(_, member) => self.renamed(now, member),
+                OwnedNotification::Rejoin(member) => {
+                    self.me = member;
+                    self.counters.rejoins += 1;
+                }
+                OwnedNotification::Idle => {
+                    self.rounds = 0;
+                    self.announce_at = now;
+                }
+                OwnedNotification::Active | OwnedNotification::Defunct => {}
+            }
+        }
+    }
+
+    fn up(&mut self, now: u64, member: Member) {
+        // News: ask around once more.
+        self.rounds = 0;
+        self.announce_at = self.announce_at.min(now + JOIN_INTERVAL);
+        if member.fingerprint != self.me.fingerprint {
+            self.counters.mismatches += 1;
+            self.set(now, member, State::Mismatched);
+            self.changes.push(Change::Mismatched(member));
+        } else {
+            self.counters.ups += 1;
+            self.set(now, member, State::Alive);
+            self.changes.push(Change::Up(member));
+        }
+    }
+
+    fn down(&mut self, now: u64, member: Member) {
+        let (state, change) = match member.leaving {
+            Some(hold) => {
+                self.counters.lefts += 1;
+                (State::Left, Change::Left(member, hold))
+            }
+            None => {
+                self.counters.downs += 1;
+                (State::Down, Change::Down(member))
+            }
+        };
+        self.set(now, member, state);
+        self.changes.push(change);
+    }
+
+    /// A later account of a known host has replaced the earlier one, with no
+    /// word on whether that changes its state: if it does, that follows.
+    fn renamed(&mut self, now: u64, member: Member) {
+        let Some(entry) = self.entries.get_mut(&member.host) else {
+            return;
+        };
+        if entry.member.address != member.address {
+            self.counters.address_changes += 1;
+        }
+        let state = entry.state;
+        entry.member = member;
+        match (state, member.leaving) {
+            (State::Alive | State::Mismatched, None) => self.up(now, member),
+            (State::Down, Some(_)) => self.down(now, member),
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, now: u64, member: Member, state: State) {
+        let entry = self.entries.entry(member.host).or_insert(Entry {
+            member,
+            state,
+            since: now,
+        });
+        if entry.state != state || entry.member.stream != member.stream {
+            entry.since = now;
+        }
+        entry.member = member;
+        entry.state = state;
+    }
+}
+
+/// A member as it would come back from the wire: all members compare it.
+fn canonical(member: Member) -> Member {
+    let mut bytes = Vec::with_capacity(Member::LEN_MAX);
+    member.encode(&mut bytes);
+    Member::decode(&mut &bytes[..]).unwrap_or(member)
+}
+
+/// The library's settings, for a LAN: a host is probed about twice a second,
+/// suspected half a second after it stops, and down one and a half later.
+fn config() -> foca::Config {
+    let few = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    let every = |ms, members| {
+        Some(PeriodicParams {
+            frequency: Duration::from_millis(ms),
+            num_members: few(members),
+        })
+    };
+    foca::Config {
+        probe_period: Duration::from_millis(500),
+        probe_rtt: Duration::from_millis(150),
+        num_indirect_probes: few(3),
+        max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: Duration::from_millis(1_500),
+        // There are at most as many as host ids: none needs to be forgotten.
+        remove_down_after: None,
+        max_packet_size: few(BODY_LEN_MAX),
+        notify_down_members: true,
+        periodic_announce: every(10_000, 1),
+        periodic_announce_to_down_members: every(3_000, 2),
+        periodic_gossip: every(100, 3),
+    }
+}
+
+#[cfg(test)]
+mod tests;

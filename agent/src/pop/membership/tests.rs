@@ -1,0 +1,309 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::pop::{Domain, Fingerprint};
+
+fn member(host: u16, generation: u64) -> Member {
+    Member {
+        host: HostId(host),
+        stream: Stream {
+            incarnation: 100,
+            generation,
+        },
+        renewal: 0,
+        address: address(host),
+        domain: Domain::try_from("rack-1").unwrap(),
+        fingerprint: Fingerprint(1),
+        leaving: None,
+    }
+}
+
+fn address(host: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([10, 0, 0, host as u8]), 7946)
+}
+
+/// Hosts on a perfect network; those in `cut` are not heard and hear nothing.
+struct Net {
+    now: u64,
+    nodes: BTreeMap<HostId, Membership>,
+    cut: Vec<HostId>,
+    changes: Vec<(HostId, u64, Change)>,
+}
+
+impl Net {
+    fn new(hosts: u16) -> Self {
+        let mut net = Self {
+            now: 0,
+            nodes: BTreeMap::new(),
+            cut: Vec::new(),
+            changes: Vec::new(),
+        };
+        for host in 1..=hosts {
+            net.start(member(host, 1));
+        }
+        net
+    }
+
+    fn start(&mut self, me: Member) {
+        let seed = Seed {
+            host: HostId(1),
+            address: address(1),
+        };
+        let random = [me.host.0 as u8; 32];
+        let node = Membership::new(self.now, me, vec![seed], random);
+        self.nodes.insert(me.host, node);
+    }
+
+    fn run(&mut self, for_us: u64) {
+        let end = self.now + for_us;
+        loop {
+            self.deliver();
+            let next = self.nodes.values().map(Membership::next_time).min();
+            match next {
+                Some(next) if next <= end => self.now = self.now.max(next),
+                _ => break,
+            }
+            for node in self.nodes.values_mut() {
+                node.on_time(self.now);
+            }
+        }
+        self.now = end;
+    }
+
+    fn deliver(&mut self) {
+        loop {
+            let mut batch = Vec::new();
+            for (host, node) in &mut self.nodes {
+                while let Some(out) = node.poll_outgoing() {
+                    batch.push((*host, node.me().stream, out));
+                }
+            }
+            if batch.is_empty() {
+                break;
+            }
+            for (from, stream, out) in batch {
+                if self.cut.contains(&from) || self.cut.contains(&out.to) {
+                    continue;
+                }
+                assert_eq!(out.address, address(out.to.0));
+                if let Some(node) = self.nodes.get_mut(&out.to) {
+                    node.receive(self.now, from, stream, &out.body);
+                }
+            }
+        }
+        for (host, node) in &mut self.nodes {
+            let now = self.now;
+            self.changes
+                .extend(node.take_changes().into_iter().map(|c| (*host, now, c)));
+        }
+    }
+
+    fn state(&self, at: u16, of: u16) -> Option<State> {
+        self.nodes[&HostId(at)].entry(HostId(of)).map(|e| e.state)
+    }
+
+    fn changes_about(&mut self, of: u16) -> Vec<(HostId, u64, Change)> {
+        let (about, rest) = std::mem::take(&mut self.changes).into_iter().partition(
+            |(_, _, change)| match change {
+                Change::Up(m) | Change::Down(m) | Change::Left(m, _) | Change::Mismatched(m) => {
+                    m.host == HostId(of)
+                }
+            },
+        );
+        self.changes = rest;
+        about
+    }
+}
+
+#[test]
+fn hosts_find_each_other_through_one_seed() {
+    let mut net = Net::new(40);
+    net.run(3 * SECOND);
+    for a in 1..=40 {
+        for b in 1..=40 {
+            assert_eq!(net.state(a, b), (a != b).then_some(State::Alive), "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn vanished_host_is_down_everywhere_within_three_seconds() {
+    let mut net = Net::new(5);
+    net.run(3 * SECOND);
+    net.changes.clear();
+    net.cut = vec![HostId(3)];
+    let start = net.now;
+    net.run(4 * SECOND);
+    for (at, when, change) in net.changes_about(3) {
+        assert!(matches!(change, Change::Down(_)), "{at:?}: {change:?}");
+        assert!(
+            when - start <= 3_200 * MS,
+            "{at:?} after {} ms",
+            (when - start) / MS
+        );
+    }
+    for at in [1, 2, 4, 5] {
+        assert_eq!(net.state(at, 3), Some(State::Down));
+    }
+    // Back again: nobody restarted, and all are members as before.
+    net.cut.clear();
+    net.run(8 * SECOND);
+    for at in [1, 2, 4, 5] {
+        assert_eq!(net.state(at, 3), Some(State::Alive));
+        assert_eq!(net.state(3, at), Some(State::Alive));
+    }
+}
+
+#[test]
+fn leaver_is_left_everywhere_at_once_and_may_return() {
+    let mut net = Net::new(5);
+    net.run(3 * SECOND);
+    net.changes.clear();
+    let hold = Duration::from_millis(1_500);
+    let now = net.now;
+    net.nodes.get_mut(&HostId(2)).unwrap().leave(now, hold);
+    net.run(200 * MS);
+    assert!(net.nodes[&HostId(2)].has_left());
+    let told = net.changes_about(2);
+    assert_eq!(told.len(), 4);
+    for (_, when, change) in told {
+        assert!(
+            matches!(change, Change::Left(_, h) if h == hold),
+            "{change:?}"
+        );
+        assert!(when - now < 100 * MS);
+    }
+    net.start(member(2, 2));
+    net.run(2 * SECOND);
+    for at in [1, 3, 4, 5] {
+        assert_eq!(net.state(at, 2), Some(State::Alive));
+        let entry = net.nodes[&HostId(at)].entry(HostId(2)).unwrap();
+        assert_eq!(entry.member.stream.generation, 2);
+    }
+}
+
+#[test]
+fn leave_that_only_one_member_hears_reaches_all_with_its_hold() {
+    let mut net = Net::new(6);
+    net.run(3 * SECOND);
+    net.changes.clear();
+    let now = net.now;
+    net.cut = vec![HostId(3), HostId(4), HostId(5), HostId(6)];
+    net.nodes
+        .get_mut(&HostId(2))
+        .unwrap()
+        .leave(now, Duration::from_secs(30));
+    net.deliver();
+    net.nodes.remove(&HostId(2));
+    net.cut.clear();
+    net.run(2 * SECOND);
+    let told = net.changes_about(2);
+    assert_eq!(told.len(), 5);
+    for (at, _, change) in told {
+        assert!(matches!(change, Change::Left(..)), "{at:?}: {change:?}");
+    }
+}
+
+#[test]
+fn restarted_agent_replaces_its_earlier_life_without_going_down() {
+    let mut net = Net::new(4);
+    net.run(3 * SECOND);
+    net.changes.clear();
+    net.start(member(3, 2));
+    net.run(2 * SECOND);
+    for (_, _, change) in net.changes_about(3) {
+        assert!(
+            matches!(change, Change::Up(m) if m.stream.generation == 2),
+            "{change:?}"
+        );
+    }
+    for at in [1, 2, 4] {
+        assert_eq!(net.state(at, 3), Some(State::Alive));
+    }
+}
+
+#[test]
+fn new_life_begun_in_place_is_a_later_one() {
+    let mut net = Net::new(4);
+    net.run(3 * SECOND);
+    net.changes.clear();
+    let later = Stream {
+        incarnation: 200,
+        generation: 1,
+    };
+    let now = net.now;
+    net.nodes.get_mut(&HostId(3)).unwrap().restart(now, later);
+    net.run(2 * SECOND);
+    for at in [1, 2, 4] {
+        let entry = net.nodes[&HostId(at)].entry(HostId(3)).unwrap();
+        assert_eq!((entry.state, entry.member.stream), (State::Alive, later));
+    }
+}
+
+#[test]
+fn host_with_other_tunnels_is_no_member() {
+    let mut net = Net::new(3);
+    net.start(Member {
+        fingerprint: Fingerprint(2),
+        ..member(4, 1)
+    });
+    net.run(3 * SECOND);
+    for at in 1..=3 {
+        assert_eq!(net.state(at, 4), Some(State::Mismatched));
+        assert_eq!(net.state(4, at), Some(State::Mismatched));
+    }
+    assert!(
+        net.changes_about(4)
+            .iter()
+            .all(|(_, _, c)| matches!(c, Change::Mismatched(_)))
+    );
+}
+
+#[test]
+fn halves_of_a_split_pop_find_each_other_again() {
+    let mut net = Net::new(2);
+    net.run(2 * SECOND);
+    net.cut = vec![HostId(1)];
+    net.run(20 * SECOND);
+    assert_eq!(net.state(2, 1), Some(State::Down));
+    assert!(net.nodes[&HostId(2)].is_alone());
+    net.cut.clear();
+    net.run(5 * SECOND);
+    assert_eq!(net.state(2, 1), Some(State::Alive));
+    assert_eq!(net.state(1, 2), Some(State::Alive));
+}
+
+#[test]
+fn message_in_another_name_is_refused() {
+    let mut net = Net::new(3);
+    net.run(2 * SECOND);
+    let node = net.nodes.get_mut(&HostId(2)).unwrap();
+    node.leave(0, Duration::ZERO);
+    let out = std::iter::from_fn(|| node.poll_outgoing())
+        .find(|o| o.to == HostId(1))
+        .unwrap();
+    let stream = member(3, 1).stream;
+    let one = net.nodes.get_mut(&HostId(1)).unwrap();
+    one.receive(net.now, HostId(3), stream, &out.body);
+    assert_eq!(one.counters.messages_refused, 1);
+    assert_eq!(net.state(1, 2), Some(State::Alive));
+}
+
+#[test]
+fn no_message_panics() {
+    use proptest::prelude::*;
+    let mut net = Net::new(2);
+    net.run(2 * SECOND);
+    let me = net.nodes.remove(&HostId(1)).unwrap();
+    let me = std::cell::RefCell::new(me);
+    let mut head = Vec::new();
+    member(2, 1).encode(&mut head);
+    head.extend_from_slice(&[0, 0]);
+    me.borrow().me().encode(&mut head);
+    proptest!(|(tail in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..120)| {
+        let body = [&head[..head.len().min(cut)], &tail].concat();
+        me.borrow_mut().receive(0, HostId(2), member(2, 1).stream, &body);
+        let body = [&head[..], &tail].concat();
+        me.borrow_mut().receive(0, HostId(2), member(2, 1).stream, &body);
+    });
+}
