@@ -8,12 +8,14 @@
 //! Any part that ends unasked ends the agent, with its reason: a supervisor that
 //! starts it again is the better repair, and the fast path does not mind.
 
+mod linger;
 mod start;
+mod table;
 mod view;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -127,11 +129,7 @@ struct Parts(JoinSet<(&'static str, Result<()>)>);
 
 impl Parts {
     /// Runs a part, which is not expected to end.
-    fn run(
-        &mut self,
-        name: &'static str,
-        part: impl Future<Output = Result<()>> + Send + 'static,
-    ) {
+    fn run(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
         self.0.spawn(async move { (name, part.await) });
     }
 

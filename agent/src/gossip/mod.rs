@@ -26,6 +26,7 @@
 //! What it does not do: the loads that it is made for end where unicast to every
 //! host of other domains does; relays are not part of it.
 
+mod alarm;
 pub mod apply;
 mod claims;
 mod inbound;
@@ -34,7 +35,8 @@ mod log;
 pub mod machine;
 pub mod node;
 mod replica;
-mod socket;
+mod report;
+pub mod socket;
 mod tally;
 pub mod task;
 pub mod wire;

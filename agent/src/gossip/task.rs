@@ -1,1 +1,610 @@
-//! stub
+//! The node driven by tokio: one task owns all state machines and the table of
+//! owners, so there are no locks. The daemon talks to it through a [`Handle`].
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use homing_common::{host::HostId, session::SessionId};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Latency, Table, TableError,
+    alarm::Alarm,
+    apply::{self, Applier},
+    claims::Claim,
+    machine::{self, Owner, Progress},
+    node::{Config, HostView, Node},
+    report::Reports,
+    socket::{self, SocketError, Sockets},
+};
+use crate::{
+    datapath::{
+        local::LocalEvent,
+        owners::{Owners, OwnersError},
+    },
+    pop::{Domain, Member, SECOND, Stream, keys::Keys, membership, seal},
+};
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 64;
+/// Datagrams heard per socket before routes are put in force and timers looked at.
+const DATAGRAMS_PER_TURN: usize = 32;
+/// Messages of local events taken in one turn.
+const EVENTS_PER_TURN: usize = 4;
+/// Routes put in force in one turn: some ten milliseconds of work, and more than
+/// the datagrams of a turn can change.
+const ROUTES_PER_TURN: usize = 8192;
+/// How often routes that could not be written are tried again in any case.
+const RETRY_INTERVAL: u64 = SECOND;
+
+/// Everything that gossip begins with.
+pub struct Options {
+    /// This host as it announces itself.
+    pub me: Member,
+    /// Whom to join.
+    pub seeds: Vec<membership::Seed>,
+    /// The POP's keys.
+    pub keys: Keys,
+    /// The domain's multicast group.
+    pub multicast: Option<SocketAddr>,
+    /// How long the claims of a host that is down are kept.
+    pub void_after: Duration,
+    /// Sessions of other hosts that are remembered at most. More than the table
+    /// of owners holds is of use: what does not fit is written when there is room.
+    pub claims_max: usize,
+    /// What the table of owners holds from the agent's life before.
+    pub routes: Vec<(SessionId, HostId)>,
+}
+
+/// Begins a new incarnation of this host above a given one, and remembers it.
+pub type Raise = Box<dyn FnMut(u64) -> io::Result<Stream> + Send>;
+
+/// Another host, as the daemon and the operator see it.
+#[derive(Clone, Debug)]
+pub struct HostStatus {
+    /// The host.
+    pub host: HostId,
+    /// As it announced itself. None while only routes to it are known, from the
+    /// agent's life before.
+    pub member: Option<Member>,
+    /// Its state; none likewise.
+    pub state: Option<membership::State>,
+    /// Since when.
+    pub since: Option<SystemTime>,
+    /// Whether packets are exchanged with it: it is up, or its claims still stand.
+    pub routed: bool,
+    /// When its claims will be voided, if it does not come back.
+    pub void_at: Option<SystemTime>,
+    /// How many claims it has here.
+    pub claims: u64,
+    /// The last announcement of it that was applied.
+    pub applied: u64,
+    /// How its log is followed.
+    pub progress: Option<Progress>,
+    /// Its claims do not all fit into the table of claims.
+    pub incomplete: bool,
+    /// It hears this host's multicast.
+    pub hears_us: bool,
+}
+
+/// How gossip is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The present life of this host's agent.
+    pub stream: Stream,
+    /// Members that are up, other than this host.
+    pub alive: usize,
+    /// Members that are down.
+    pub down: usize,
+    /// Members that left.
+    pub left: usize,
+    /// Members that are up but whose tunnel settings differ.
+    pub mismatched: usize,
+    /// The logs of all members that are up are followed without a gap.
+    pub in_sync: bool,
+    /// Sessions of this host.
+    pub sessions: u64,
+    /// The last announcement of this host.
+    pub announced: u64,
+    /// Sessions that other hosts claim.
+    pub claimed: usize,
+    /// Routes that wait for room in the table of owners.
+    pub unplaced: usize,
+    /// From a session's opening at its owner to its route's being in force here.
+    pub latency: Latency,
+    /// What happened at the sockets.
+    pub socket: socket::Counters,
+    /// What happened at the seal.
+    pub seal: seal::Counters,
+    /// What happened to membership.
+    pub membership: membership::Counters,
+    /// What happened to gossip.
+    pub gossip: machine::Counters,
+    /// What happened to routes.
+    pub routes: apply::Counters,
+}
+
+impl Status {
+    /// Every counter: its name, what it counts, its value. Names are unique.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.socket
+            .iter()
+            .chain(self.seal.iter())
+            .chain(self.membership.iter())
+            .chain(self.gossip.iter())
+            .chain(self.routes.iter())
+    }
+}
+
+/// What is known of a session's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerStatus {
+    /// The owner.
+    pub owner: Option<Owner>,
+    /// All claims of other hosts, the strongest first.
+    pub claims: Vec<Claim>,
+}
+
+/// The task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("gossip has stopped")]
+pub struct Stopped;
+
+/// Why gossip could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The sockets could not be opened.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The system refused something that always works.
+    #[error("gossip: {0}")]
+    Io(#[from] io::Error),
+    /// Nobody tells of this host's sessions any more.
+    #[error("gossip: the reader of session events has ended")]
+    EventsEnded,
+}
+
+enum Command {
+    Leave(Duration, oneshot::Sender<()>),
+    Status(oneshot::Sender<Box<Status>>),
+    Hosts(oneshot::Sender<Vec<HostStatus>>),
+    Owner(SessionId, oneshot::Sender<OwnerStatus>),
+}
+
+/// What the daemon talks to gossip through. Clones talk to the same gossip.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
+}
+
+impl Handle {
+    /// How gossip is doing.
+    pub async fn status(&self) -> Result<Box<Status>, Stopped> {
+        self.ask(Command::Status).await
+    }
+
+    /// All other hosts ever heard of, as of now.
+    pub async fn hosts(&self) -> Result<Vec<HostStatus>, Stopped> {
+        self.ask(Command::Hosts).await
+    }
+
+    /// Who owns a session.
+    pub async fn owner(&self, id: SessionId) -> Result<OwnerStatus, Stopped> {
+        self.ask(|answer| Command::Owner(id, answer)).await
+    }
+
+    /// Leaves the POP, which keeps this host's claims for so long. Returns when
+    /// that has been said to all members; the task then ends.
+    pub async fn leave(&self, hold: Duration) -> Result<(), Stopped> {
+        self.ask(|answer| Command::Leave(hold, answer)).await
+    }
+
+    /// All other hosts, anew whenever a state, a life, an address or `routed`
+    /// changes; numbers in it are as of then.
+    pub fn watch_hosts(&self) -> watch::Receiver<Arc<Vec<HostStatus>>> {
+        self.hosts.clone()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(command(answer)).await;
+        sent.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+}
+
+/// Opens the sockets and prepares gossip. `events` tells of this host's sessions,
+/// first of all that are open now, in one message; `table` is where routes go.
+/// Nothing is said to anyone until the task runs.
+pub fn open<T: Table>(
+    options: Options,
+    table: T,
+    events: mpsc::Receiver<Vec<LocalEvent>>,
+    raise: Raise,
+) -> Result<(Handle, Task<T>), Error> {
+    let sockets = Sockets::open(options.me.address, options.multicast)?;
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let (hosts, hosts_seen) = watch::channel(Arc::default());
+    let task = Task {
+        options,
+        applier: Applier::new(table),
+        events,
+        raise,
+        sockets,
+        alarm: Alarm::new()?,
+        inbox,
+        hosts,
+    };
+    let handle = Handle {
+        commands,
+        hosts: hosts_seen,
+    };
+    Ok((handle, task))
+}
+
+/// Gossip, ready to run.
+pub struct Task<T> {
+    options: Options,
+    applier: Applier<T>,
+    events: mpsc::Receiver<Vec<LocalEvent>>,
+    raise: Raise,
+    sockets: Sockets,
+    alarm: Alarm,
+    inbox: mpsc::Receiver<Command>,
+    hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+}
+
+impl<T: Table> Task<T> {
+    /// Runs until this host has left.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let clock = Clock(Instant::now());
+        let first = self.events.recv().await.ok_or(Error::EventsEnded)?;
+        let sessions = first.into_iter().filter_map(|event| match event {
+            LocalEvent::Opened { id, generation, .. } => Some((id, narrow(generation))),
+            LocalEvent::Closed { .. } => None,
+        });
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+        let config = Config {
+            me: self.options.me,
+            seeds: self.options.seeds,
+            keys: self.options.keys,
+            multicast: self.options.multicast.is_some(),
+            void_after: self.options.void_after,
+            claims_max: self.options.claims_max,
+            random,
+        };
+        let routes = self.options.routes.into_iter();
+        let running = Running {
+            node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
+            applier: self.applier,
+            events: self.events,
+            raise: self.raise,
+            sockets: self.sockets,
+            inbox: self.inbox,
+            hosts: self.hosts,
+            hosts_version: None,
+            retry_at: 0,
+            leaving: Vec::new(),
+            reports: Reports::default(),
+            clock,
+        };
+        running.run(self.alarm).await
+    }
+}
+
+/// Monotonic time since the start, and the time of day.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> u64 {
+        self.0.elapsed().as_micros() as u64
+    }
+
+    /// `CLOCK_REALTIME` in microseconds.
+    fn wall(self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_micros() as u64)
+    }
+
+    /// A moment of `now` as a time of day.
+    fn to_wall(self, moment: u64) -> SystemTime {
+        let now = self.now();
+        if moment <= now {
+            SystemTime::now() - Duration::from_micros(now - moment)
+        } else {
+            SystemTime::now() + Duration::from_micros(moment - now)
+        }
+    }
+}
+
+struct Running<T> {
+    node: Node,
+    applier: Applier<T>,
+    events: mpsc::Receiver<Vec<LocalEvent>>,
+    raise: Raise,
+    sockets: Sockets,
+    inbox: mpsc::Receiver<Command>,
+    hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+    /// The version of the hosts that was told last.
+    hosts_version: Option<u64>,
+    retry_at: u64,
+    leaving: Vec<oneshot::Sender<()>>,
+    reports: Reports,
+    clock: Clock,
+}
+
+impl<T: Table> Running<T> {
+    async fn run(mut self, mut alarm: Alarm) -> Result<(), Error> {
+        let mut commands_open = true;
+        loop {
+            let more = self.turn()?;
+            if self.node.has_left() {
+                for told in self.leaving.drain(..) {
+                    // Whoever asked may have gone.
+                    let _ = told.send(());
+                }
+                return Ok(());
+            }
+            if more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let now = self.clock.now();
+            let next = self.node.next_time().min(self.next_retry());
+            tokio::select! {
+                command = self.inbox.recv(), if commands_open => match command {
+                    Some(command) => self.command(command),
+                    None => commands_open = false,
+                },
+                events = self.events.recv(), if self.leaving.is_empty() => {
+                    let events = events.ok_or(Error::EventsEnded)?;
+                    self.local(events);
+                }
+                result = self.sockets.readable() => result?,
+                result = alarm.wait(now, next) => result?,
+            }
+        }
+    }
+
+    /// Takes in what has come, a bounded amount of everything, and does what
+    /// follows from it. Says whether there is more to do at once.
+    fn turn(&mut self) -> Result<bool, Error> {
+        let now = self.clock.now();
+        let mut more = self.sockets.receive(DATAGRAMS_PER_TURN, |from, bytes| {
+            self.node.receive(now, from, bytes);
+        });
+        for _ in 0..EVENTS_PER_TURN {
+            match self.events.try_recv() {
+                Ok(events) => self.local(events),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) if self.leaving.is_empty() => {
+                    return Err(Error::EventsEnded);
+                }
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+            }
+        }
+        // After the datagrams: a host that was stopped for a while must not take
+        // those that it has not listened to for dead.
+        let now = self.clock.now();
+        if self.node.next_time() <= now {
+            self.node.on_time(now);
+        }
+        more |= self.routes(now);
+        self.flush();
+        self.notes(now);
+        self.flush();
+        self.tell_hosts();
+        Ok(more)
+    }
+
+    /// Takes in what happened to this host's sessions.
+    fn local(&mut self, events: Vec<LocalEvent>) {
+        let now = self.clock.now();
+        // The kernel side stamps events with the monotonic clock; others can only
+        // make sense of the time of day.
+        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+            t.tv_sec() as u64 * SECOND + t.tv_nsec() as u64 / 1_000
+        });
+        let wall = self.clock.wall();
+        let to_wall = |at_ns: u64| wall - wall.min(monotonic.saturating_sub(at_ns / 1_000));
+        for event in events {
+            match event {
+                LocalEvent::Opened {
+                    id,
+                    generation,
+                    at_ns,
+                } => self.node.open(now, id, narrow(generation), to_wall(at_ns)),
+                LocalEvent::Closed { id, at_ns } => self.node.close(now, id, to_wall(at_ns)),
+            }
+        }
+    }
+
+    /// Puts routes in force, a bounded number. Says whether some are left.
+    fn routes(&mut self, now: u64) -> bool {
+        for _ in 0..ROUTES_PER_TURN {
+            let Some((id, owner)) = self.node.poll_route() else {
+                break;
+            };
+            self.applier.apply(id, owner);
+        }
+        let anyway = self.retry_at <= now;
+        if anyway {
+            self.retry_at = now + RETRY_INTERVAL;
+        }
+        let gossip = self.node.gossip();
+        self.applier.retry(anyway, |id| gossip.route(id));
+        if let Some(error) = self.applier.error.take() {
+            self.reports.table_error(now, &error);
+        }
+        let left = self.node.gossip().routes_waiting() > 0;
+        if !left {
+            self.node.routes_applied(self.clock.wall());
+        }
+        left
+    }
+
+    fn next_retry(&self) -> u64 {
+        if self.applier.unplaced() > 0 {
+            self.retry_at
+        } else {
+            u64::MAX
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(transmit) = self.node.poll_transmit() {
+            self.sockets.send(transmit.to, &transmit.bytes);
+        }
+    }
+
+    fn notes(&mut self, now: u64) {
+        let mut above = None;
+        while let Some(note) = self.node.poll_note() {
+            above = above.max(self.reports.note(now, &note));
+        }
+        let Some(above) = above else { return };
+        match (self.raise)(above) {
+            Ok(stream) => self.node.restart(now, stream),
+            Err(error) => self.reports.raise_failed(now, above, &error),
+        }
+    }
+
+    fn tell_hosts(&mut self) {
+        let version = self.node.hosts_version();
+        if self.hosts_version != Some(version) {
+            self.hosts_version = Some(version);
+            self.hosts.send_replace(Arc::new(self.host_statuses()));
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // Whoever asked may have stopped waiting: then nobody needs the answer.
+        match command {
+            Command::Leave(hold, told) => {
+                self.leaving.push(told);
+                self.node.leave(self.clock.now(), hold);
+            }
+            Command::Status(answer) => {
+                let _ = answer.send(Box::new(self.status()));
+            }
+            Command::Hosts(answer) => {
+                let _ = answer.send(self.host_statuses());
+            }
+            Command::Owner(id, answer) => {
+                let gossip = self.node.gossip();
+                let _ = answer.send(OwnerStatus {
+                    owner: gossip.owner(id),
+                    claims: gossip.claims(id),
+                });
+            }
+        }
+    }
+
+    fn host_statuses(&self) -> Vec<HostStatus> {
+        let clock = self.clock;
+        let status = |view: HostView| HostStatus {
+            host: view.host,
+            member: view.member,
+            state: view.state,
+            since: view.since.map(|since| clock.to_wall(since)),
+            routed: view.is_routed(),
+            void_at: view
+                .origin
+                .and_then(|origin| origin.void_at)
+                .map(|at| clock.to_wall(at)),
+            claims: view.origin.map_or(0, |origin| origin.tally.count),
+            applied: view.origin.map_or(0, |origin| origin.applied),
+            progress: view.origin.map(|origin| origin.progress),
+            incomplete: view.origin.is_some_and(|origin| origin.incomplete),
+            hears_us: view.origin.is_some_and(|origin| origin.hears_us),
+        };
+        self.node.hosts().into_iter().map(status).collect()
+    }
+
+    fn status(&self) -> Status {
+        let node = &self.node;
+        let gossip = node.gossip();
+        let in_state = |state| {
+            let entries = node.membership().entries();
+            entries.filter(|entry| entry.state == state).count()
+        };
+        let is_behind = |view: &HostView| {
+            view.state == Some(membership::State::Alive)
+                && view.origin.is_none_or(|origin| {
+                    origin.progress != Progress::Following || origin.incomplete
+                })
+        };
+        Status {
+            stream: node.membership().me().stream,
+            alive: in_state(membership::State::Alive),
+            down: in_state(membership::State::Down),
+            left: in_state(membership::State::Left),
+            mismatched: in_state(membership::State::Mismatched),
+            in_sync: !node.hosts().iter().any(is_behind),
+            sessions: gossip.tally().count,
+            announced: gossip.announced(),
+            claimed: gossip.claimed(),
+            unplaced: self.applier.unplaced(),
+            latency: gossip.latency().clone(),
+            socket: self.sockets.counters,
+            seal: *node.seal_counters(),
+            membership: *node.membership_counters(),
+            gossip: *gossip.counters(),
+            routes: self.applier.counters,
+        }
+    }
+}
+
+impl Table for Owners {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+        match Self::set(self, id, owner) {
+            Ok(()) => Ok(()),
+            Err(OwnersError::Full { .. }) => Err(TableError::Full),
+            Err(OwnersError::Io(error)) => Err(TableError::Io(error)),
+        }
+    }
+
+    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+        Ok(Self::clear(self, id)?)
+    }
+}
+
+/// A session's generation as announced: what is beyond counts as the largest.
+fn narrow(generation: u32) -> u16 {
+    u16::try_from(generation).unwrap_or(u16::MAX)
+}
+
+impl Member {
+    /// This host as it announces itself when its agent starts.
+    pub fn starting(
+        host: HostId,
+        stream: Stream,
+        address: SocketAddr,
+        domain: Domain,
+        fingerprint: crate::pop::Fingerprint,
+    ) -> Self {
+        Self {
+            host,
+            stream,
+            renewal: 0,
+            address,
+            domain,
+            fingerprint,
+            leaving: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
