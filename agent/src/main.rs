@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    homing_agent::cli::main(async |_config| anyhow::bail!("this build has no daemon"))
+    homing_agent::cli::main(homing_agent::daemon::run)
 }

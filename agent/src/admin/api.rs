@@ -174,8 +174,8 @@ pub struct Host {
     pub incarnation: u64,
     /// Which start of its agent.
     pub generation: u64,
-    /// Its fabric address.
-    pub address: SocketAddr,
+    /// Its fabric address; null when it has not said yet.
+    pub address: Option<SocketAddr>,
     /// Its tunnel address.
     pub tunnel_address: IpAddr,
     /// The way there; null for the host itself, and where none is looked for.

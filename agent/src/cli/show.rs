@@ -169,7 +169,8 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
             host.domain.clone().unwrap_or_else(dash),
             host.state.label().to_owned(),
             span(since_s),
-            host.address.to_string(),
+            host.address
+                .map_or_else(|| "-".to_owned(), |address| address.to_string()),
             host.tunnel_address.to_string(),
             via,
             interface,

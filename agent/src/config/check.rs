@@ -109,6 +109,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
             key_file: pop.key_file,
             address: pop.address.value,
             multicast: pop.multicast,
+            close_linger: pop.close_linger,
             leave_hold: pop.leave_hold,
             void_after: pop.void_after,
             // One list of seeds may serve all hosts, so it may name this one.
@@ -164,6 +165,7 @@ pub(super) struct RawPop {
     key_file: PathBuf,
     pub address: At<SocketAddr>,
     multicast: Option<SocketAddr>,
+    close_linger: Duration,
     leave_hold: Duration,
     void_after: Duration,
     pub seeds: Vec<(At<HostId>, At<SocketAddr>)>,
@@ -184,6 +186,9 @@ fn pop(root: &Section<'_>, notes: &Notes<'_>) -> Option<RawPop> {
         values::fabric_address,
     );
     let multicast = section.optional("multicast", values::group);
+    let close_linger = section.default("close_linger", 2 * SECOND, |v| {
+        values::duration(v, Duration::ZERO..=60 * SECOND)
+    });
     let leave_hold = section.default("leave_hold", 30 * SECOND, |v| {
         values::duration(v, Duration::ZERO..=HOUR)
     });
@@ -214,6 +219,7 @@ fn pop(root: &Section<'_>, notes: &Notes<'_>) -> Option<RawPop> {
         key_file: key_file?.value,
         address: address?,
         multicast: multicast?.map(|group| group.value),
+        close_linger: close_linger?,
         leave_hold: leave_hold?,
         void_after: void_after?,
         seeds: seeds?,

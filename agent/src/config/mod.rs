@@ -105,6 +105,9 @@ pub struct Pop {
     /// The domain's multicast group, of the same family as `address`; without it
     /// unicast is used within the domain too.
     pub multicast: Option<SocketAddr>,
+    /// How long the close of a session is held back from the POP: the kernel
+    /// reports a socket as closed while it still answers for it.
+    pub close_linger: Duration,
     /// How long the others keep this host's claims after a graceful stop.
     pub leave_hold: Duration,
     /// How long they are kept after the host vanished.

@@ -92,6 +92,7 @@ fn defaults() {
     assert_eq!(config.host.xdp_mode, XdpMode::Native);
     assert_eq!(config.host.cgroup, Path::new("/sys/fs/cgroup"));
     assert_eq!(config.pop.multicast, None);
+    assert_eq!(config.pop.close_linger, Duration::from_secs(2));
     assert_eq!(config.pop.leave_hold, Duration::from_secs(30));
     assert_eq!(config.pop.void_after, Duration::from_secs(600));
     assert_eq!(config.tunnel.encapsulation, Encapsulation::Ipip);

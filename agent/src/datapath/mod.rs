@@ -37,7 +37,7 @@ use aya::maps::MapError;
 
 pub use error::Error;
 pub use load::{Datapath, LoadOptions, XdpMode};
-pub use unload::unload;
+pub use unload::{Report, unload};
 
 /// The kernel programs: the BPF object that this binary carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/homing.bpf.o"));

@@ -168,7 +168,10 @@ pub enum Progress {
     /// Everything known of was applied.
     Following,
     /// Announcements are missing and are being asked for.
-    Gap,
+    Gap {
+        /// How many, as far as is known.
+        missing: u64,
+    },
 }
 
 /// Another host as gossip sees it.
@@ -577,8 +580,10 @@ impl Gossip {
             progress: match peer.replica.phase {
                 Phase::Waiting { .. } => Progress::Waiting,
                 Phase::Pulling(_) | Phase::Applying(_) => Progress::Syncing,
-                Phase::Following if peer.replica.gap.is_some() => Progress::Gap,
-                Phase::Following => Progress::Following,
+                Phase::Following => match peer.replica.missing() {
+                    0 => Progress::Following,
+                    missing => Progress::Gap { missing },
+                },
             },
             applied: peer.replica.next - 1,
             tally: peer.replica.tally,

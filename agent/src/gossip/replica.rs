@@ -88,6 +88,12 @@ impl Replica {
         }
     }
 
+    /// How many records are known to exist that were not applied.
+    pub fn missing(&self) -> u64 {
+        let to = self.gap.as_ref().map_or(0, |gap| gap.to);
+        to.saturating_sub(self.next)
+    }
+
     /// Whether a snapshot is under way.
     pub fn is_syncing(&self) -> bool {
         matches!(self.phase, Phase::Pulling(_) | Phase::Applying(_))

@@ -13,10 +13,11 @@
 //! is asked to resolve it again. Only when that fails is it withdrawn.
 
 pub mod core;
+pub mod model;
 mod netlink;
 pub mod task;
 
 pub use self::{
-    core::{State, Way, Ways},
+    model::{State, Way, Ways},
     task::{Resolver, Task, resolver},
 };

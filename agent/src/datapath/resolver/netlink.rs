@@ -11,8 +11,8 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         link::{
-            InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-            VlanProtocol,
+            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+            LinkMessage, VlanProtocol,
         },
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -21,7 +21,7 @@ use rtnetlink::{
     },
 };
 
-use super::core::{Input, Link, Neighbour, NextHop, NoRoute, Route};
+use super::model::{Input, Link, Neighbour, NextHop, NoRoute, Route};
 use crate::datapath::template::Mac;
 
 /// What to listen to. Rules change what a look-up says without a change of any
@@ -163,6 +163,7 @@ fn link(message: &LinkMessage) -> Link {
     let mut mtu = 0;
     let mut mac = None;
     let mut below = None;
+    let mut is_vlan = false;
     let mut vlan = None;
     for attribute in &message.attributes {
         match attribute {
@@ -174,25 +175,30 @@ fn link(message: &LinkMessage) -> Link {
             {
                 mac = self::mac(bytes);
             }
-            LinkAttribute::LinkInfo(info) => vlan = vlan_id(info),
+            LinkAttribute::LinkInfo(info) => {
+                is_vlan = info.contains(&LinkInfo::Kind(InfoKind::Vlan));
+                vlan = vlan_id(info);
+            }
             _ => {}
         }
     }
+    let vlan = below.zip(vlan);
     Link {
         name,
         up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        mac,
+        // A VLAN device whose tag no template can hold is as good as not Ethernet.
+        mac: mac.filter(|_| vlan.is_some() || !is_vlan),
         mtu,
-        vlan: below.zip(vlan),
+        vlan,
     }
 }
 
+/// The VLAN id of a VLAN device, if its tag is an 802.1Q one.
 fn vlan_id(info: &[LinkInfo]) -> Option<u16> {
     let data = info.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
         _ => None,
     })?;
-    // A tag of another protocol (802.1ad) is no tag that a template can hold.
     let other = data.iter().any(|attribute| {
         matches!(attribute, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q)
     });
@@ -294,5 +300,114 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn link_message(info: Option<Vec<LinkInfo>>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.100".into()),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::Address(MAC.into()),
+        ];
+        if let Some(info) = info {
+            message.attributes.push(LinkAttribute::Link(2));
+            message.attributes.push(LinkAttribute::LinkInfo(info));
+        }
+        message
+    }
+
+    fn vlan_info(protocol: VlanProtocol) -> Vec<LinkInfo> {
+        let data = vec![InfoVlan::Protocol(protocol), InfoVlan::Id(100)];
+        vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(data)),
+        ]
+    }
+
+    #[test]
+    fn a_vlan_device_names_its_tag_and_the_interface_below() {
+        let link = link(&link_message(Some(vlan_info(VlanProtocol::Ieee8021Q))));
+        assert_eq!(link.vlan, Some((2, 100)));
+        assert_eq!((link.mac, link.mtu, link.up), (Some(Mac(MAC)), 1500, true));
+    }
+
+    #[test]
+    fn a_provider_vlan_device_counts_as_not_ethernet() {
+        let link = link(&link_message(Some(vlan_info(VlanProtocol::Ieee8021Ad))));
+        assert_eq!((link.vlan, link.mac), (None, None));
+    }
+
+    #[test]
+    fn the_other_end_of_a_veth_is_not_below_it() {
+        let info = vec![LinkInfo::Kind(InfoKind::Veth)];
+        let link = link(&link_message(Some(info)));
+        assert_eq!((link.vlan, link.mac), (None, Some(Mac(MAC))));
+    }
+
+    #[test]
+    fn an_interface_without_carrier_or_of_another_kind() {
+        let mut message = link_message(None);
+        message.header.flags = LinkFlags::Up;
+        message.header.link_layer_type = LinkLayerType::Loopback;
+        let link = link(&message);
+        assert_eq!((link.up, link.mac), (false, None));
+    }
+
+    #[test]
+    fn an_entry_that_promises_an_address_but_has_none_is_none() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let mut message = neighbour_message(3, address);
+        message.header.state = NeighbourState::Stale;
+        assert_eq!(neighbour(&message), Some(((3, address), None)));
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(MAC.into()));
+        let mac = Mac(MAC);
+        let known = Neighbour::Known { mac, stale: true };
+        assert_eq!(neighbour(&message), Some(((3, address), Some(known))));
+    }
+
+    #[test]
+    fn a_changed_default_route_concerns_every_address_of_its_family() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        let any = IpAddr::from([0u16; 8]);
+        assert_eq!(prefix(&message), Input::RouteChanged(any, 0));
+    }
+
+    #[test]
+    fn only_unicast_routes_lead_to_hosts() {
+        let mut message = RouteMessage::default();
+        message.attributes.push(RouteAttribute::Oif(2));
+        for (kind, expected) in [
+            (RouteType::Local, NoRoute::Local),
+            (RouteType::BlackHole, NoRoute::Unreachable),
+            (RouteType::Broadcast, NoRoute::Unreachable),
+        ] {
+            message.header.kind = kind;
+            assert_eq!(route(&message), Err(expected));
+        }
+        message.header.kind = RouteType::Unicast;
+        let via = std::net::Ipv6Addr::LOCALHOST;
+        message
+            .attributes
+            .push(RouteAttribute::Via(RouteVia::Inet6(via)));
+        let gateway = Some(via.into());
+        let expected = Route {
+            ifindex: 2,
+            gateway,
+            mtu: None,
+        };
+        assert_eq!(route(&message), Ok(expected));
     }
 }

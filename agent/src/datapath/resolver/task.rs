@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    core::{Action, Input, Machine, Ways},
+    core::Machine,
+    model::{Action, Input, Ways},
     netlink,
 };
 use crate::datapath::{

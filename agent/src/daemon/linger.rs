@@ -1,0 +1,116 @@
+//! Closed sessions, held back for a moment before the POP is told.
+//!
+//! The kernel reports a socket as closed while it still answers for its session
+//! (FIN_WAIT2, TIME_WAIT): the client's last packets must still find this host.
+//! A session that is opened again in that time was never closed, as far as the
+//! POP is concerned.
+//!
+//! Pure: the time goes in.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use homing_common::session::SessionId;
+use tokio::time::Instant;
+
+/// At most so many closes are held back; more are told at once, oldest first.
+pub(super) const HELD_MAX: usize = 1 << 18;
+
+/// The closes that are held back.
+pub(super) struct Linger {
+    hold: Duration,
+    /// In the order of their deadlines. Entries that are no longer in `held`, or
+    /// there under another number, are void.
+    queue: VecDeque<(Instant, SessionId, u64)>,
+    held: HashMap<SessionId, u64>,
+    number: u64,
+}
+
+impl Linger {
+    pub fn new(hold: Duration) -> Self {
+        Self {
+            hold,
+            queue: VecDeque::new(),
+            held: HashMap::new(),
+            number: 0,
+        }
+    }
+
+    /// A session was closed.
+    pub fn closed(&mut self, now: Instant, id: SessionId) {
+        self.number += 1;
+        self.held.insert(id, self.number);
+        self.queue.push_back((now + self.hold, id, self.number));
+    }
+
+    /// A session was opened: an earlier close of it is forgotten.
+    pub fn opened(&mut self, id: SessionId) {
+        self.held.remove(&id);
+    }
+
+    /// When [`Linger::due`] has something next.
+    pub fn next_time(&self) -> Option<Instant> {
+        self.queue.front().map(|(at, _, _)| *at)
+    }
+
+    /// A session whose close is due to be told.
+    pub fn due(&mut self, now: Instant) -> Option<SessionId> {
+        while let Some(&(at, id, number)) = self.queue.front() {
+            if at > now && self.queue.len() <= HELD_MAX {
+                return None;
+            }
+            self.queue.pop_front();
+            if self.held.get(&id) == Some(&number) {
+                self.held.remove(&id);
+                return Some(id);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn a_close_is_told_after_the_hold_and_once() {
+        let mut linger = Linger::new(HOLD);
+        let start = Instant::now();
+        linger.closed(start, SessionId(1));
+        assert_eq!(linger.next_time(), Some(start + HOLD));
+        assert_eq!(linger.due(start + HOLD / 2), None);
+        assert_eq!(linger.due(start + HOLD), Some(SessionId(1)));
+        assert_eq!(linger.due(start + HOLD), None);
+        assert_eq!(linger.next_time(), None);
+    }
+
+    #[test]
+    fn a_session_that_is_opened_again_was_never_closed() {
+        let mut linger = Linger::new(HOLD);
+        let start = Instant::now();
+        linger.closed(start, SessionId(1));
+        linger.opened(SessionId(1));
+        linger.closed(start + HOLD / 2, SessionId(1));
+        assert_eq!(linger.due(start + HOLD), None);
+        assert_eq!(linger.due(start + HOLD * 3 / 2), Some(SessionId(1)));
+        linger.opened(SessionId(1));
+        assert_eq!(linger.due(start + HOLD * 4), None);
+    }
+
+    #[test]
+    fn what_exceeds_the_limit_is_told_at_once() {
+        let mut linger = Linger::new(HOLD);
+        let start = Instant::now();
+        for id in 0..HELD_MAX as u64 + 2 {
+            linger.closed(start, SessionId(id));
+        }
+        assert_eq!(linger.due(start), Some(SessionId(0)));
+        assert_eq!(linger.due(start), Some(SessionId(1)));
+        assert_eq!(linger.due(start), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! The daemon: puts the subsystems together, and takes them down in order.
+//!
+//! At a start the fast path comes first, with what an agent before left in its
+//! maps, so that no packet waits for gossip; then the agent joins the POP, and
+//! says that it is ready once it answers questions. At a stop the POP is told
+//! first; the fast path stays, pinned, and goes on forwarding.
+//!
+//! Any part that ends unasked ends the agent, with its reason: a supervisor that
+//! starts it again is the better repair, and the fast path does not mind.
+
+mod linger;
+mod start;
+mod table;
+mod view;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    admin::{server, socket::AdminSocket, systemd},
+    config::Config,
+};
+
+/// How long a graceful stop may take to tell the POP.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Runs an agent until it is told to stop: by SIGTERM, SIGINT or the admin socket.
+///
+/// # Errors
+///
+/// What could not be started, or which part ended and why.
+pub async fn run(config: Config) -> Result<()> {
+    // First of all, so that a second agent is refused before it changes anything.
+    let socket = AdminSocket::bind(&config.admin.socket)?;
+    let mut signals = Signals::new()?;
+    let (leave, mut leaving) = watch::channel(None);
+    let mut parts = Parts::default();
+    let agent = start::start(&config, leave, &mut parts).await?;
+    let view = Arc::new(agent.view);
+
+    let (stop_serving, stopped) = watch::channel(());
+    let serving = {
+        let (view, mut stopped) = (view.clone(), stopped);
+        tokio::spawn(async move {
+            let stop = async move {
+                // An error means that the sender is gone, which says the same.
+                let _ = stopped.changed().await;
+            };
+            server::serve(socket, view, stop).await;
+        })
+    };
+    let watchdog = tokio::spawn(systemd::watchdog(view.clone()));
+    tracing::info!(
+        host = %config.host.id, domain = config.host.domain, socket = %config.admin.socket.display(),
+        "the agent is ready"
+    );
+    systemd::ready("serving");
+
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            Ok(None)
+        }
+        hold = asked(&mut leaving) => {
+            tracing::info!("stopping: the admin socket asked for it");
+            Ok(hold)
+        }
+        error = parts.ended() => Err(error),
+    };
+    systemd::stopping("leaving the POP");
+    let result = match outcome {
+        Ok(hold) => {
+            let hold = hold.unwrap_or(config.pop.leave_hold);
+            match tokio::time::timeout(LEAVE_WITHIN, agent.gossip.leave(hold)).await {
+                Ok(_) => tracing::info!(hold_s = hold.as_secs_f64(), "left the POP"),
+                Err(_) => tracing::warn!("the POP could not be told in time; others will notice"),
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    drop(stop_serving);
+    watchdog.abort();
+    // The server bounds its own end; a panic in it has been reported.
+    let _ = serving.await;
+    result
+}
+
+/// Waits until somebody asks, by the admin socket, that the agent leave; gives the
+/// hold that was asked for.
+async fn asked(leaving: &mut watch::Receiver<Option<Option<Duration>>>) -> Option<Duration> {
+    match leaving.wait_for(Option::is_some).await {
+        Ok(hold) => hold.flatten(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The signals that stop an agent.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The tasks that make up a running agent.
+#[derive(Default)]
+struct Parts(JoinSet<(&'static str, Result<()>)>);
+
+impl Parts {
+    /// Runs a part, which is not expected to end.
+    fn run(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.0.spawn(async move { (name, part.await) });
+    }
+
+    /// Waits until a part ends, and says which and why.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.0.join_next().await {
+            None => std::future::pending().await,
+            Some(Ok((name, Ok(())))) => anyhow::anyhow!("{name} ended unasked"),
+            Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
+            Some(Err(error)) => anyhow::anyhow!("a part of the agent died: {error}"),
+        }
+    }
+}

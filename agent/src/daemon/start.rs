@@ -1,0 +1,307 @@
+//! The start of an agent: every part put in its place, in order.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use homing_common::{host::HostId, settings::Settings};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time::sleep_until,
+};
+
+use super::{
+    Parts,
+    linger::Linger,
+    table::{Shared, monotonic_ns},
+    view::AgentView,
+};
+use crate::{
+    config::{self, Config},
+    datapath::{
+        Datapath, LoadOptions, XdpMode,
+        link::Point,
+        local::LocalEvent,
+        resolver::{self, Resolver},
+        template::Outer,
+    },
+    gossip::task::{self as gossip, Handle, HostStatus},
+    pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
+};
+
+/// Batches of session events that may wait for gossip. When they do, the ring
+/// buffer takes up the slack.
+const EVENTS_WAITING: usize = 64;
+
+/// After this long the membership is taken to have settled: what an agent before
+/// left in `HOSTS` of others goes.
+const SETTLED_AFTER: Duration = Duration::from_secs(15);
+
+/// An agent that runs.
+pub(super) struct Agent {
+    pub view: AgentView,
+    pub gossip: Handle,
+}
+
+/// Starts all parts.
+pub(super) async fn start(
+    config: &Config,
+    leave: watch::Sender<Option<Option<Duration>>>,
+    parts: &mut Parts,
+) -> Result<Agent> {
+    let started = Instant::now();
+    let keys = Keys::read(&config.pop.key_file)?;
+    let session_key = keys.session;
+    let options = load_options(config, &keys);
+    // Waits for the verifier and for RCU.
+    let mut datapath = spawn_blocking(move || Datapath::load(&options)).await??;
+    for attached in &datapath.attachment.attached {
+        match &attached.to {
+            Point::Xdp { interface, .. } => tracing::info!(
+                interface, mode = config.host.xdp_mode.label(), link = attached.link_id, how = ?attached.how,
+                "XDP is attached"
+            ),
+            Point::Cgroup { path, .. } => tracing::info!(
+                cgroup = %path.display(), link = attached.link_id, how = ?attached.how,
+                "the hooks on sockets are attached"
+            ),
+        }
+    }
+    let services = datapath
+        .services
+        .sync(&config.services)
+        .context("cannot write SERVICES")?;
+    tracing::info!(
+        added = services.added,
+        removed = services.removed,
+        "the services are in force"
+    );
+    let mut cell = datapath.identity;
+    let identity = cell.begin().context("cannot write IDENTITY")?;
+    let stream = Stream {
+        incarnation: identity.incarnation,
+        generation: identity.generation,
+    };
+    tracing::info!(
+        incarnation = stream.incarnation,
+        generation = stream.generation,
+        "a life begins"
+    );
+
+    let mut routes = Vec::new();
+    datapath
+        .owners
+        .scan(|session, host| routes.push((session, host)))
+        .context("cannot read OWNERS")?;
+    let owners = Shared::new(datapath.owners);
+    let open = Arc::new(AtomicU64::new(0));
+
+    let (events_to, events_from) = mpsc::channel(EVENTS_WAITING);
+    let (news_to, news) = mpsc::channel(EVENTS_WAITING);
+    let events = datapath.events;
+    parts.run("the reader of EVENTS", async move {
+        Ok(events.run(events_to).await?)
+    });
+    let linger = Linger::new(config.pop.close_linger);
+    let count = open.clone();
+    parts.run("the pump of session events", async move {
+        pump(events_from, news_to, linger, &count).await;
+        Ok(())
+    });
+    if let Some(log) = datapath.kernel_log {
+        parts.run("the reader of the kernel programs' log", async move {
+            Ok(log.run().await?)
+        });
+    }
+
+    let raise = move |above| {
+        let identity = cell.raise(above)?;
+        Ok(Stream {
+            incarnation: identity.incarnation,
+            generation: identity.generation,
+        })
+    };
+    let options = gossip_options(config, keys, stream, routes)?;
+    let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
+    parts.run("gossip", async move { Ok(task.run().await?) });
+
+    let outer = Outer {
+        encapsulation: config.tunnel.encapsulation,
+        tunnel: config.tunnel.network,
+        host: config.host.id,
+    };
+    let (resolver, task) = resolver::resolver(outer, datapath.hosts);
+    parts.run("the resolver", async move { Ok(task.run().await?) });
+    let (hosts, ways) = (gossip.watch_hosts(), resolver.clone());
+    parts.run("the link between membership and resolver", async move {
+        follow(hosts, ways).await;
+        Ok(())
+    });
+
+    let view = AgentView {
+        config: config.clone(),
+        attachment: datapath.attachment,
+        started,
+        gossip: gossip.clone(),
+        resolver,
+        sessions: datapath.sessions,
+        stats: datapath.stats,
+        owners,
+        session_key,
+        open,
+        leave,
+    };
+    Ok(Agent { view, gossip })
+}
+
+fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
+    LoadOptions {
+        pin_dir: config.pin_dir(),
+        interfaces: config.host.interfaces.clone(),
+        xdp_mode: match config.host.xdp_mode {
+            config::XdpMode::Native => XdpMode::Native,
+            config::XdpMode::Skb => XdpMode::Skb,
+        },
+        cgroup: config.host.cgroup.clone(),
+        settings: Settings {
+            session_key: keys.session,
+            tunnel: config.tunnel.network,
+            tunnel_address: config.tunnel_address(),
+            host: config.host.id,
+            encapsulation: config.tunnel.encapsulation as u8,
+            hop_limit: config.tunnel.hop_limit,
+            zero: 0,
+        },
+        owners_entries: config.limits.owners,
+        sessions_entries: config.limits.sessions,
+    }
+}
+
+fn gossip_options(
+    config: &Config,
+    keys: Keys,
+    stream: Stream,
+    routes: Vec<(homing_common::session::SessionId, HostId)>,
+) -> Result<gossip::Options> {
+    let domain = Domain::try_from(config.host.domain.as_str())?;
+    let fingerprint = Fingerprint::of(&config.tunnel.network, config.tunnel.encapsulation);
+    let seeds = config.pop.seeds.iter().map(|seed| Seed {
+        host: seed.host,
+        address: seed.address,
+    });
+    Ok(gossip::Options {
+        me: Member::starting(
+            config.host.id,
+            stream,
+            config.pop.address,
+            domain,
+            fingerprint,
+        ),
+        seeds: seeds.collect(),
+        keys,
+        multicast: config.pop.multicast,
+        void_after: config.pop.void_after,
+        claims_max: config.limits.owners as usize,
+        routes,
+    })
+}
+
+/// Hands session events on to gossip, closes a little later.
+async fn pump(
+    mut from: mpsc::Receiver<Vec<LocalEvent>>,
+    to: mpsc::Sender<Vec<LocalEvent>>,
+    mut linger: Linger,
+    open: &AtomicU64,
+) {
+    loop {
+        let mut news = Vec::new();
+        let due_at = linger.next_time();
+        let due = async {
+            match due_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            events = from.recv() => {
+                let Some(events) = events else { return };
+                let now = tokio::time::Instant::now();
+                for event in events {
+                    match event {
+                        LocalEvent::Opened { id, .. } => {
+                            open.fetch_add(1, Ordering::Relaxed);
+                            linger.opened(id);
+                            news.push(event);
+                        }
+                        LocalEvent::Closed { id, .. } => {
+                            open.fetch_sub(1, Ordering::Relaxed);
+                            linger.closed(now, id);
+                        }
+                    }
+                }
+                // The first message may be empty, and gossip waits for it.
+                if to.send(std::mem::take(&mut news)).await.is_err() {
+                    return;
+                }
+            }
+            () = due => {}
+        }
+        let now = tokio::time::Instant::now();
+        while let Some(id) = linger.due(now) {
+            // The close becomes news only now.
+            news.push(LocalEvent::Closed {
+                id,
+                at_ns: monotonic_ns(),
+            });
+        }
+        if !news.is_empty() && to.send(news).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the resolver which hosts packets are exchanged with.
+async fn follow(mut hosts: watch::Receiver<Arc<Vec<HostStatus>>>, resolver: Resolver) {
+    let mut told: BTreeMap<HostId, IpAddr> = BTreeMap::new();
+    let settled_at = tokio::time::Instant::now() + SETTLED_AFTER;
+    let mut old = true;
+    loop {
+        let (wanted, nameless) = routed(&hosts.borrow_and_update());
+        for host in told.keys().filter(|host| !wanted.contains_key(host)) {
+            resolver.remove(*host).await;
+        }
+        for (host, address) in &wanted {
+            if told.get(host) != Some(address) {
+                resolver.add(*host, *address).await;
+            }
+        }
+        told = wanted;
+        let settled = tokio::time::Instant::now() >= settled_at;
+        if old && settled && !nameless {
+            old = false;
+            resolver.set(told.clone()).await;
+        }
+        tokio::select! {
+            changed = hosts.changed() => if changed.is_err() { return },
+            () = sleep_until(settled_at), if !settled => {}
+        }
+    }
+}
+
+/// The hosts that packets are exchanged with, and their fabric addresses; and
+/// whether there are some of which only claims are known: the ways to them that
+/// an agent before this one wrote must stay in force.
+fn routed(hosts: &[HostStatus]) -> (BTreeMap<HostId, IpAddr>, bool) {
+    let routed = hosts.iter().filter(|host| host.routed);
+    let nameless = routed.clone().any(|host| host.member.is_none());
+    let named = routed.filter_map(|host| Some((host.host, host.member?.address.ip())));
+    (named.collect(), nameless)
+}

@@ -1,0 +1,67 @@
+//! `OWNERS`, written by gossip and looked at by the admin socket.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use homing_common::{host::HostId, session::SessionId};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::{
+    datapath::owners::Owners,
+    gossip::{Table, TableError},
+};
+
+/// The table, for one writer and for whoever asks.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Owners>>);
+
+/// How full the table is.
+pub(super) struct Usage {
+    pub entries: u32,
+    pub capacity: u32,
+}
+
+impl Shared {
+    pub fn new(owners: Owners) -> Self {
+        Self(Arc::new(Mutex::new(owners)))
+    }
+
+    /// The table's entry for a session.
+    pub fn get(&self, session: SessionId) -> io::Result<Option<HostId>> {
+        self.lock().get(session)
+    }
+
+    /// How full it is.
+    pub fn usage(&self) -> Usage {
+        let owners = self.lock();
+        Usage {
+            entries: owners.len(),
+            capacity: owners.capacity(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Owners> {
+        // Every change leaves the table whole, so a panic elsewhere harms nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table for Shared {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+        Table::set(&mut *self.lock(), id, owner)
+    }
+
+    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+        Table::clear(&mut *self.lock(), id)
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the kernel side.
+pub(super) fn monotonic_ns() -> u64 {
+    // The clock exists on every Linux.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    })
+}

@@ -1,0 +1,417 @@
+//! What the admin socket is told: snapshots of every part, put into the words of
+//! the API.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, anyhow};
+use homing_common::{
+    host::{Encapsulation, HostId},
+    session::{SessionKey, Tuple},
+};
+use tokio::{sync::watch, task::spawn_blocking};
+
+use super::table::{Shared, monotonic_ns};
+use crate::{
+    admin::{Refusal, View, api, counts, page},
+    config::Config,
+    datapath::{
+        link::Point,
+        load::Attachment,
+        resolver::{Resolver, State as WayState, Way},
+        sessions::Sessions,
+        stats::Stats,
+    },
+    gossip::{
+        Latency,
+        machine::Progress,
+        task::{Handle, HostStatus, Status, Stopped},
+    },
+    pop::membership::State,
+};
+
+/// Everything that questions are answered from.
+pub(super) struct AgentView {
+    pub config: Config,
+    pub attachment: Attachment,
+    pub started: Instant,
+    pub gossip: Handle,
+    pub resolver: Resolver,
+    pub sessions: Arc<Sessions>,
+    pub stats: Arc<Stats>,
+    pub owners: Shared,
+    /// The key of session ids.
+    pub session_key: SessionKey,
+    /// This host's open sessions.
+    pub open: Arc<AtomicU64>,
+    /// Asks for a graceful stop, with a hold of its own or the configured one.
+    pub leave: watch::Sender<Option<Option<Duration>>>,
+}
+
+/// Reads of maps wait for the kernel: off the threads that gossip runs on.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Refusal> {
+    let read = spawn_blocking(read).await.context(what)?;
+    Ok(read.with_context(|| format!("cannot read {what}"))?)
+}
+
+impl From<Stopped> for Refusal {
+    fn from(_: Stopped) -> Self {
+        Self::Unavailable("the agent is stopping".into())
+    }
+}
+
+impl AgentView {
+    /// What an operator should look at, and what to do about it.
+    fn problems(&self, status: &Status, hosts: &[HostStatus]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let ways = self.resolver.ways();
+        for host in hosts {
+            let id = host.host;
+            match host.state {
+                Some(State::Down) => problems.push(format!(
+                    "host {id} is down: its agent does not answer; look at its log, and at the fabric between"
+                )),
+                Some(State::Mismatched) => problems.push(format!(
+                    "host {id} has other tunnel settings: make [tunnel] the same on all hosts"
+                )),
+                _ => {}
+            }
+            if host.incomplete {
+                problems.push(format!(
+                    "not all sessions of host {id} are known: there is no room; raise limits.owners"
+                ));
+            }
+            let way = ways.get(&id).filter(|way| way.state != WayState::Resolved);
+            if let Some(way) = way.filter(|_| host.routed) {
+                problems.push(format!(
+                    "the way to host {id} is not known ({state}): its packets are dropped; look at `ip route get {address}` and `ip neigh show to {address}`",
+                    state = way.state,
+                    address = way.address,
+                ));
+            }
+        }
+        if status.unplaced > 0 {
+            problems.push(format!(
+                "{} sessions have no entry: OWNERS is full; raise limits.owners",
+                status.unplaced
+            ));
+        }
+        problems
+    }
+
+    fn this_host(&self, status: &Status) -> api::Host {
+        let config = &self.config;
+        api::Host {
+            host: config.host.id.0,
+            this_host: true,
+            domain: Some(config.host.domain.clone()),
+            state: api::HostState::Alive,
+            since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
+            incarnation: status.stream.incarnation,
+            generation: status.stream.generation,
+            address: Some(config.pop.address),
+            tunnel_address: self.tunnel_address(config.host.id),
+            next_hop: None,
+            claims: status.sessions,
+            applied_seq: status.announced,
+            sync: api::SyncState::InSync,
+        }
+    }
+
+    fn other_host(&self, host: &HostStatus, way: Option<&Way>) -> api::Host {
+        let stream = host.member.map_or_else(Default::default, |m| m.stream);
+        api::Host {
+            host: host.host.0,
+            this_host: false,
+            domain: host.member.map(|member| member.domain.to_string()),
+            state: match host.state {
+                Some(State::Alive) => api::HostState::Alive,
+                Some(State::Left) => api::HostState::Left,
+                Some(State::Down | State::Mismatched) | None => api::HostState::Down,
+            },
+            since_unix_ms: host.since.map_or(0, unix_ms),
+            incarnation: stream.incarnation,
+            generation: stream.generation,
+            address: host.member.map(|member| member.address),
+            tunnel_address: self.tunnel_address(host.host),
+            next_hop: way.map(next_hop),
+            claims: host.claims,
+            applied_seq: host.applied,
+            sync: match host.progress {
+                Some(Progress::Following) => api::SyncState::InSync,
+                Some(Progress::Gap { missing }) => api::SyncState::Gap { missing },
+                Some(Progress::Syncing) => api::SyncState::Syncing,
+                Some(Progress::Waiting) | None => api::SyncState::Waiting,
+            },
+        }
+    }
+
+    fn tunnel_address(&self, host: HostId) -> IpAddr {
+        self.config.tunnel.network.address_of(host).into()
+    }
+}
+
+fn next_hop(way: &Way) -> api::NextHop {
+    api::NextHop {
+        resolved: way.state == WayState::Resolved,
+        via: way.next_hop,
+        mac: way.mac.map(|mac| mac.to_string()),
+        interface: way.interface.clone(),
+        vlan: None,
+        mtu: way.mtu,
+    }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    // Before 1970 there was no POP.
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+impl View for AgentView {
+    async fn status(&self) -> Result<api::Status, Refusal> {
+        let status = self.gossip.status().await?;
+        let hosts = self.gossip.hosts().await?;
+        let config = &self.config;
+        let owners = self.owners.usage();
+        let mut interfaces = Vec::new();
+        for attached in &self.attachment.attached {
+            if let Point::Xdp {
+                interface,
+                ifindex,
+                mode: _,
+            } = &attached.to
+            {
+                interfaces.push(api::Interface {
+                    name: interface.clone(),
+                    ifindex: *ifindex,
+                    mode: config.host.xdp_mode.label().to_owned(),
+                });
+            }
+        }
+        Ok(api::Status {
+            instance: config.instance.clone(),
+            host: config.host.id.0,
+            domain: config.host.domain.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: status.stream.incarnation,
+            generation: status.stream.generation,
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            address: config.pop.address,
+            multicast: config.pop.multicast,
+            tunnel: api::Tunnel {
+                encapsulation: match config.tunnel.encapsulation {
+                    Encapsulation::Ipip => "ipip",
+                    Encapsulation::Gue => "gue",
+                }
+                .to_owned(),
+                network: config.tunnel.prefix.to_string(),
+                prefix: config.tunnel.prefix_of(config.host.id).to_string(),
+                address: config.tunnel_address().into(),
+                hop_limit: config.tunnel.hop_limit,
+            },
+            interfaces,
+            cgroup: config.host.cgroup.clone(),
+            services: config
+                .services
+                .iter()
+                .map(|service| api::Service {
+                    address: service.endpoint(),
+                    protocol: page::protocol_label(service.protocol),
+                })
+                .collect(),
+            members: api::Members {
+                alive: 1 + status.alive as u32,
+                down: (status.down + status.mismatched) as u32,
+                left: status.left as u32,
+            },
+            sessions: api::Usage {
+                count: self.open.load(Ordering::Relaxed),
+                limit: config.limits.sessions.into(),
+            },
+            foreign: api::Usage {
+                count: owners.entries.into(),
+                limit: owners.capacity.into(),
+            },
+            gossip: api::Gossip {
+                in_sync: status.in_sync,
+                announced: status.announced,
+                applied: status.gossip.records_applied,
+                open_to_applied_us: latency(&status.latency),
+            },
+            problems: self.problems(&status, &hosts),
+        })
+    }
+
+    async fn hosts(&self) -> Result<Vec<api::Host>, Refusal> {
+        let status = self.gossip.status().await?;
+        let others = self.gossip.hosts().await?;
+        let ways = self.resolver.ways();
+        let mut hosts = vec![self.this_host(&status)];
+        hosts.extend(
+            others
+                .iter()
+                .map(|host| self.other_host(host, ways.get(&host.host))),
+        );
+        hosts.sort_by_key(|host| host.host);
+        Ok(hosts)
+    }
+
+    async fn sessions(&self, after: Option<Tuple>, limit: usize) -> Result<api::Sessions, Refusal> {
+        let sessions = self.sessions.clone();
+        blocking("SESSIONS", move || {
+            let mut page = page::Page::new(after, limit);
+            sessions.scan(|tuple, session| page.offer(tuple, session))?;
+            Ok(page.finish(monotonic_ns()))
+        })
+        .await
+    }
+
+    async fn owner(&self, session: Tuple) -> Result<api::Owner, Refusal> {
+        let (sessions, owners) = (self.sessions.clone(), self.owners.clone());
+        let id = session.id(&self.session_key);
+        let (local, entry) = blocking("SESSIONS and OWNERS", move || {
+            Ok((sessions.get(&session)?, owners.get(id)?))
+        })
+        .await?;
+        let known = self.gossip.owner(id).await?;
+        let claims: Vec<_> = known
+            .claims
+            .iter()
+            .map(|claim| api::Claim {
+                host: claim.host.0,
+                generation: claim.generation.into(),
+            })
+            .collect();
+        let me = self.config.host.id.0;
+        let (answer, owner, how) = match (local, entry, claims.first()) {
+            (Some(local), _, _) => (
+                api::Answer::ThisHost,
+                Some(me),
+                format!(
+                    "its socket is recorded in SESSIONS here (generation {})",
+                    local.generation
+                ),
+            ),
+            (None, Some(host), Some(claim)) if claim.host == host.0 => (
+                api::Answer::OtherHost,
+                Some(host.0),
+                format!(
+                    "host {host} claims it (generation {}); OWNERS here says so too",
+                    claim.generation
+                ),
+            ),
+            (None, Some(host), _) => (
+                api::Answer::OtherHost,
+                Some(host.0),
+                format!("OWNERS here says host {host}; its claim is about to change"),
+            ),
+            (None, None, Some(claim)) => (
+                api::Answer::OtherHost,
+                Some(claim.host),
+                format!(
+                    "host {} claims it (generation {}), but OWNERS here has no entry for it",
+                    claim.host, claim.generation
+                ),
+            ),
+            (None, None, None) => (
+                api::Answer::Unknown,
+                None,
+                "it is not in SESSIONS here and nobody claims it".to_owned(),
+            ),
+        };
+        Ok(api::Owner {
+            name: page::name(&session, id),
+            answer,
+            owner,
+            how,
+            claims,
+        })
+    }
+
+    async fn stats(&self) -> Result<api::Stats, Refusal> {
+        let status = self.gossip.status().await?;
+        let stats = self.stats.clone();
+        let names: Vec<_> = self
+            .attachment
+            .attached
+            .iter()
+            .filter_map(|attached| match &attached.to {
+                Point::Xdp { interface, .. } => Some(interface.clone()),
+                Point::Cgroup { .. } => None,
+            })
+            .collect();
+        let (counts, interfaces) = blocking("STATS", move || {
+            let mut interfaces = BTreeMap::new();
+            for name in names {
+                // An interface that is gone has no errors to show.
+                let errors = counts::xdp_errors(&name).unwrap_or_default();
+                interfaces.insert(name, errors);
+            }
+            Ok((stats.read()?, interfaces))
+        })
+        .await?;
+        let gossip = status.counters().map(|(name, help, count)| api::Counter {
+            name: name.to_owned(),
+            count,
+            help: help.trim_end_matches('.').to_owned(),
+        });
+        Ok(api::Stats {
+            outcomes: counts::outcomes(&counts),
+            hooks: counts::hooks(&counts),
+            gossip: gossip.collect(),
+            interfaces,
+        })
+    }
+
+    async fn health(&self) -> Result<api::Health, Refusal> {
+        // The loop that owns gossip has answered: that is what is asked.
+        let status = self.gossip.status().await?;
+        let hosts = self.gossip.hosts().await?;
+        let problems = self.problems(&status, &hosts);
+        Ok(api::Health {
+            healthy: problems.is_empty(),
+            problems,
+        })
+    }
+
+    async fn leave(&self, hold: Option<Duration>) -> Result<(), Refusal> {
+        self.leave
+            .send(Some(hold))
+            .map_err(|_| Refusal::Failed(anyhow!("the agent is stopping already")))
+    }
+}
+
+/// Upper bounds of the histogram's buckets, in microseconds.
+const BOUNDS_US: [u64; 14] = [
+    50, 100, 200, 300, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000,
+    10_000_000,
+];
+
+fn latency(latency: &Latency) -> api::Latency {
+    let mut below = 0;
+    let buckets = BOUNDS_US.iter().zip(latency.cumulative(BOUNDS_US));
+    let buckets = buckets.map(|(&le_us, cumulative)| {
+        let count = cumulative - below;
+        below = cumulative;
+        api::Bucket { le_us, count }
+    });
+    api::Latency {
+        p50: latency.quantile_us(0.5),
+        p99: latency.quantile_us(0.99),
+        samples: latency.samples(),
+        sum_us: latency.sum_us(),
+        buckets: buckets.collect(),
+    }
+}
