@@ -126,7 +126,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         since_unix_ms: 1_760_000_000_000,
         incarnation: 1_760_000_000_000,
         generation: 1,
-        address: SocketAddr::from(([10, 1, 1, 10 + id], 7946)),
+        address: Some(SocketAddr::from(([10, 1, 1, 10 + id], 7946))),
         tunnel_address: [10, 77, 0, id * 16].into(),
         next_hop,
         claims: 25,
