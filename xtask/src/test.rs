@@ -22,7 +22,7 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     // The lab's tests run the programs.
     run::build(false)?;
     let mut command = run::cargo();
-    command.args(["test", "--no-fail-fast"]);
+    command.args(["test", "--workspace", "--no-fail-fast"]);
     command.args(filter);
     if full {
         command

@@ -24,6 +24,7 @@ pub mod guard;
 mod net;
 pub mod node;
 pub mod plan;
+mod port;
 pub mod state;
 pub mod status;
 
@@ -369,6 +370,21 @@ impl Lab {
             let (process, child) = node::keep(&plan, node)?;
             self.state.keepers.insert(node.to_string(), process);
             self.children.push(child);
+        }
+        self.open_ports()
+    }
+
+    /// Gives the router's ports what they need to take frames from hosts' XDP.
+    fn open_ports(&self) -> Result<()> {
+        let Some(keeper) = self.state.keepers.get(&Node::Router.to_string()) else {
+            bail!("the lab has no router");
+        };
+        let program = "/sys/fs/bpf/port";
+        port::pin(Path::new(&format!("/proc/{}/root{program}", keeper.pid)))?;
+        for host in 1..=self.state.plan.hosts {
+            let port = format!("h{host}");
+            let args = ["link", "set", "dev", &port, "xdpdrv", "pinned", program];
+            self.exec(Node::Router, "ip", &args)?;
         }
         Ok(())
     }

@@ -234,14 +234,13 @@ fn set_sysctls(plan: &Plan, node: Node) -> Result<()> {
 
 /// The router's ports that face hosts hand over whole packets with their
 /// checksums filled in, as a wire would: XDP on the host's end sees raw frames
-/// and the tunnel carries them on as they are. GRO there gives the port NAPI,
-/// without which the kernel drops what the host's XDP program sends.
+/// and the tunnel carries them on as they are.
 fn set_offloads(plan: &Plan) -> Result<()> {
     node::in_namespace(&plan.namespace(Node::Router), || {
         for host in 1..=plan.hosts {
             let port = format!("h{host}");
             let mut command = Command::new("ethtool");
-            command.args(["-K", &port, "tx", "off", "tso", "off", "gro", "on"]);
+            command.args(["-K", &port, "tx", "off", "tso", "off"]);
             run(&mut command, None)?;
         }
         Ok(())
