@@ -25,9 +25,9 @@ use super::{
     view::AgentView,
 };
 use crate::{
-    config::{self, Config},
+    config::Config,
     datapath::{
-        Datapath, LoadOptions, XdpMode,
+        Datapath, LoadOptions,
         link::Point,
         local::LocalEvent,
         resolver::{self, Resolver},
@@ -166,10 +166,7 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
     LoadOptions {
         pin_dir: config.pin_dir(),
         interfaces: config.host.interfaces.clone(),
-        xdp_mode: match config.host.xdp_mode {
-            config::XdpMode::Native => XdpMode::Native,
-            config::XdpMode::Skb => XdpMode::Skb,
-        },
+        xdp_mode: config.host.xdp_mode,
         cgroup: config.host.cgroup.clone(),
         settings: Settings {
             session_key: keys.session,
@@ -221,6 +218,7 @@ async fn pump(
     mut linger: Linger,
     open: &AtomicU64,
 ) {
+    let mut first = true;
     loop {
         let mut news = Vec::new();
         let due_at = linger.next_time();
@@ -248,9 +246,11 @@ async fn pump(
                     }
                 }
                 // The first message may be empty, and gossip waits for it.
-                if to.send(std::mem::take(&mut news)).await.is_err() {
+                let told = std::mem::take(&mut news);
+                if (first || !told.is_empty()) && to.send(told).await.is_err() {
                     return;
                 }
+                first = false;
             }
             () = due => {}
         }
@@ -304,4 +304,68 @@ fn routed(hosts: &[HostStatus]) -> (BTreeMap<HostId, IpAddr>, bool) {
     let nameless = routed.clone().any(|host| host.member.is_none());
     let named = routed.filter_map(|host| Some((host.host, host.member?.address.ip())));
     (named.collect(), nameless)
+}
+
+#[cfg(test)]
+mod tests {
+    use homing_common::session::SessionId;
+
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(2);
+
+    fn opened(id: u64) -> LocalEvent {
+        LocalEvent::Opened {
+            id: SessionId(id),
+            generation: 0,
+            at_ns: 1,
+        }
+    }
+
+    fn closed(id: u64) -> LocalEvent {
+        LocalEvent::Closed {
+            id: SessionId(id),
+            at_ns: 2,
+        }
+    }
+
+    /// The sessions named in what gossip is told next, closed ones as negative
+    /// numbers.
+    async fn told(news: &mut mpsc::Receiver<Vec<LocalEvent>>) -> Vec<i64> {
+        let events = news.recv().await.expect("the pump runs");
+        let number = |event: &LocalEvent| match event {
+            LocalEvent::Opened { id, .. } => id.0 as i64,
+            LocalEvent::Closed { id, .. } => -(id.0 as i64),
+        };
+        events.iter().map(number).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_are_told_at_once_and_closes_after_their_hold() {
+        let (events, from) = mpsc::channel(4);
+        let (to, mut news) = mpsc::channel(4);
+        let open = Arc::new(AtomicU64::new(0));
+        let count = open.clone();
+        tokio::spawn(async move { pump(from, to, Linger::new(HOLD), &count).await });
+        let start = tokio::time::Instant::now();
+
+        // The first message goes on even if it is empty: gossip waits for it.
+        events.send(vec![]).await.unwrap();
+        assert!(told(&mut news).await.is_empty());
+        events.send(vec![opened(1), opened(2)]).await.unwrap();
+        assert_eq!(told(&mut news).await, [1, 2]);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(open.load(Ordering::Relaxed), 2);
+
+        // Session 2 is opened again in time: it was never closed.
+        events.send(vec![closed(1), closed(2)]).await.unwrap();
+        events.send(vec![opened(2)]).await.unwrap();
+        assert_eq!(told(&mut news).await, [2]);
+        assert_eq!(open.load(Ordering::Relaxed), 1);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(told(&mut news).await, [-1]);
+        assert!((HOLD..HOLD * 2).contains(&start.elapsed()));
+        events.send(vec![closed(2)]).await.unwrap();
+        assert_eq!(told(&mut news).await, [-2]);
+    }
 }

@@ -189,13 +189,13 @@ impl View for AgentView {
             if let Point::Xdp {
                 interface,
                 ifindex,
-                mode: _,
+                mode,
             } = &attached.to
             {
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
-                    mode: config.host.xdp_mode.label().to_owned(),
+                    mode: mode.label().to_owned(),
                 });
             }
         }

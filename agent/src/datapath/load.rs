@@ -25,6 +25,8 @@ use aya::{
 use homing_common::settings::Settings;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+pub use crate::config::XdpMode;
+
 use super::{
     Error, OBJECT,
     events::Events,
@@ -40,15 +42,6 @@ use super::{
     stats::Stats,
     sys,
 };
-
-/// Where in an interface's receive path XDP runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum XdpMode {
-    /// In the driver: fast, and not every driver can.
-    Native,
-    /// In the network stack: works with every interface, at a fraction of the speed.
-    Skb,
-}
 
 /// What to load, and where to.
 #[derive(Clone)]
