@@ -363,6 +363,9 @@ impl Node {
     /// Carries changes from membership to gossip, and messages of both through
     /// the seal.
     fn settle(&mut self, now: u64) {
+        if let Some((above, by)) = self.membership.take_outdated() {
+            self.notes.push_back(Note::Outdated { above, by });
+        }
         for change in self.membership.take_changes() {
             match change {
                 Change::Up(member) => self.gossip.member_up(now, &member),

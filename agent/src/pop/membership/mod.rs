@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use foca::{
     AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams, Timer,
 };
@@ -125,6 +125,10 @@ counters! {
         address_changes,
         /// Times this host was falsely reported down and came back.
         rejoins,
+        /// Hosts told that a later life of theirs is known.
+        outdated_told,
+        /// Times that this host was told so.
+        told_outdated,
         /// Errors of the library, each harmless alone.
         internal_errors,
     }
@@ -141,6 +145,9 @@ pub struct Membership {
     timers_set: u64,
     entries: BTreeMap<HostId, Entry>,
     changes: Vec<Change>,
+    /// Messages that are not the library's.
+    outgoing: Vec<Outgoing>,
+    outdated: Option<(u64, HostId)>,
     announce_at: u64,
     rounds: u32,
     leave: Option<Leave>,
@@ -196,6 +203,8 @@ impl Membership {
             timers_set: 0,
             entries: BTreeMap::new(),
             changes: Vec::new(),
+            outgoing: Vec::new(),
+            outdated: None,
             announce_at: now,
             rounds: 0,
             leave: None,
@@ -230,14 +239,49 @@ impl Membership {
             // call us down, which is right.
             return;
         }
-        let bound = Member::decode(&mut &body[..])
-            .is_ok_and(|src| src.host == origin && src.stream == stream);
+        if let Some(incarnation) = decode_outdated(body) {
+            // In answer to what this very life sent: the seal's windows are no
+            // older than it is.
+            self.counters.told_outdated += 1;
+            self.outdated = self.outdated.max(Some((incarnation, origin)));
+            return;
+        }
+        let src = Member::decode(&mut &body[..]).ok();
+        let src = src.filter(|src| src.host == origin && src.stream == stream);
+        if let Some(src) = src
+            && let Some(incarnation) = self.later_incarnation(&src)
+        {
+            // The library would call it down again and again, and it would come
+            // back each time, but never above the life that is known here.
+            self.counters.outdated_told += 1;
+            self.outgoing.push(Outgoing {
+                to: origin,
+                address: src.address,
+                body: encode_outdated(incarnation),
+            });
+            return;
+        }
+        let bound = src.is_some();
         if !bound || self.foca.handle_data(body, &mut self.runtime).is_err() {
             self.counters.messages_refused += 1;
         } else {
             self.counters.messages_heard += 1;
         }
         self.settle(now);
+    }
+
+    /// The incarnation of a later life of a host than the one it speaks in, if
+    /// one is known, be it from others.
+    fn later_incarnation(&self, src: &Member) -> Option<u64> {
+        let mut known = self.foca.iter_membership_state().map(foca::Member::id);
+        let known = known.find(|known| known.host == src.host)?;
+        (known.stream > src.stream).then_some(known.stream.incarnation)
+    }
+
+    /// A member knows a later life of this host: its incarnation, and who said so.
+    pub fn take_outdated(&mut self) -> Option<(u64, HostId)> {
+        let own = self.me.stream.incarnation;
+        self.outdated.take().filter(|&(above, _)| above >= own)
     }
 
     /// A host proved that it can be talked to from now on. If that is a seed and
@@ -338,6 +382,7 @@ impl Membership {
         };
         let result = self.foca.change_identity(self.me, &mut self.runtime);
         self.note(result);
+        self.reconnect();
         self.announce_at = now;
         self.rounds = 0;
         self.settle(now);
@@ -345,6 +390,9 @@ impl Membership {
 
     /// The next message to send.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
+        if let Some(outgoing) = self.outgoing.pop() {
+            return Some(outgoing);
+        }
         let (to, body) = self.runtime.to_send()?;
         self.counters.messages_sent += 1;
         Some(Outgoing {
@@ -401,6 +449,15 @@ impl Membership {
         self.note(result);
     }
 
+    /// After a change of identity the library waits to be spoken to before it
+    /// probes anyone. If all members wait, none ever finds out that another has
+    /// gone: so it is made to look at its members at once.
+    fn reconnect(&mut self) {
+        let nobody = std::iter::empty();
+        let result = self.foca.apply_many(nobody, false, &mut self.runtime);
+        self.note(result);
+    }
+
     fn note(&mut self, result: Result<(), foca::Error>) {
         if result.is_err() {
             self.counters.internal_errors += 1;
@@ -429,6 +486,7 @@ impl Membership {
                 OwnedNotification::Rejoin(member) => {
                     self.me = member;
                     self.counters.rejoins += 1;
+                    self.reconnect();
                 }
                 OwnedNotification::Idle => {
                     self.rounds = 0;
@@ -499,6 +557,20 @@ impl Membership {
         entry.member = member;
         entry.state = state;
     }
+}
+
+/// What tells a host that a later life of it is known, where the library's
+/// messages begin with a host id: a zero, which is none, and the incarnation.
+fn encode_outdated(incarnation: u64) -> Bytes {
+    let mut body = BytesMut::with_capacity(10);
+    body.put_u16(0);
+    body.put_u64(incarnation);
+    body.freeze()
+}
+
+fn decode_outdated(mut body: &[u8]) -> Option<u64> {
+    let is_that = body.len() == 10 && body.get_u16() == 0;
+    is_that.then(|| body.get_u64())
 }
 
 /// A member as it would come back from the wire: all members compare it.
