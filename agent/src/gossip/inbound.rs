@@ -4,7 +4,8 @@ use homing_common::{host::HostId, session::SessionId};
 
 use super::{
     claims::Full,
-    machine::{Core, Gossip, Note, Peer},
+    core::{Core, Peer},
+    machine::{Gossip, Note},
     replica::{Apply, Phase, Replica},
     wire::{self, Heartbeat, Message, Pull, Record, Records},
 };

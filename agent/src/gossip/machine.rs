@@ -7,18 +7,21 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
     claims::{Claim, Claims},
+    core::{Core, HEARTBEAT, Peer},
     latency::Latency,
     log::Log,
-    replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
+    replica::Phase,
     tally::Tally,
-    wire,
 };
-use crate::pop::{Domain, MS, Member, SECOND, Stream, counters::counters, seal::To};
+pub use super::{
+    core::{Outgoing, Settings},
+    view::{Counters, Note, Origin, Owner, Progress},
+};
+use crate::pop::{MS, Member, Stream, seal::To};
 
 /// After a batch the next one waits this long, for more to come together.
 const FLUSH_INTERVAL: u64 = 200;
@@ -30,179 +33,6 @@ const FLUSH_BATCHES: usize = 4;
 /// After the last batch a heartbeat follows this soon, then again after twice the
 /// time, and so on: it shows receivers what they missed of the end.
 const QUICK_HEARTBEAT: u64 = 20 * MS;
-/// Every member gets a heartbeat this often.
-const HEARTBEAT: u64 = SECOND;
-/// A host whose multicast was not heard for this long is told so.
-const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
-/// Snapshots that are pulled at once.
-const SYNCS_MAX: usize = 8;
-/// Until a host that found no room to pull looks again.
-const SYNC_RETRY: u64 = 10 * MS;
-/// Notes that wait to be taken; more are counted and dropped.
-const NOTES_MAX: usize = 256;
-
-counters! {
-    /// What happened to gossip.
-    Counters {
-        /// Sessions announced as opened here.
-        opened_here,
-        /// Sessions announced as closed here.
-        closed_here,
-        /// Closed here, but never announced as open.
-        unknown_closed_here,
-        /// Batches of new announcements made.
-        batches_sent,
-        /// Announcements of other hosts applied.
-        records_applied,
-        /// Batches heard that held nothing new.
-        duplicates,
-        /// Batches heard before an earlier one, and kept.
-        out_of_order,
-        /// Batches heard too far ahead, or with too many waiting: dropped, to be repaired.
-        pending_dropped,
-        /// Messages dropped because their origin is no member in that life.
-        not_member,
-        /// Messages dropped because they make no sense.
-        malformed,
-        /// Repairs of missing announcements asked for.
-        repairs_asked,
-        /// Batches sent again because another host asked.
-        repairs_sent,
-        /// Heartbeats sent.
-        heartbeats_sent,
-        /// Heartbeats whose digest differed from what was applied.
-        digest_mismatches,
-        /// Full syncs begun.
-        syncs_begun,
-        /// Full syncs completed.
-        syncs_done,
-        /// Full syncs given up, to be begun again later.
-        syncs_failed,
-        /// Snapshot chunks sent.
-        chunks_sent,
-        /// Claims removed because a full sync did not confirm them.
-        swept,
-        /// Hosts whose claims were voided.
-        voided_hosts,
-        /// Claims voided with them.
-        voided_claims,
-        /// Claims of other hosts to sessions that are live here.
-        conflicts,
-        /// Claims not kept because the table of claims was full.
-        claims_full,
-        /// Batches to hosts of this domain by unicast, because they do not hear its multicast.
-        multicast_unheard,
-        /// Batches whose time of opening lay in the future: clocks differ.
-        clock_differs,
-        /// Notes not written because there were too many.
-        notes_dropped,
-    }
-}
-
-/// How one host gossips.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This host.
-    pub host: HostId,
-    /// Its domain.
-    pub domain: Domain,
-    /// The present life of its agent.
-    pub stream: Stream,
-    /// Whether its domain has a multicast group.
-    pub multicast: bool,
-    /// How long the claims of a host that is down are kept.
-    pub void_after: Duration,
-    /// Sessions of other hosts that are remembered at most.
-    pub claims_max: usize,
-}
-
-/// A message to be sealed and sent.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// To whom.
-    pub to: To,
-    /// Its body.
-    pub body: Bytes,
-}
-
-/// Something an operator may want to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Another host claims a session that is live here.
-    Conflict {
-        /// The session.
-        id: SessionId,
-        /// The other host.
-        host: HostId,
-    },
-    /// A host's claims were voided.
-    Voided {
-        /// The host.
-        host: HostId,
-        /// How many claims.
-        claims: u64,
-    },
-    /// A host's live set was pulled in full.
-    Synced {
-        /// The host.
-        host: HostId,
-        /// Its sessions.
-        sessions: u64,
-        /// How long it took, in microseconds.
-        took_us: u64,
-    },
-    /// A host's live set could not be pulled; it will be tried again.
-    SyncFailed {
-        /// The host.
-        host: HostId,
-    },
-}
-
-/// How far another host's log is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// A full sync is needed and has not begun.
-    Waiting,
-    /// A snapshot is being pulled or put into the table.
-    Syncing,
-    /// Everything known of was applied.
-    Following,
-    /// Announcements are missing and are being asked for.
-    Gap {
-        /// How many, as far as is known.
-        missing: u64,
-    },
-}
-
-/// Another host as gossip sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    /// The host.
-    pub host: HostId,
-    /// The life whose log is followed.
-    pub stream: Stream,
-    /// How far.
-    pub progress: Progress,
-    /// The last announcement applied.
-    pub applied: u64,
-    /// Its claims.
-    pub tally: Tally,
-    /// Its claims do not all fit into the table.
-    pub incomplete: bool,
-    /// It hears this host's multicast.
-    pub hears_us: bool,
-    /// When its claims will be voided, if it does not come back.
-    pub void_at: Option<u64>,
-}
-
-/// Who owns a session, as this host sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// This host, in this generation of the session.
-    Here(u16),
-    /// Another host.
-    Other(Claim),
-}
 
 /// Gossip as one host does it.
 pub struct Gossip {
@@ -217,33 +47,6 @@ pub struct Gossip {
     multicast_heartbeat_at: u64,
     /// When a peer needs tending next, at the earliest.
     pub(super) tend_at: u64,
-}
-
-/// All but the peers, so that a peer and this can be changed together.
-pub(super) struct Core {
-    pub settings: Settings,
-    pub log: Log,
-    pub claims: Claims,
-    /// Sessions whose route may have changed.
-    pub dirty: VecDeque<SessionId>,
-    pub out: VecDeque<Outgoing>,
-    pub notes: VecDeque<Note>,
-    /// When the batches that were just applied were opened.
-    pub fresh: Vec<u64>,
-    pub latency: Latency,
-    pub counters: Counters,
-}
-
-pub(super) struct Peer {
-    pub domain: Option<Domain>,
-    /// Its present life, by membership.
-    pub stream: Stream,
-    pub up: bool,
-    pub void_at: Option<u64>,
-    pub hears_us: bool,
-    pub multicast_heard_at: Option<u64>,
-    heartbeat_at: u64,
-    pub replica: Replica,
 }
 
 impl Gossip {
@@ -591,154 +394,6 @@ impl Gossip {
             hears_us: peer.hears_us,
             void_at: peer.void_at,
         })
-    }
-}
-
-impl Peer {
-    fn new(now: u64) -> Self {
-        Self {
-            domain: None,
-            stream: Stream::default(),
-            up: false,
-            void_at: None,
-            hears_us: false,
-            multicast_heard_at: None,
-            heartbeat_at: now,
-            replica: Replica::new(now),
-        }
-    }
-}
-
-impl Core {
-    /// Does what is due for one peer, and says when the next thing is.
-    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, syncing: &mut usize) -> u64 {
-        if peer.void_at.is_some_and(|at| at <= now) {
-            self.void(now, host, peer);
-        }
-        let mut next = peer.void_at.unwrap_or(u64::MAX);
-        if peer.up {
-            if peer.heartbeat_at <= now {
-                let hears = peer
-                    .multicast_heard_at
-                    .is_some_and(|at| now < at + MULTICAST_SILENCE);
-                let sent = self.heartbeat(&[To::Host(host)], hears);
-                peer.heartbeat_at = now + if sent { HEARTBEAT } else { MS };
-            }
-            next = next.min(peer.heartbeat_at);
-        }
-        next.min(self.tend_replica(now, host, peer, syncing))
-    }
-
-    fn tend_replica(
-        &mut self,
-        now: u64,
-        host: HostId,
-        peer: &mut Peer,
-        syncing: &mut usize,
-    ) -> u64 {
-        let replica = &mut peer.replica;
-        if let Phase::Waiting { from } = replica.phase {
-            if !peer.up {
-                return u64::MAX;
-            }
-            if now < from || *syncing >= SYNCS_MAX {
-                return from.max(now + SYNC_RETRY);
-            }
-            if replica.stream != peer.stream {
-                replica.stream = peer.stream;
-                replica.next = 1;
-            }
-            *syncing += 1;
-            self.counters.syncs_begun += 1;
-            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
-        }
-        match &mut replica.phase {
-            Phase::Waiting { .. } => u64::MAX,
-            Phase::Pulling(snapshot) => match snapshot.step(now) {
-                PullStep::Wait(until) => until,
-                PullStep::Ask(pull) => {
-                    self.send(&[To::Host(host)], pull.encode());
-                    match snapshot.step(now) {
-                        PullStep::Wait(until) => until,
-                        _ => now,
-                    }
-                }
-                PullStep::GiveUp => {
-                    *syncing = syncing.saturating_sub(1);
-                    self.counters.syncs_failed += 1;
-                    self.note(Note::SyncFailed { host });
-                    replica.wait(now + PULL_REST);
-                    now + PULL_REST
-                }
-            },
-            Phase::Applying(_) => {
-                self.apply_slice(now, host, peer);
-                now
-            }
-            Phase::Following => {
-                let first = replica.pending.first();
-                let Some(gap) = &mut replica.gap else {
-                    return u64::MAX;
-                };
-                match gap.step(now, first) {
-                    GapStep::Wait(until) => until,
-                    GapStep::Ask(to) => {
-                        self.counters.repairs_asked += 1;
-                        let body = wire::encode_repair(replica.stream, replica.next, to);
-                        self.send(&[To::Host(host)], body);
-                        match gap.step(now, first) {
-                            GapStep::Wait(until) => until,
-                            _ => now,
-                        }
-                    }
-                    GapStep::GiveUp => {
-                        replica.wait(now);
-                        now
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends heartbeats, unless some announcements are still to be sent: what a
-    /// heartbeat says must not be ahead of what was sent.
-    fn heartbeat(&mut self, to: &[To], hears: bool) -> bool {
-        if self.log.unsent() > 0 {
-            return false;
-        }
-        self.counters.heartbeats_sent += to.len() as u64;
-        let body = self.log.heartbeat(hears).encode();
-        self.send(to, body);
-        true
-    }
-
-    /// Removes all claims of a host, and what is known of its log.
-    fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
-        let claims = peer.replica.tally.count;
-        self.claims.sweep(host, None, |id| self.dirty.push_back(id));
-        peer.replica = Replica::new(now);
-        peer.void_at = None;
-        if claims > 0 {
-            self.counters.voided_hosts += 1;
-            self.counters.voided_claims += claims;
-            self.note(Note::Voided { host, claims });
-        }
-    }
-
-    pub fn send(&mut self, to: &[To], body: Vec<u8>) {
-        let body = Bytes::from(body);
-        self.out.extend(to.iter().map(|&to| Outgoing {
-            to,
-            body: body.clone(),
-        }));
-    }
-
-    pub fn note(&mut self, note: Note) {
-        if self.notes.len() < NOTES_MAX {
-            self.notes.push_back(note);
-        } else {
-            self.counters.notes_dropped += 1;
-        }
     }
 }
 

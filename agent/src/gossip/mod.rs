@@ -29,6 +29,8 @@
 mod alarm;
 pub mod apply;
 mod claims;
+mod core;
+mod handle;
 mod inbound;
 pub mod latency;
 mod log;
@@ -39,6 +41,7 @@ mod report;
 pub mod socket;
 mod tally;
 pub mod task;
+pub mod view;
 pub mod wire;
 
 #[cfg(test)]

@@ -10,28 +10,27 @@ use std::{
 
 use homing_common::{host::HostId, session::SessionId};
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+pub use super::handle::{Handle, HostStatus, OwnerStatus, Status, Stopped};
 use super::{
-    Latency, Table, TableError,
+    Table, TableError,
     alarm::Alarm,
-    apply::{self, Applier},
-    claims::Claim,
-    machine::{self, Owner, Progress},
+    apply::Applier,
+    handle::{self, Command, Ends},
+    machine::Progress,
     node::{Config, HostView, Node},
     report::Reports,
-    socket::{self, SocketError, Sockets},
+    socket::{SocketError, Sockets},
 };
 use crate::{
     datapath::{
         local::LocalEvent,
         owners::{Owners, OwnersError},
     },
-    pop::{Domain, Member, SECOND, Stream, keys::Keys, membership, seal},
+    pop::{Member, SECOND, Stream, keys::Keys, membership},
 };
 
-/// Commands that may wait.
-const COMMANDS_MAX: usize = 64;
 /// Datagrams heard per socket before routes are put in force and timers looked at.
 const DATAGRAMS_PER_TURN: usize = 32;
 /// Messages of local events taken in one turn.
@@ -64,97 +63,6 @@ pub struct Options {
 /// Begins a new incarnation of this host above a given one, and remembers it.
 pub type Raise = Box<dyn FnMut(u64) -> io::Result<Stream> + Send>;
 
-/// Another host, as the daemon and the operator see it.
-#[derive(Clone, Debug)]
-pub struct HostStatus {
-    /// The host.
-    pub host: HostId,
-    /// As it announced itself. None while only routes to it are known, from the
-    /// agent's life before.
-    pub member: Option<Member>,
-    /// Its state; none likewise.
-    pub state: Option<membership::State>,
-    /// Since when.
-    pub since: Option<SystemTime>,
-    /// Whether packets are exchanged with it: it is up, or its claims still stand.
-    pub routed: bool,
-    /// When its claims will be voided, if it does not come back.
-    pub void_at: Option<SystemTime>,
-    /// How many claims it has here.
-    pub claims: u64,
-    /// The last announcement of it that was applied.
-    pub applied: u64,
-    /// How its log is followed.
-    pub progress: Option<Progress>,
-    /// Its claims do not all fit into the table of claims.
-    pub incomplete: bool,
-    /// It hears this host's multicast.
-    pub hears_us: bool,
-}
-
-/// How gossip is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The present life of this host's agent.
-    pub stream: Stream,
-    /// Members that are up, other than this host.
-    pub alive: usize,
-    /// Members that are down.
-    pub down: usize,
-    /// Members that left.
-    pub left: usize,
-    /// Members that are up but whose tunnel settings differ.
-    pub mismatched: usize,
-    /// The logs of all members that are up are followed without a gap.
-    pub in_sync: bool,
-    /// Sessions of this host.
-    pub sessions: u64,
-    /// The last announcement of this host.
-    pub announced: u64,
-    /// Sessions that other hosts claim.
-    pub claimed: usize,
-    /// Routes that wait for room in the table of owners.
-    pub unplaced: usize,
-    /// From a session's opening at its owner to its route's being in force here.
-    pub latency: Latency,
-    /// What happened at the sockets.
-    pub socket: socket::Counters,
-    /// What happened at the seal.
-    pub seal: seal::Counters,
-    /// What happened to membership.
-    pub membership: membership::Counters,
-    /// What happened to gossip.
-    pub gossip: machine::Counters,
-    /// What happened to routes.
-    pub routes: apply::Counters,
-}
-
-impl Status {
-    /// Every counter: its name, what it counts, its value. Names are unique.
-    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        self.socket
-            .iter()
-            .chain(self.seal.iter())
-            .chain(self.membership.iter())
-            .chain(self.gossip.iter())
-            .chain(self.routes.iter())
-    }
-}
-
-/// What is known of a session's owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerStatus {
-    /// The owner.
-    pub owner: Option<Owner>,
-    /// All claims of other hosts, the strongest first.
-    pub claims: Vec<Claim>,
-}
-
-/// The task has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("gossip has stopped")]
-pub struct Stopped;
-
 /// Why gossip could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -169,59 +77,6 @@ pub enum Error {
     EventsEnded,
 }
 
-enum Command {
-    Leave(Duration, oneshot::Sender<()>),
-    Status(oneshot::Sender<Box<Status>>),
-    Hosts(oneshot::Sender<Vec<HostStatus>>),
-    Owner(SessionId, oneshot::Sender<OwnerStatus>),
-}
-
-/// What the daemon talks to gossip through. Clones talk to the same gossip.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
-}
-
-impl Handle {
-    /// How gossip is doing.
-    pub async fn status(&self) -> Result<Box<Status>, Stopped> {
-        self.ask(Command::Status).await
-    }
-
-    /// All other hosts ever heard of, as of now.
-    pub async fn hosts(&self) -> Result<Vec<HostStatus>, Stopped> {
-        self.ask(Command::Hosts).await
-    }
-
-    /// Who owns a session.
-    pub async fn owner(&self, id: SessionId) -> Result<OwnerStatus, Stopped> {
-        self.ask(|answer| Command::Owner(id, answer)).await
-    }
-
-    /// Leaves the POP, which keeps this host's claims for so long. Returns when
-    /// that has been said to all members; the task then ends.
-    pub async fn leave(&self, hold: Duration) -> Result<(), Stopped> {
-        self.ask(|answer| Command::Leave(hold, answer)).await
-    }
-
-    /// All other hosts, anew whenever a state, a life, an address or `routed`
-    /// changes; numbers in it are as of then.
-    pub fn watch_hosts(&self) -> watch::Receiver<Arc<Vec<HostStatus>>> {
-        self.hosts.clone()
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(command(answer)).await;
-        sent.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-}
-
 /// Opens the sockets and prepares gossip. `events` tells of this host's sessions,
 /// first of all that are open now, in one message; `table` is where routes go.
 /// Nothing is said to anyone until the task runs.
@@ -232,8 +87,7 @@ pub fn open<T: Table>(
     raise: Raise,
 ) -> Result<(Handle, Task<T>), Error> {
     let sockets = Sockets::open(options.me.address, options.multicast)?;
-    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let (hosts, hosts_seen) = watch::channel(Arc::default());
+    let (handle, ends) = handle::handle();
     let task = Task {
         options,
         applier: Applier::new(table),
@@ -241,12 +95,7 @@ pub fn open<T: Table>(
         raise,
         sockets,
         alarm: Alarm::new()?,
-        inbox,
-        hosts,
-    };
-    let handle = Handle {
-        commands,
-        hosts: hosts_seen,
+        ends,
     };
     Ok((handle, task))
 }
@@ -259,8 +108,7 @@ pub struct Task<T> {
     raise: Raise,
     sockets: Sockets,
     alarm: Alarm,
-    inbox: mpsc::Receiver<Command>,
-    hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+    ends: Ends,
 }
 
 impl<T: Table> Task<T> {
@@ -290,8 +138,7 @@ impl<T: Table> Task<T> {
             events: self.events,
             raise: self.raise,
             sockets: self.sockets,
-            inbox: self.inbox,
-            hosts: self.hosts,
+            ends: self.ends,
             hosts_version: None,
             retry_at: 0,
             leaving: Vec::new(),
@@ -334,8 +181,7 @@ struct Running<T> {
     events: mpsc::Receiver<Vec<LocalEvent>>,
     raise: Raise,
     sockets: Sockets,
-    inbox: mpsc::Receiver<Command>,
-    hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+    ends: Ends,
     /// The version of the hosts that was told last.
     hosts_version: Option<u64>,
     retry_at: u64,
@@ -363,7 +209,7 @@ impl<T: Table> Running<T> {
             let now = self.clock.now();
             let next = self.node.next_time().min(self.next_retry());
             tokio::select! {
-                command = self.inbox.recv(), if commands_open => match command {
+                command = self.ends.commands.recv(), if commands_open => match command {
                     Some(command) => self.command(command),
                     None => commands_open = false,
                 },
@@ -484,7 +330,7 @@ impl<T: Table> Running<T> {
         let version = self.node.hosts_version();
         if self.hosts_version != Some(version) {
             self.hosts_version = Some(version);
-            self.hosts.send_replace(Arc::new(self.host_statuses()));
+            self.ends.hosts.send_replace(Arc::new(self.host_statuses()));
         }
     }
 
@@ -583,27 +429,6 @@ impl Table for Owners {
 /// A session's generation as announced: what is beyond counts as the largest.
 fn narrow(generation: u32) -> u16 {
     u16::try_from(generation).unwrap_or(u16::MAX)
-}
-
-impl Member {
-    /// This host as it announces itself when its agent starts.
-    pub fn starting(
-        host: HostId,
-        stream: Stream,
-        address: SocketAddr,
-        domain: Domain,
-        fingerprint: crate::pop::Fingerprint,
-    ) -> Self {
-        Self {
-            host,
-            stream,
-            renewal: 0,
-            address,
-            domain,
-            fingerprint,
-            leaving: None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,25 @@ pub struct Member {
 const NOT_LEAVING: u32 = u32::MAX;
 
 impl Member {
+    /// This host as it announces itself when its agent starts.
+    pub fn starting(
+        host: HostId,
+        stream: Stream,
+        address: SocketAddr,
+        domain: Domain,
+        fingerprint: Fingerprint,
+    ) -> Self {
+        Self {
+            host,
+            stream,
+            renewal: 0,
+            address,
+            domain,
+            fingerprint,
+            leaving: None,
+        }
+    }
+
     /// A stand-in for a seed, of which only id and address are known: good
     /// enough to address an announcement.
     pub(super) fn seed(host: HostId, address: SocketAddr, domain: Domain) -> Self {

@@ -7,7 +7,10 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::pop::{Fingerprint, membership::State};
+use crate::{
+    gossip::{Claim, machine::Owner},
+    pop::{Domain, Fingerprint, membership::State},
+};
 
 /// A table that the test can look into.
 #[derive(Clone, Default)]

@@ -1,7 +1,7 @@
 //! What the SWIM library needs of us: members as its identities, and its
 //! messages as bytes.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foca::{Codec, Header, Identity, Message, State};
 use homing_common::host::HostId;
 
@@ -178,4 +178,25 @@ impl Codec<Member> for Wire {
         };
         Ok(foca::Member::new(id, incarnation, state))
     }
+}
+
+/// What tells a host that a later life of it is known, where the library's
+/// messages begin with a host id: a zero, which is none, and the incarnation.
+pub(super) fn encode_outdated(incarnation: u64) -> Bytes {
+    let mut body = BytesMut::with_capacity(10);
+    body.put_u16(0);
+    body.put_u64(incarnation);
+    body.freeze()
+}
+
+pub(super) fn decode_outdated(mut body: &[u8]) -> Option<u64> {
+    let is_that = body.len() == 10 && body.get_u16() == 0;
+    is_that.then(|| body.get_u64())
+}
+
+/// A member as it would come back from the wire: all members compare it.
+pub(super) fn canonical(member: Member) -> Member {
+    let mut bytes = Vec::with_capacity(Member::LEN_MAX);
+    member.encode(&mut bytes);
+    Member::decode(&mut &bytes[..]).unwrap_or(member)
 }

@@ -11,24 +11,26 @@
 //! the host's kernel still forwards is another question.
 
 mod codec;
+mod library;
+mod view;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    net::SocketAddr,
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use foca::{
-    AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification, PeriodicParams, Timer,
-};
+use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification};
 use homing_common::host::HostId;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use self::codec::Wire;
-use super::{BODY_LEN_MAX, MS, Member, SECOND, Stream, counters::counters};
+pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
+use self::{
+    codec::{Wire, canonical, decode_outdated, encode_outdated},
+    library::{Due, config},
+};
+use super::{MS, Member, SECOND, Stream};
 
 /// Between two announcements of a host that is alone, or has only just joined.
 const JOIN_INTERVAL: u64 = 200 * MS;
@@ -44,95 +46,6 @@ const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_INTERVAL: u64 = 20 * MS;
 /// The most timers the library can have set: it sets a few per member.
 const TIMERS_MAX: usize = 1 << 16;
-
-/// Someone else to join, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seed {
-    /// Its host id.
-    pub host: HostId,
-    /// Its fabric address.
-    pub address: SocketAddr,
-}
-
-/// What became of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It is up, or up in a later life than before.
-    Up(Member),
-    /// Its agent stopped answering.
-    Down(Member),
-    /// It left, and asks that its sessions be kept for so long.
-    Left(Member, Duration),
-    /// It is up, but its tunnel settings differ from ours: no member for us.
-    Mismatched(Member),
-}
-
-/// A member's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its agent answers.
-    Alive,
-    /// Its agent stopped answering.
-    Down,
-    /// It left.
-    Left,
-    /// Its agent answers, but its tunnel settings differ from ours.
-    Mismatched,
-}
-
-/// A member and its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The member as last heard of.
-    pub member: Member,
-    /// Its state.
-    pub state: State,
-    /// Since when.
-    pub since: u64,
-}
-
-/// A message for a host.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// The host.
-    pub to: HostId,
-    /// Its fabric address.
-    pub address: SocketAddr,
-    /// The message's body, to be sealed.
-    pub body: Bytes,
-}
-
-counters! {
-    /// What happened to membership.
-    Counters {
-        /// Messages heard and understood.
-        messages_heard,
-        /// Messages sent.
-        messages_sent,
-        /// Messages refused: malformed, or not what they claimed to be.
-        messages_refused,
-        /// Announcements made to seeds and members, in order to join.
-        announcements,
-        /// Times a member came up.
-        ups,
-        /// Times a member stopped answering.
-        downs,
-        /// Times a member left.
-        lefts,
-        /// Times a member's tunnel settings were found to differ from ours.
-        mismatches,
-        /// Times a member reappeared at another fabric address.
-        address_changes,
-        /// Times this host was falsely reported down and came back.
-        rejoins,
-        /// Hosts told that a later life of theirs is known.
-        outdated_told,
-        /// Times that this host was told so.
-        told_outdated,
-        /// Errors of the library, each harmless alone.
-        internal_errors,
-    }
-}
 
 /// Membership as one host sees it.
 pub struct Membership {
@@ -158,33 +71,6 @@ pub struct Membership {
 struct Leave {
     rounds: u32,
     next_at: u64,
-}
-
-/// A timer of the library; ordered by time, then by age.
-struct Due {
-    at: u64,
-    number: u64,
-    timer: Timer<Member>,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
 }
 
 impl Membership {
@@ -556,53 +442,6 @@ impl Membership {
         }
         entry.member = member;
         entry.state = state;
-    }
-}
-
-/// What tells a host that a later life of it is known, where the library's
-/// messages begin with a host id: a zero, which is none, and the incarnation.
-fn encode_outdated(incarnation: u64) -> Bytes {
-    let mut body = BytesMut::with_capacity(10);
-    body.put_u16(0);
-    body.put_u64(incarnation);
-    body.freeze()
-}
-
-fn decode_outdated(mut body: &[u8]) -> Option<u64> {
-    let is_that = body.len() == 10 && body.get_u16() == 0;
-    is_that.then(|| body.get_u64())
-}
-
-/// A member as it would come back from the wire: all members compare it.
-fn canonical(member: Member) -> Member {
-    let mut bytes = Vec::with_capacity(Member::LEN_MAX);
-    member.encode(&mut bytes);
-    Member::decode(&mut &bytes[..]).unwrap_or(member)
-}
-
-/// The library's settings, for a LAN: a host is probed about twice a second,
-/// suspected half a second after it stops, and down one and a half later.
-fn config() -> foca::Config {
-    let few = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-    let every = |ms, members| {
-        Some(PeriodicParams {
-            frequency: Duration::from_millis(ms),
-            num_members: few(members),
-        })
-    };
-    foca::Config {
-        probe_period: Duration::from_millis(500),
-        probe_rtt: Duration::from_millis(150),
-        num_indirect_probes: few(3),
-        max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: Duration::from_millis(1_500),
-        // There are at most as many as host ids: none needs to be forgotten.
-        remove_down_after: None,
-        max_packet_size: few(BODY_LEN_MAX),
-        notify_down_members: true,
-        periodic_announce: every(10_000, 1),
-        periodic_announce_to_down_members: every(3_000, 2),
-        periodic_gossip: every(100, 3),
     }
 }
 

@@ -24,16 +24,23 @@
 //! a reply is never larger than what caused it; tables have one entry per host id.
 
 mod frame;
+mod guard;
+mod view;
 
 use std::net::SocketAddr;
 
 use homing_common::host::{HostId, MAX_HOSTS};
 
-pub use self::frame::{Channel, OVERHEAD_LEN};
-use self::frame::{Control, Header, Refusal};
+pub use self::{
+    frame::{Channel, OVERHEAD_LEN},
+    view::{Counters, Dropped, Received, To},
+};
+use self::{
+    frame::{Control, Header, Refusal},
+    guard::{Limiter, Nonces, Purpose},
+};
 use super::{
     MS, SECOND, Stream,
-    counters::counters,
     keys::Keys,
     window::{Freshness, Window},
 };
@@ -42,132 +49,8 @@ use super::{
 const CHALLENGE_INTERVAL: u64 = 50 * MS;
 /// One host's challenges are answered, and its answers refused, at most this often.
 const REPLY_INTERVAL: u64 = 25 * MS;
-/// Replies of all kinds per second, to all hosts together.
-const REPLIES_PER_SECOND: u64 = 2_000;
-/// Replies that may go out at once.
-const REPLIES_BURST: u64 = 500;
-/// A nonce is good for one to two of these.
-const NONCE_LIFE: u64 = 2 * SECOND;
 /// A host id stays with the address it was heard from for this long.
 const ADDRESS_HOLD: u64 = 5 * SECOND;
-
-counters! {
-    /// What happened to datagrams at the seal.
-    Counters {
-        /// Datagrams sealed.
-        sealed,
-        /// Datagrams accepted.
-        accepted,
-        /// Dropped: too short or too long to be a datagram of the POP.
-        bad_length,
-        /// Dropped: no datagram of Homing.
-        foreign,
-        /// Dropped: of a version that this agent does not speak.
-        unknown_version,
-        /// Dropped: sealed with another POP key.
-        wrong_key,
-        /// Dropped: the tag is wrong, so it was changed or forged.
-        forged,
-        /// Dropped: authentic, but its header makes no sense.
-        malformed,
-        /// Dropped: for another host.
-        wrong_destination,
-        /// Dropped: this host's own multicast, heard back.
-        own,
-        /// Dropped: another machine uses this host's id.
-        own_id_elsewhere,
-        /// Dropped: no window is open for its origin's present life and address.
-        no_window,
-        /// Dropped: its sequence number was used before.
-        replayed,
-        /// Dropped: its sequence number is too far behind to tell.
-        too_old,
-        /// Dropped: an answer or refusal to nothing that this host asked.
-        unasked,
-        /// Replies not sent because of their rate limit.
-        rate_limited,
-        /// Challenges sent.
-        challenges_sent,
-        /// Answers sent.
-        answers_sent,
-        /// Windows opened by an answer.
-        windows_opened,
-        /// Answers refused: the origin's life is older than a known one.
-        stale_refused,
-        /// Answers refused: the host id is in use at another address.
-        contested_refused,
-        /// Refusals heard: a member knows a later life of this host.
-        told_stale,
-        /// Refusals heard: a member hears this host's id at another address.
-        told_in_use,
-    }
-}
-
-/// Whom a datagram is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum To {
-    /// One host.
-    Host(HostId),
-    /// Every host of the domain.
-    Domain,
-}
-
-/// What a datagram turned out to be.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received<'a> {
-    /// A fresh message.
-    Message {
-        /// Who made it.
-        origin: HostId,
-        /// In which life.
-        stream: Stream,
-        /// For which protocol.
-        channel: Channel,
-        /// Whether it was multicast.
-        multicast: bool,
-        /// Its body.
-        body: &'a [u8],
-    },
-    /// Something must be sent back to where the datagram came from.
-    Reply {
-        /// The host it goes to.
-        peer: HostId,
-        /// Whether this answers a challenge: the peer can hear us from now on.
-        answer: bool,
-        /// The datagram.
-        bytes: Vec<u8>,
-    },
-    /// The windows of this host are open from now on.
-    Opened(HostId),
-    /// A later life of this very host is known in the POP: begin one whose
-    /// incarnation is above this.
-    Outdated {
-        /// The incarnation that is known.
-        above: u64,
-        /// Who said so.
-        by: HostId,
-    },
-    /// The POP hears this host's id at another address; this host is refused.
-    InUse {
-        /// Who said so.
-        by: HostId,
-    },
-    /// Two machines use one host id. The one heard first keeps it.
-    Contested {
-        /// The id.
-        host: HostId,
-        /// Where the machine that keeps it is.
-        holder: SocketAddr,
-        /// The refusal for the other one.
-        bytes: Vec<u8>,
-    },
-    /// Another machine uses this host's own id.
-    OwnIdElsewhere,
-}
-
-/// A datagram was dropped; why is counted.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Dropped;
 
 /// Who this host is to the seal.
 #[derive(Clone, Copy, Debug)]
@@ -183,16 +66,13 @@ pub struct Identity {
 /// Seals what this host sends, and opens what it hears.
 pub struct Seal {
     keys: Keys,
-    /// Known to this process alone; nonces are made from it.
-    secret: [u8; 32],
+    nonces: Nonces,
     me: Identity,
     /// The next sequence number per destination.
     next_unicast: Vec<u64>,
     next_multicast: u64,
     hosts: Vec<HostState>,
-    /// Replies that may still go out, in millionths, and as of when.
-    tokens: u64,
-    tokens_at: u64,
+    limiter: Limiter,
     /// What happened so far.
     pub counters: Counters,
 }
@@ -220,15 +100,14 @@ impl Seal {
     pub fn new(keys: Keys, me: Identity, secret: [u8; 32]) -> Self {
         Self {
             keys,
-            secret,
+            nonces: Nonces::new(secret),
             me,
             next_unicast: vec![1; MAX_HOSTS as usize],
             next_multicast: 1,
             hosts: std::iter::repeat_with(HostState::default)
                 .take(MAX_HOSTS as usize)
                 .collect(),
-            tokens: REPLIES_BURST * SECOND,
-            tokens_at: 0,
+            limiter: Limiter::new(),
             counters: Counters::default(),
         }
     }
@@ -339,7 +218,10 @@ impl Seal {
                 next_multicast,
                 own_nonce,
             }) => {
-                if !self.is_own_nonce(now, Purpose::Challenge, peer, from, nonce) {
+                if !self
+                    .nonces
+                    .is_ours(now, Purpose::Challenge, peer, from, nonce)
+                {
                     return drop_as(&mut self.counters.unasked);
                 }
                 if let Some(known) = &self.hosts[usize::from(peer.0)].windows {
@@ -384,7 +266,7 @@ impl Seal {
                 Ok(Received::Opened(peer))
             }
             Some(Control::Refusal { nonce, refusal }) => {
-                if !self.is_own_nonce(now, Purpose::Answer, peer, from, nonce) {
+                if !self.nonces.is_ours(now, Purpose::Answer, peer, from, nonce) {
                     return drop_as(&mut self.counters.unasked);
                 }
                 match refusal {
@@ -419,7 +301,7 @@ impl Seal {
             return Err(Dropped);
         }
         self.hosts[usize::from(peer.0)].challenged_at = Some(now);
-        let nonce = self.nonce(now / NONCE_LIFE, Purpose::Challenge, peer, from);
+        let nonce = self.nonces.make(now, Purpose::Challenge, peer, from);
         self.counters.challenges_sent += 1;
         Ok(Received::Reply {
             peer,
@@ -444,7 +326,7 @@ impl Seal {
             nonce,
             next_unicast: self.next_unicast[usize::from(peer.0)],
             next_multicast: self.next_multicast,
-            own_nonce: self.nonce(now / NONCE_LIFE, Purpose::Answer, peer, from),
+            own_nonce: self.nonces.make(now, Purpose::Answer, peer, from),
         };
         self.counters.answers_sent += 1;
         Ok(Received::Reply {
@@ -482,54 +364,11 @@ impl Seal {
 
     /// Whether the limits allow a reply now; if so, it is charged.
     fn may_reply(&mut self, now: u64, last: Option<u64>, interval: u64) -> bool {
-        let elapsed = now.saturating_sub(self.tokens_at);
-        self.tokens_at = now;
-        self.tokens =
-            (self.tokens + elapsed.saturating_mul(REPLIES_PER_SECOND)).min(REPLIES_BURST * SECOND);
-        if last.is_some_and(|last| now < last + interval) || self.tokens < SECOND {
-            self.counters.rate_limited += 1;
-            return false;
-        }
-        self.tokens -= SECOND;
-        true
+        let too_soon = last.is_some_and(|last| now < last + interval);
+        let may = !too_soon && self.limiter.take(now);
+        self.counters.rate_limited += u64::from(!may);
+        may
     }
-
-    fn nonce(&self, epoch: u64, purpose: Purpose, peer: HostId, address: SocketAddr) -> u64 {
-        let mut hash = blake3::Hasher::new_keyed(&self.secret);
-        hash.update(&[purpose as u8]);
-        hash.update(&epoch.to_be_bytes());
-        hash.update(&peer.0.to_be_bytes());
-        hash.update(&address.port().to_be_bytes());
-        match address.ip() {
-            std::net::IpAddr::V4(ip) => hash.update(&ip.octets()),
-            std::net::IpAddr::V6(ip) => hash.update(&ip.octets()),
-        };
-        let mut nonce = [0; 8];
-        hash.finalize_xof().fill(&mut nonce);
-        u64::from_be_bytes(nonce)
-    }
-
-    fn is_own_nonce(
-        &self,
-        now: u64,
-        purpose: Purpose,
-        peer: HostId,
-        address: SocketAddr,
-        nonce: u64,
-    ) -> bool {
-        let epoch = now / NONCE_LIFE;
-        [Some(epoch), epoch.checked_sub(1)]
-            .into_iter()
-            .flatten()
-            .any(|epoch| self.nonce(epoch, purpose, peer, address) == nonce)
-    }
-}
-
-/// What a nonce was made for.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Challenge,
-    Answer,
 }
 
 /// Counts a drop.

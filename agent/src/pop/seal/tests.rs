@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    guard::{NONCE_LIFE, REPLIES_BURST},
+    *,
+};
 use crate::pop::BODY_LEN_MAX;
 
 fn address(host: u16) -> SocketAddr {

@@ -1,0 +1,229 @@
+//! What gossip knows and what it does for one peer at a time: heartbeats, pulls,
+//! repairs, and the end of claims.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use homing_common::{host::HostId, session::SessionId};
+
+use super::{
+    claims::Claims,
+    latency::Latency,
+    log::Log,
+    replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
+    view::{Counters, Note},
+    wire,
+};
+use crate::pop::{Domain, MS, SECOND, Stream, seal::To};
+
+/// Every member gets a heartbeat this often.
+pub(super) const HEARTBEAT: u64 = SECOND;
+/// A host whose multicast was not heard for this long is told so.
+const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
+/// Snapshots that are pulled at once.
+const SYNCS_MAX: usize = 8;
+/// Until a host that found no room to pull looks again.
+const SYNC_RETRY: u64 = 10 * MS;
+/// Notes that wait to be taken; more are counted and dropped.
+const NOTES_MAX: usize = 256;
+
+/// How one host gossips.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This host.
+    pub host: HostId,
+    /// Its domain.
+    pub domain: Domain,
+    /// The present life of its agent.
+    pub stream: Stream,
+    /// Whether its domain has a multicast group.
+    pub multicast: bool,
+    /// How long the claims of a host that is down are kept.
+    pub void_after: Duration,
+    /// Sessions of other hosts that are remembered at most.
+    pub claims_max: usize,
+}
+
+/// A message to be sealed and sent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// To whom.
+    pub to: To,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// All but the peers, so that a peer and this can be changed together.
+pub(super) struct Core {
+    pub settings: Settings,
+    pub log: Log,
+    pub claims: Claims,
+    /// Sessions whose route may have changed.
+    pub dirty: VecDeque<SessionId>,
+    pub out: VecDeque<Outgoing>,
+    pub notes: VecDeque<Note>,
+    /// When the batches that were just applied were opened.
+    pub fresh: Vec<u64>,
+    pub latency: Latency,
+    pub counters: Counters,
+}
+
+pub(super) struct Peer {
+    pub domain: Option<Domain>,
+    /// Its present life, by membership.
+    pub stream: Stream,
+    pub up: bool,
+    pub void_at: Option<u64>,
+    pub hears_us: bool,
+    pub multicast_heard_at: Option<u64>,
+    pub heartbeat_at: u64,
+    pub replica: Replica,
+}
+
+impl Peer {
+    pub fn new(now: u64) -> Self {
+        Self {
+            domain: None,
+            stream: Stream::default(),
+            up: false,
+            void_at: None,
+            hears_us: false,
+            multicast_heard_at: None,
+            heartbeat_at: now,
+            replica: Replica::new(now),
+        }
+    }
+}
+
+impl Core {
+    /// Does what is due for one peer, and says when the next thing is.
+    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, syncing: &mut usize) -> u64 {
+        if peer.void_at.is_some_and(|at| at <= now) {
+            self.void(now, host, peer);
+        }
+        let mut next = peer.void_at.unwrap_or(u64::MAX);
+        if peer.up {
+            if peer.heartbeat_at <= now {
+                let hears = peer
+                    .multicast_heard_at
+                    .is_some_and(|at| now < at + MULTICAST_SILENCE);
+                let sent = self.heartbeat(&[To::Host(host)], hears);
+                peer.heartbeat_at = now + if sent { HEARTBEAT } else { MS };
+            }
+            next = next.min(peer.heartbeat_at);
+        }
+        next.min(self.tend_replica(now, host, peer, syncing))
+    }
+
+    fn tend_replica(
+        &mut self,
+        now: u64,
+        host: HostId,
+        peer: &mut Peer,
+        syncing: &mut usize,
+    ) -> u64 {
+        let replica = &mut peer.replica;
+        if let Phase::Waiting { from } = replica.phase {
+            if !peer.up {
+                return u64::MAX;
+            }
+            if now < from || *syncing >= SYNCS_MAX {
+                return from.max(now + SYNC_RETRY);
+            }
+            if replica.stream != peer.stream {
+                replica.stream = peer.stream;
+                replica.next = 1;
+            }
+            *syncing += 1;
+            self.counters.syncs_begun += 1;
+            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
+        }
+        match &mut replica.phase {
+            Phase::Waiting { .. } => u64::MAX,
+            Phase::Pulling(snapshot) => match snapshot.step(now) {
+                PullStep::Wait(until) => until,
+                PullStep::Ask(pull) => {
+                    self.send(&[To::Host(host)], pull.encode());
+                    match snapshot.step(now) {
+                        PullStep::Wait(until) => until,
+                        _ => now,
+                    }
+                }
+                PullStep::GiveUp => {
+                    *syncing = syncing.saturating_sub(1);
+                    self.counters.syncs_failed += 1;
+                    self.note(Note::SyncFailed { host });
+                    replica.wait(now + PULL_REST);
+                    now + PULL_REST
+                }
+            },
+            Phase::Applying(_) => {
+                self.apply_slice(now, host, peer);
+                now
+            }
+            Phase::Following => {
+                let first = replica.pending.first();
+                let Some(gap) = &mut replica.gap else {
+                    return u64::MAX;
+                };
+                match gap.step(now, first) {
+                    GapStep::Wait(until) => until,
+                    GapStep::Ask(to) => {
+                        self.counters.repairs_asked += 1;
+                        let body = wire::encode_repair(replica.stream, replica.next, to);
+                        self.send(&[To::Host(host)], body);
+                        match gap.step(now, first) {
+                            GapStep::Wait(until) => until,
+                            _ => now,
+                        }
+                    }
+                    GapStep::GiveUp => {
+                        replica.wait(now);
+                        now
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends heartbeats, unless some announcements are still to be sent: what a
+    /// heartbeat says must not be ahead of what was sent.
+    pub fn heartbeat(&mut self, to: &[To], hears: bool) -> bool {
+        if self.log.unsent() > 0 {
+            return false;
+        }
+        self.counters.heartbeats_sent += to.len() as u64;
+        let body = self.log.heartbeat(hears).encode();
+        self.send(to, body);
+        true
+    }
+
+    /// Removes all claims of a host, and what is known of its log.
+    pub fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
+        let claims = peer.replica.tally.count;
+        self.claims.sweep(host, None, |id| self.dirty.push_back(id));
+        peer.replica = Replica::new(now);
+        peer.void_at = None;
+        if claims > 0 {
+            self.counters.voided_hosts += 1;
+            self.counters.voided_claims += claims;
+            self.note(Note::Voided { host, claims });
+        }
+    }
+
+    pub fn send(&mut self, to: &[To], body: Vec<u8>) {
+        let body = Bytes::from(body);
+        self.out.extend(to.iter().map(|&to| Outgoing {
+            to,
+            body: body.clone(),
+        }));
+    }
+
+    pub fn note(&mut self, note: Note) {
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push_back(note);
+        } else {
+            self.counters.notes_dropped += 1;
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the daemon talks to gossip through, and the answers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use homing_common::{host::HostId, session::SessionId};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Claim, Latency, apply,
+    machine::{self, Owner, Progress},
+    socket,
+};
+use crate::pop::{Member, Stream, membership, seal};
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 64;
+
+/// Another host, as the daemon and the operator see it.
+#[derive(Clone, Debug)]
+pub struct HostStatus {
+    /// The host.
+    pub host: HostId,
+    /// As it announced itself. None while only routes to it are known, from the
+    /// agent's life before.
+    pub member: Option<Member>,
+    /// Its state; none likewise.
+    pub state: Option<membership::State>,
+    /// Since when.
+    pub since: Option<SystemTime>,
+    /// Whether packets are exchanged with it: it is up, or its claims still stand.
+    pub routed: bool,
+    /// When its claims will be voided, if it does not come back.
+    pub void_at: Option<SystemTime>,
+    /// How many claims it has here.
+    pub claims: u64,
+    /// The last announcement of it that was applied.
+    pub applied: u64,
+    /// How its log is followed.
+    pub progress: Option<Progress>,
+    /// Its claims do not all fit into the table of claims.
+    pub incomplete: bool,
+    /// It hears this host's multicast.
+    pub hears_us: bool,
+}
+
+/// How gossip is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The present life of this host's agent.
+    pub stream: Stream,
+    /// Members that are up, other than this host.
+    pub alive: usize,
+    /// Members that are down.
+    pub down: usize,
+    /// Members that left.
+    pub left: usize,
+    /// Members that are up but whose tunnel settings differ.
+    pub mismatched: usize,
+    /// The logs of all members that are up are followed without a gap.
+    pub in_sync: bool,
+    /// Sessions of this host.
+    pub sessions: u64,
+    /// The last announcement of this host.
+    pub announced: u64,
+    /// Sessions that other hosts claim.
+    pub claimed: usize,
+    /// Routes that wait for room in the table of owners.
+    pub unplaced: usize,
+    /// From a session's opening at its owner to its route's being in force here.
+    pub latency: Latency,
+    /// What happened at the sockets.
+    pub socket: socket::Counters,
+    /// What happened at the seal.
+    pub seal: seal::Counters,
+    /// What happened to membership.
+    pub membership: membership::Counters,
+    /// What happened to gossip.
+    pub gossip: machine::Counters,
+    /// What happened to routes.
+    pub routes: apply::Counters,
+}
+
+impl Status {
+    /// Every counter: its name, what it counts, its value. Names are unique.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.socket
+            .iter()
+            .chain(self.seal.iter())
+            .chain(self.membership.iter())
+            .chain(self.gossip.iter())
+            .chain(self.routes.iter())
+    }
+}
+
+/// What is known of a session's owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerStatus {
+    /// The owner.
+    pub owner: Option<Owner>,
+    /// All claims of other hosts, the strongest first.
+    pub claims: Vec<Claim>,
+}
+
+/// The task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("gossip has stopped")]
+pub struct Stopped;
+
+pub(super) enum Command {
+    Leave(Duration, oneshot::Sender<()>),
+    Status(oneshot::Sender<Box<Status>>),
+    Hosts(oneshot::Sender<Vec<HostStatus>>),
+    Owner(SessionId, oneshot::Sender<OwnerStatus>),
+}
+
+/// What the daemon talks to gossip through. Clones talk to the same gossip.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
+}
+
+impl Handle {
+    /// How gossip is doing.
+    pub async fn status(&self) -> Result<Box<Status>, Stopped> {
+        self.ask(Command::Status).await
+    }
+
+    /// All other hosts ever heard of, as of now.
+    pub async fn hosts(&self) -> Result<Vec<HostStatus>, Stopped> {
+        self.ask(Command::Hosts).await
+    }
+
+    /// Who owns a session.
+    pub async fn owner(&self, id: SessionId) -> Result<OwnerStatus, Stopped> {
+        self.ask(|answer| Command::Owner(id, answer)).await
+    }
+
+    /// Leaves the POP, which keeps this host's claims for so long. Returns when
+    /// that has been said to all members; the task then ends.
+    pub async fn leave(&self, hold: Duration) -> Result<(), Stopped> {
+        self.ask(|answer| Command::Leave(hold, answer)).await
+    }
+
+    /// All other hosts, anew whenever a state, a life, an address or `routed`
+    /// changes; numbers in it are as of then.
+    pub fn watch_hosts(&self) -> watch::Receiver<Arc<Vec<HostStatus>>> {
+        self.hosts.clone()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(command(answer)).await;
+        sent.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+}
+
+/// The task's ends of a handle's channels.
+pub(super) struct Ends {
+    pub commands: mpsc::Receiver<Command>,
+    pub hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+}
+
+/// A handle, and the ends that the task holds.
+pub(super) fn handle() -> (Handle, Ends) {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let (hosts_to, hosts) = watch::channel(Arc::default());
+    let ends = Ends {
+        commands: inbox,
+        hosts: hosts_to,
+    };
+    (Handle { commands, hosts }, ends)
+}
