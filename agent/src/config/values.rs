@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::read::{Bad, not_a};
 
-/// The largest size of a table. A BPF hash takes about 90 bytes an entry, so
+/// The largest size of a table. A BPF hash takes 80 to 140 bytes an entry, so
 /// this is 1.5 GB: more is a slip of the finger.
 pub const LIMIT_MAX: u32 = 1 << 24;
 

@@ -189,7 +189,7 @@ fn gossip_options(
     routes: Vec<(homing_common::session::SessionId, HostId)>,
 ) -> Result<gossip::Options> {
     let domain = Domain::try_from(config.host.domain.as_str())?;
-    let fingerprint = Fingerprint::of(&config.tunnel.network, config.tunnel.encapsulation);
+    let fingerprint = Fingerprint::of(&config.tunnel.network);
     let seeds = config.pop.seeds.iter().map(|seed| Seed {
         host: seed.host,
         address: seed.address,

@@ -17,6 +17,11 @@ pub const LOG_RECORDS: u64 = 1 << 16;
 const SNAPSHOT_IN_USE: u64 = 200 * crate::pop::MS;
 /// Snapshots are made at most this often.
 const SNAPSHOT_INTERVAL: u64 = 100 * crate::pop::MS;
+/// Small ones: making one costs less than sending it.
+const SMALL_SNAPSHOT_INTERVAL: u64 = 10 * crate::pop::MS;
+/// A snapshot of at most so many records goes out on one request, so nobody is in
+/// the middle of it.
+const ONE_REQUEST: usize = 32 * CHUNK_RECORDS_MAX;
 /// A snapshot that nobody asked for in this time is dropped.
 const SNAPSHOT_LIFE: u64 = 5 * crate::pop::SECOND;
 
@@ -177,19 +182,33 @@ impl Log {
         let oldest_useful = self.next.saturating_sub(LOG_RECORDS / 2);
         if let Some(kept) = &mut self.snapshot {
             let is_wanted = kept.at == wanted && wanted != 0;
-            let is_recent = kept.at >= oldest_useful && kept.at >= have;
+            // Who knows nothing of this log may hold claims from before it: routes
+            // that its agent's life before has left. What a snapshot does not hold
+            // it takes for closed, so it must get one of this very moment.
+            let is_recent = if wanted == 0 && have <= 1 {
+                kept.at == self.next
+            } else {
+                kept.at >= oldest_useful && kept.at >= have
+            };
             if is_wanted && kept.at >= self.next.saturating_sub(LOG_RECORDS) || is_recent {
                 kept.asked_at = now;
                 return Some(kept.at);
             }
-            let in_use = now < kept.asked_at + SNAPSHOT_IN_USE && kept.at >= oldest_useful;
+            let in_use = kept.records.len() > ONE_REQUEST
+                && now < kept.asked_at + SNAPSHOT_IN_USE
+                && kept.at >= oldest_useful;
             if in_use {
                 return None;
             }
         }
+        let interval = if self.live.len() > ONE_REQUEST {
+            SNAPSHOT_INTERVAL
+        } else {
+            SMALL_SNAPSHOT_INTERVAL
+        };
         if self
             .snapshot_made_at
-            .is_some_and(|made| now < made + SNAPSHOT_INTERVAL)
+            .is_some_and(|made| now < made + interval)
         {
             return None;
         }
@@ -344,13 +363,38 @@ mod tests {
         }
         ids.sort_unstable();
         assert_eq!(ids, (0..500).filter(|&n| n != 7).collect::<Vec<_>>());
-        // Someone who needs a newer one waits while this one is in use.
-        log.open(SessionId(900), 0, 0);
-        assert_eq!(log.snapshot(150 * ms, 2, 0), Some(2));
-        assert_eq!(log.snapshot(160 * ms, 0, 3), None);
-        assert_eq!(log.snapshot(400 * ms, 0, 3), Some(3));
-        log.forget_snapshot(400 * ms + SNAPSHOT_LIFE);
+        log.forget_snapshot(SNAPSHOT_LIFE);
         assert!(log.chunk(0).is_none());
+        assert_eq!(log.snapshot(SNAPSHOT_LIFE + ms, 0, 0), Some(2));
+    }
+
+    #[test]
+    fn a_large_snapshot_stays_while_in_use() {
+        let ms = crate::pop::MS;
+        let many = ONE_REQUEST as u64 + 1;
+        let mut log = Log::new(0, (0..many).map(|n| (SessionId(n), 0)));
+        assert_eq!(log.snapshot(0, 0, 0), Some(1));
+        log.open(SessionId(many), 0, 0);
+        assert_eq!(log.snapshot(150 * ms, 1, 0), Some(1));
+        // Someone who needs a newer one waits.
+        assert_eq!(log.snapshot(160 * ms, 0, 2), None);
+        assert_eq!(log.snapshot(400 * ms, 0, 2), Some(2));
+    }
+
+    #[test]
+    fn who_knows_nothing_gets_a_snapshot_of_this_very_moment() {
+        let ms = crate::pop::MS;
+        let mut log = Log::new(0, std::iter::empty());
+        assert_eq!(log.snapshot(0, 0, 1), Some(1));
+        log.open(SessionId(1), 0, 0);
+        // Not the one of before, in which the session is missing; and soon.
+        assert_eq!(log.snapshot(ms, 0, 1), None);
+        assert_eq!(log.snapshot(11 * ms, 0, 1), Some(2));
+        // It may go on with that one while the log moves on.
+        log.open(SessionId(2), 0, 0);
+        assert_eq!(log.snapshot(12 * ms, 2, 1), Some(2));
+        // Who follows the log already needs no newer one than it says.
+        assert_eq!(log.snapshot(13 * ms, 0, 2), Some(2));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, TryGetError};
-use homing_common::host::{Encapsulation, HostId, TunnelNetwork};
+use homing_common::host::{HostId, TunnelNetwork};
 
 /// One life of a host's agent: datagrams, logs and claims belong to one.
 ///
@@ -79,19 +79,20 @@ impl fmt::Debug for Domain {
 }
 
 /// What all members must have configured alike, in 32 bits: hosts that disagree
-/// on tunnels would send each other packets that the receiver drops.
+/// on the tunnel network would send each other packets that the receiver drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fingerprint(pub u32);
 
 impl Fingerprint {
-    /// The fingerprint of the POP-wide tunnel settings.
-    pub fn of(network: &TunnelNetwork, encapsulation: Encapsulation) -> Self {
+    /// The fingerprint of the POP's tunnel network.
+    ///
+    /// The encapsulation is not among them: every host understands both kinds.
+    pub fn of(network: &TunnelNetwork) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&network.network.0);
         hash.update(&network.base.to_be_bytes());
         hash.update(&network.shift.to_be_bytes());
         hash.update(&network.id_mask.to_be_bytes());
-        hash.update(&[encapsulation as u8]);
         let digest = hash.finalize();
         let b = digest.as_bytes();
         Self(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))

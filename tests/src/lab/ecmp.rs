@@ -31,10 +31,17 @@ pub fn remapped_share(old: &[u16], new: &[u16]) -> f64 {
 
 /// Chooses the next set: some or all of `hosts` hosts in a new order, so that
 /// most flows go elsewhere. `keep` says how many are in it; otherwise chance
-/// does, from half of them up.
-pub fn choose(random: &mut Random, hosts: u16, now: &[u16], keep: Option<u16>) -> Vec<u16> {
+/// does, from half of them up. The search ends with the first set that moves a
+/// share of `enough`, or with the best of many.
+pub fn choose(
+    random: &mut Random,
+    hosts: u16,
+    now: &[u16],
+    keep: Option<u16>,
+    enough: f64,
+) -> Vec<u16> {
     let mut best: (f64, Vec<u16>) = (-1.0, now.to_vec());
-    for _ in 0..64 {
+    for _ in 0..500 {
         let mut set: Vec<u16> = (1..=hosts).collect();
         random.shuffle(&mut set);
         let least = hosts.div_ceil(2);
@@ -44,13 +51,18 @@ pub fn choose(random: &mut Random, hosts: u16, now: &[u16], keep: Option<u16>) -
         if share > best.0 {
             best = (share, set);
         }
-        // Good enough: a search for the very best would always find the same few.
-        if best.0 >= 0.6 {
+        if best.0 >= enough {
             break;
         }
     }
     best.1
 }
+
+/// Enough for a reshuffle among many flows. A search for the very best would find
+/// the same few sets always.
+pub const MOST: f64 = 0.6;
+/// Every flow goes elsewhere.
+pub const ALL: f64 = 1.0;
 
 #[cfg(test)]
 mod tests {
@@ -73,7 +85,7 @@ mod tests {
             for hosts in 2..9 {
                 let mut now: Vec<u16> = (1..=hosts).collect();
                 for _ in 0..10 {
-                    let next = choose(&mut random, hosts, &now, None);
+                    let next = choose(&mut random, hosts, &now, None, MOST);
                     assert!(remapped_share(&now, &next) >= 0.5, "{now:?} to {next:?}");
                     let mut unique = next.clone();
                     unique.sort();
@@ -81,7 +93,22 @@ mod tests {
                     assert_eq!(unique.len(), next.len());
                     now = next;
                 }
-                assert_eq!(choose(&mut random, hosts, &now, Some(1)).len(), 1);
+                assert_eq!(choose(&mut random, hosts, &now, Some(1), MOST).len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn all_flows_can_be_moved() {
+        for seed in 0..50 {
+            let mut random = Random::new(seed);
+            for hosts in 2..6 {
+                let mut now: Vec<u16> = (1..=hosts).collect();
+                for _ in 0..10 {
+                    let next = choose(&mut random, hosts, &now, None, ALL);
+                    assert_eq!(remapped_share(&now, &next), 1.0, "{now:?} to {next:?}");
+                    now = next;
+                }
             }
         }
     }

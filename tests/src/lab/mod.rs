@@ -301,11 +301,21 @@ impl Lab {
     }
 
     /// Puts another set of hosts, or another order of them, behind the service
-    /// addresses, IPv4 and IPv6 alike. Returns the share of flows (0 to 1) that
-    /// now go elsewhere. `keep`: how many hosts are in the set.
+    /// addresses, IPv4 and IPv6 alike, so that most flows go elsewhere. Returns their
+    /// share (0 to 1). `keep`: how many hosts are in the set.
     pub fn reshuffle(&mut self, random: &mut Random, keep: Option<u16>) -> Result<f64> {
+        self.choose_ecmp(random, keep, ecmp::MOST)
+    }
+
+    /// The same, so that all flows go elsewhere, as far as that can be.
+    pub fn reshuffle_all(&mut self, random: &mut Random) -> Result<f64> {
+        self.choose_ecmp(random, None, ecmp::ALL)
+    }
+
+    fn choose_ecmp(&mut self, random: &mut Random, keep: Option<u16>, enough: f64) -> Result<f64> {
         let _lock = state::lock(&self.state.plan.name)?;
-        let next = ecmp::choose(random, self.state.plan.hosts, &self.state.ecmp, keep);
+        let hosts = self.state.plan.hosts;
+        let next = ecmp::choose(random, hosts, &self.state.ecmp, keep, enough);
         self.change_ecmp(next)
     }
 

@@ -1,0 +1,9 @@
+//! A whole POP on real packets: what Homing claims, each claim in a small size.
+//! Needs root.
+
+mod pop {
+    mod agents;
+    mod claims;
+    mod common;
+    mod sessions;
+}
