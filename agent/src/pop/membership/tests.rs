@@ -274,6 +274,31 @@ fn halves_of_a_split_pop_find_each_other_again() {
 }
 
 #[test]
+fn host_that_was_falsely_reported_down_goes_on_probing_at_once() {
+    use foca::{Codec as _, Header, Message};
+    let mut net = Net::new(3);
+    net.run(3 * SECOND);
+    // "You are down", says host 1, and is never heard again, nor is host 3.
+    let [one, two] = [1, 2].map(|host| *net.nodes[&HostId(host)].me());
+    let header = Header {
+        src: one,
+        src_incarnation: 0,
+        dst: two,
+        message: Message::TurnUndead,
+    };
+    let mut body = Vec::new();
+    Wire.encode_header(&header, &mut body).unwrap();
+    let now = net.now;
+    net.cut = vec![HostId(1), HostId(3)];
+    let node = net.nodes.get_mut(&HostId(2)).unwrap();
+    node.receive(now, HostId(1), one.stream, &body);
+    assert_eq!(node.counters.rejoins, 1);
+    net.run(6 * SECOND);
+    assert_eq!(net.state(2, 1), Some(State::Down));
+    assert_eq!(net.state(2, 3), Some(State::Down));
+}
+
+#[test]
 fn message_in_another_name_is_refused() {
     let mut net = Net::new(3);
     net.run(2 * SECOND);
