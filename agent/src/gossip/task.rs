@@ -35,6 +35,8 @@ use crate::{
 const DATAGRAMS_PER_TURN: usize = 32;
 /// Messages of local events taken in one turn.
 const EVENTS_PER_TURN: usize = 4;
+/// Commands done in one turn, so that they are done however much there is to hear.
+const COMMANDS_PER_TURN: usize = 8;
 /// Routes put in force in one turn: some ten milliseconds of work, and more than
 /// the datagrams of a turn can change.
 const ROUTES_PER_TURN: usize = 8192;
@@ -239,6 +241,13 @@ impl<T: Table> Running<T> {
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) => break,
             }
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            // That nobody can ask any more is seen where the task waits.
+            let Ok(command) = self.ends.commands.try_recv() else {
+                break;
+            };
+            self.command(command);
         }
         // After the datagrams: a host that was stopped for a while must not take
         // those that it has not listened to for dead.
