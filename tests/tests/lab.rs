@@ -9,7 +9,7 @@ use std::{
 
 use homing_tests::{
     demo::Servers,
-    lab::{self, Lab, Node, node, state, wait_until},
+    lab::{self, Lab, Node, node, state, unique, wait_until},
     random::Random,
     workload::{Clients, Options},
 };
@@ -20,6 +20,7 @@ use nix::{
 
 /// Everything of a lab that shows on this machine.
 fn traces(name: &str) -> Vec<String> {
+    let name = &unique(name);
     let mut traces = node::namespaces(name);
     traces.extend(
         node::labs_with_cgroups()
@@ -44,7 +45,11 @@ fn traces(name: &str) -> Vec<String> {
 }
 
 fn plain(name: &str) -> lab::Builder {
-    Lab::builder().name(name).hosts(3).racks(2).no_homing()
+    Lab::builder()
+        .name(&unique(name))
+        .hosts(3)
+        .racks(2)
+        .no_homing()
 }
 
 fn load(lab: &Lab, connections: u32) -> Clients {
@@ -72,7 +77,12 @@ fn a_lab_leaves_no_trace() {
                 .unwrap()
         })
         .collect();
-    assert_eq!(node::processes("trace", Node::Host(1)).unwrap().len(), 2);
+    assert_eq!(
+        node::processes(&unique("trace"), Node::Host(1))
+            .unwrap()
+            .len(),
+        2
+    );
     lab.down().unwrap();
     assert_eq!(traces("trace"), Vec::<String>::new());
     for child in &mut children {
@@ -95,7 +105,8 @@ fn machines_have_what_was_planned() {
             .eq(["eth0", "lo"])
     );
     assert_eq!(host("cat /sys/class/net/eth0/mtu").trim(), "1600");
-    assert!(host("echo $HOMING_SOCKET").contains("/run/homing-lab/plan/h3.sock"));
+    let socket = format!("/run/homing-lab/{}/h3.sock", unique("plan"));
+    assert!(host("echo $HOMING_SOCKET").contains(&socket));
     let addresses = host("ip -brief address");
     for address in [
         "203.0.113.10/32",
@@ -149,11 +160,12 @@ fn two_labs_do_not_meet_and_a_third_of_the_same_name_is_refused() {
     assert_eq!(lost.finish().unwrap().broken, 12);
     let error = plain("two").up().unwrap_err().to_string();
     assert!(error.contains("is up already"), "{error}");
-    assert!(Lab::open("two").is_ok());
+    assert!(Lab::open(&unique("two")).is_ok());
 }
 
 /// Starts a demo that would go on for long, and returns once its lab stands.
 fn long_demo(name: &str) -> (Child, state::State) {
+    let name = &unique(name);
     let program = lab::own_program().unwrap();
     let demo = Command::new(program)
         .args([
@@ -206,10 +218,10 @@ fn what_a_crash_of_everything_left_is_cleared_by_the_next_lab() {
 #[test]
 fn remains_without_any_state_are_cleared() {
     let lab = plain("remains").up().unwrap();
-    fs::remove_file(state::run_folder("remains").join("state.json")).unwrap();
-    assert!(lab::down("remains").unwrap());
+    fs::remove_file(state::run_folder(&unique("remains")).join("state.json")).unwrap();
+    assert!(lab::down(&unique("remains")).unwrap());
     assert_eq!(traces("remains"), Vec::<String>::new());
-    assert!(!lab::down("remains").unwrap());
+    assert!(!lab::down(&unique("remains")).unwrap());
     drop(lab);
 }
 

@@ -31,7 +31,7 @@ enum Task {
     },
     /// Run all tests
     Test {
-        /// Also those that take long
+        /// Try several times as many histories of simulated POPs
         #[arg(long)]
         full: bool,
         /// Only tests with this in their name

@@ -17,6 +17,10 @@ struct Sum {
     skipped: u64,
 }
 
+/// How many random histories each simulation goes through with `--full`; the plain
+/// run does 48.
+const FULL_CASES: &str = "300";
+
 /// Runs every test of the workspace, with `full` also those that take long.
 pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     // The lab's tests run the programs.
@@ -25,9 +29,10 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     command.args(["test", "--workspace", "--no-fail-fast"]);
     command.args(filter);
     if full {
+        // Property tests and simulated POPs, over and over.
         command
             .args(["--", "--include-ignored"])
-            .env("HOMING_FULL", "1");
+            .env("PROPTEST_CASES", FULL_CASES);
     }
     let mut child = command
         .stdin(Stdio::null())

@@ -455,6 +455,12 @@ fn labs_folder() -> Result<PathBuf> {
         .join("lab"))
 }
 
+/// A name that begins like this one and that no other process's lab has: for tests,
+/// which may run twice at the same time on one machine.
+pub fn unique(name: &str) -> String {
+    format!("{name}{:x}", std::process::id())
+}
+
 /// The program `homing-lab`: this one, or the one built along with a test program.
 pub fn own_program() -> Result<PathBuf> {
     let path = build_folder()?.join("homing-lab");

@@ -1,6 +1,6 @@
 //! Agents come and go; connections stay.
 
-use homing_tests::lab::{Lab, Node, wait_until};
+use homing_tests::lab::{Lab, Node, unique, wait_until};
 use serde_json::Value;
 
 use super::common::{PATIENCE, Pop};
@@ -96,7 +96,7 @@ fn a_restart_of_an_agent_loses_nothing() {
 fn a_host_that_joins_late_learns_everything() {
     let mut pop = Pop::from(
         Lab::builder()
-            .name("late")
+            .name(&unique("late"))
             .hosts(3)
             .racks(2)
             .no_homing()

@@ -2,7 +2,7 @@
 
 use homing_tests::{
     demo::{self, Options},
-    lab::{Outer, Tunnel},
+    lab::{Outer, Tunnel, unique},
 };
 
 fn claim(lab: &str, tunnel: Tunnel, outer: Outer) {
@@ -15,7 +15,7 @@ fn claim(lab: &str, tunnel: Tunnel, outer: Outer) {
         outer,
         download_mib: 48,
         seed: Some(1),
-        lab: lab.to_owned(),
+        lab: unique(lab),
         json: false,
         control_only: false,
     })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use homing_tests::{
     demo::Servers,
-    lab::{Lab, Node},
+    lab::{Lab, Node, unique},
     workload::{Clients, Options},
 };
 
@@ -20,7 +20,14 @@ pub struct Pop {
 impl Pop {
     /// Three hosts in two racks, with agents, and a server on each.
     pub fn up(name: &str) -> Self {
-        Self::from(Lab::builder().name(name).hosts(3).racks(2).up().unwrap())
+        Self::from(
+            Lab::builder()
+                .name(&unique(name))
+                .hosts(3)
+                .racks(2)
+                .up()
+                .unwrap(),
+        )
     }
 
     pub fn from(lab: Lab) -> Self {

@@ -90,9 +90,10 @@ fn perform(pop: &mut Pop, op: &Op) {
     }
 }
 
-/// How many random histories are tried; more with `HOMING_CASES`.
+/// How many random histories are tried; more with `PROPTEST_CASES`, as
+/// `cargo xtask test --full` sets it.
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("HOMING_CASES").ok();
+    let cases = std::env::var("PROPTEST_CASES").ok();
     ProptestConfig {
         cases: cases.and_then(|n| n.parse().ok()).unwrap_or(48),
         max_shrink_iters: 2_000,
