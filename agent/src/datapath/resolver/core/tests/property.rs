@@ -78,6 +78,7 @@ proptest! {
                 Step::Sleep(ms) => world.sleep(Duration::from_millis(ms.into())),
             }
         }
+        // The simulated world's own clock: long enough for every retry.
         world.sleep(Duration::from_secs(2));
         for host in 0..4 {
             let id = 10 + u16::from(host);
