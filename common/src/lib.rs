@@ -9,11 +9,14 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod bench;
+pub mod control;
+pub mod echo;
 pub mod event;
 pub mod host;
 pub mod maps;
 pub mod net;
 pub mod outcome;
+pub mod park;
 pub mod session;
 pub mod settings;
 #[cfg(feature = "user")]

@@ -108,7 +108,7 @@ pub struct Session {
 const _: () = assert!(size_of::<Session>() == 32);
 
 /// SipHash-1-3 over whole little-endian words.
-struct Sip {
+pub(crate) struct Sip {
     v0: u64,
     v1: u64,
     v2: u64,
@@ -117,7 +117,7 @@ struct Sip {
 
 impl Sip {
     #[inline(always)]
-    const fn new(key: &SessionKey) -> Self {
+    pub(crate) const fn new(key: &SessionKey) -> Self {
         let [k0, k1] = key.0;
         Self {
             v0: k0 ^ 0x736f_6d65_7073_6575,
@@ -142,14 +142,14 @@ impl Sip {
     }
 
     #[inline(always)]
-    const fn word(&mut self, word: u64) {
+    pub(crate) const fn word(&mut self, word: u64) {
         self.v3 ^= word;
         self.round();
         self.v0 ^= word;
     }
 
     #[inline(always)]
-    const fn finish(mut self) -> u64 {
+    pub(crate) const fn finish(mut self) -> u64 {
         self.v2 ^= 0xff;
         self.round();
         self.round();

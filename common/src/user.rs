@@ -8,10 +8,12 @@ use std::{
 
 use crate::{
     bench::Bench,
+    control::{Control, Rendezvous},
     event::Event,
     host::{Host, HostId, MAX_HOSTS},
     maps::{Identity, Owner},
     net::{Address, Port, Service},
+    park::{Datagram, Parked},
     session::{Session, SessionId, SessionKey, Tuple},
     settings::Settings,
 };
@@ -27,7 +29,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Bench, Event, Host, Identity, Owner, Service, Session, SessionId, Settings, Tuple
+    Bench, Control, Datagram, Event, Host, Identity, Owner, Parked, Rendezvous, Service, Session,
+    SessionId, Settings, Tuple
 );
 
 impl From<IpAddr> for Address {

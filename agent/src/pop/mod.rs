@@ -22,6 +22,7 @@ pub mod counters;
 pub mod keys;
 mod member;
 pub mod membership;
+pub mod rendezvous;
 pub mod seal;
 mod window;
 

@@ -1,0 +1,55 @@
+//! What the agent tells the kernel programs while they run: the value of the map
+//! `CONTROL`, an array of one.
+
+use crate::session::SessionKey;
+
+/// The agent's word to the programs.
+///
+/// Fields change one at a time, and each is read at once.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Control {
+    /// When the agent last said that it lives: `CLOCK_MONOTONIC`, nanoseconds.
+    pub beat_ns: u64,
+    /// This life of the host's kernel, as echoes carry it.
+    pub incarnation: u64,
+    /// The keys of echoes, as SipHash keys: what is sent is signed with the
+    /// first, and either is accepted.
+    pub echo_keys: [SessionKey; 2],
+    /// [`Control::SYNCED`] and the other flags.
+    pub flags: u32,
+    /// The largest MSS that SYN|ACKs of services may offer over IPv4; 0: any.
+    pub mss_v4: u16,
+    /// The same over IPv6.
+    pub mss_v6: u16,
+}
+
+const _: () = assert!(size_of::<Control>() == 56);
+
+impl Control {
+    /// This host knows the sessions of the whole POP.
+    pub const SYNCED: u32 = 1;
+    /// This host takes no new sessions.
+    pub const DRAINING: u32 = 2;
+    /// An agent whose last beat is older than this is down, nanoseconds.
+    pub const BEAT_MAX_NS: u64 = 1_000_000_000;
+    /// How often the agent beats, nanoseconds.
+    pub const BEAT_EVERY_NS: u64 = 200_000_000;
+}
+
+/// Entries of the map `RENDEZVOUS`. Entry `id % RENDEZVOUS_ENTRIES` names the
+/// hosts that a session's packets go to when nobody here may decide on them.
+pub const RENDEZVOUS_ENTRIES: u32 = 1 << 14;
+
+/// The value of the map `RENDEZVOUS`: the two hosts that rank first, among those
+/// that take new sessions. Zero names no host.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Rendezvous {
+    /// Ranks first.
+    pub first: u16,
+    /// Takes the first one's place where that is this very host.
+    pub second: u16,
+}
+
+const _: () = assert!(size_of::<Rendezvous>() == 4);
