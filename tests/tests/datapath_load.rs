@@ -19,8 +19,21 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 8] = [
-    "AYA_LOGS", "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
+const MAPS: [&str; 14] = [
+    "ASK",
+    "AYA_LOGS",
+    "CLOSED",
+    "CONTROL",
+    "EVENTS",
+    "FRAGMENTS",
+    "HOSTS",
+    "IDENTITY",
+    "OWNERS",
+    "RECORDS",
+    "RENDEZVOUS",
+    "SERVICES",
+    "SESSIONS",
+    "STATS",
 ];
 
 fn names(folder: &Path) -> Vec<String> {
