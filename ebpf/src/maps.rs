@@ -1,15 +1,18 @@
 //! The maps, all typed by BTF so that `bpftool map dump` names their fields.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use homing_common::{
+    control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
     event::Event,
     host::{Host, MAX_HOSTS},
     maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
     net::Service,
     outcome::STATS_ENTRIES,
+    park::{ASK_BYTES, CLOSED_ENTRIES, Datagram, FRAGMENTS_ENTRIES, Parked},
     session::{Session, Tuple},
 };
 
@@ -32,6 +35,35 @@ pub static SESSIONS: HashMap<Tuple, Session, { SESSIONS_ENTRIES as usize }> = Ha
 /// What the hooks on sockets tell the agent.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+
+/// Ids of the sessions that this host closed itself lately, and when
+/// (`CLOCK_MONOTONIC`, nanoseconds). Written by the hooks on sockets; the oldest
+/// make room.
+#[btf_map]
+pub static CLOSED: LruHashMap<u64, u64, { CLOSED_ENTRIES as usize }> = LruHashMap::new();
+
+/// Packets that belong to nobody known, for the agent to ask about: a [`Parked`]
+/// and the frame behind it.
+#[btf_map]
+pub static ASK: RingBuf<Parked, { ASK_BYTES as usize }> = RingBuf::new();
+
+/// Where the rest of a fragmented datagram goes. Written by XDP; the oldest make
+/// room.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<Datagram, u64, { FRAGMENTS_ENTRIES as usize }> = LruHashMap::new();
+
+/// What the agent tells the programs while they run. Mapped by the agent.
+#[btf_map]
+pub static CONTROL: Array<Control, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Where packets go that nobody here may decide on, by session id. Mapped by the
+/// agent.
+#[btf_map]
+pub static RENDEZVOUS: Array<
+    Rendezvous,
+    { RENDEZVOUS_ENTRIES as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
 
 /// One counter per outcome and hook.
 #[btf_map]

@@ -19,8 +19,20 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 8] = [
-    "AYA_LOGS", "EVENTS", "HOSTS", "IDENTITY", "OWNERS", "SERVICES", "SESSIONS", "STATS",
+const MAPS: [&str; 13] = [
+    "ASK",
+    "AYA_LOGS",
+    "CLOSED",
+    "CONTROL",
+    "EVENTS",
+    "FRAGMENTS",
+    "HOSTS",
+    "IDENTITY",
+    "OWNERS",
+    "RENDEZVOUS",
+    "SERVICES",
+    "SESSIONS",
+    "STATS",
 ];
 
 fn names(folder: &Path) -> Vec<String> {

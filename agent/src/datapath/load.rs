@@ -78,6 +78,16 @@ pub struct Datapath {
     pub events: Events,
     /// Which life this is.
     pub identity: IdentityCell,
+    /// What the agent tells the programs while they run.
+    pub control: Map,
+    /// Where packets go that nobody here may decide on.
+    pub rendezvous: Map,
+    /// Sessions that this host closed lately.
+    pub closed: Map,
+    /// Packets that belong to nobody known.
+    pub ask: Map,
+    /// Where the rest of fragmented datagrams goes.
+    pub fragments: Map,
     /// What the programs have to say; none if they have nothing to say it with.
     pub kernel_log: Option<KernelLog>,
     /// What is attached to what, and the right to change it.
@@ -135,6 +145,11 @@ impl Datapath {
                 .map_err(of_map("EVENTS"))?,
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
+            control: maps("CONTROL")?,
+            rendezvous: maps("RENDEZVOUS")?,
+            closed: maps("CLOSED")?,
+            ask: maps("ASK")?,
+            fragments: maps("FRAGMENTS")?,
             sessions,
             stats,
             attachment: Attachment {
