@@ -206,7 +206,10 @@ mod tests {
         let (packet, why) = parse(&record(1, 3, &[1, 2, 3, 0, 0])).unwrap();
         assert_eq!(why, Why::Unknown);
         assert_eq!(packet.frame, [1, 2, 3]);
-        assert_eq!((packet.head.id, packet.head.ifindex, packet.head.from), (7, 3, 4));
+        assert_eq!(
+            (packet.head.id, packet.head.ifindex, packet.head.from),
+            (7, 3, 4)
+        );
         let (packet, why) = parse(&record(3, 0, &[])).unwrap();
         assert_eq!((why, packet.frame.len()), (Why::Decided, 0));
     }

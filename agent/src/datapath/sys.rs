@@ -15,8 +15,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type::BPF_LINK_TYPE_CGROUP,
-    bpf_link_type::BPF_LINK_TYPE_XDP,
+    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type::BPF_LINK_TYPE_CGROUP, bpf_link_type::BPF_LINK_TYPE_XDP,
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
