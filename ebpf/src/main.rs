@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::{SockOpsContext, XdpContext},
 };
 use homing_common::outcome::{Outcome, Verdict};
-use homing_ebpf::{handle, sockops, stats};
+use homing_ebpf::{answer, handle, sockops, stats};
 
 /// Every packet that reaches an interface of this host.
 #[xdp]
@@ -34,6 +34,14 @@ pub fn homing_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn homing_up(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Questions of other hosts about sessions that they do not know. Attached to
+/// nothing: the agent runs it.
+#[xdp]
+pub fn homing_answer(ctx: XdpContext) -> u32 {
+    answer::handle(&ctx);
+    xdp_action::XDP_DROP
 }
 
 /// Every socket under the cgroup that is established or closes.

@@ -9,10 +9,12 @@
 //! The way to each host is found by [`resolver`], which follows the kernel's
 //! route and neighbour tables. The sessions that this host has itself are
 //! reported by [`events`], and packets that the programs cannot decide on by
-//! [`parked`]; [`inject`] gives them back.
+//! [`parked`]; [`inject`] gives them back. [`answer`] asks this host's kernel what
+//! it knows itself.
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
+pub mod answer;
 pub mod error;
 pub mod events;
 pub mod frame;

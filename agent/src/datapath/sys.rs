@@ -214,6 +214,29 @@ pub(super) fn run_live(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> i
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
+/// Runs an XDP program on data that it changes in place, in the network namespace
+/// of this thread, where the interface is. Nothing becomes of the data but that.
+pub(super) fn run_on<T: Pod>(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    data: &mut [T],
+) -> io::Result<()> {
+    let len = size_of_val(data);
+    let context = Context::new(ifindex, len);
+    let mut attr = empty();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = data.as_ptr() as u64;
+    attr.test.data_size_in = len as u32;
+    attr.test.data_out = data.as_mut_ptr() as u64;
+    attr.test.data_size_out = len as u32;
+    attr.test.ctx_in = (&raw const context) as u64;
+    attr.test.ctx_size_in = size_of::<Context>() as u32;
+    attr.test.repeat = 1;
+    // The kernel copies the data in before it runs the program, and out after, and
+    // any bytes are a value of a `Pod`.
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
