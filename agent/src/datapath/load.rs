@@ -29,6 +29,7 @@ pub use crate::config::XdpMode;
 
 use super::{
     Error, OBJECT,
+    control::ControlMap,
     events::Events,
     hosts::Hosts,
     identity::IdentityCell,
@@ -37,6 +38,7 @@ use super::{
     link::{self, Attached, How, Point},
     owners::Owners,
     pins::{Lock, Pins, XDP_PREFIX},
+    rendezvous::RendezvousMap,
     services::Services,
     sessions::Sessions,
     stats::Stats,
@@ -79,9 +81,9 @@ pub struct Datapath {
     /// Which life this is.
     pub identity: IdentityCell,
     /// What the agent tells the programs while they run.
-    pub control: Map,
+    pub control: ControlMap,
     /// Where packets go that nobody here may decide on.
-    pub rendezvous: Map,
+    pub rendezvous: RendezvousMap,
     /// Sessions that this host closed lately.
     pub closed: Map,
     /// Packets that belong to nobody known.
@@ -145,8 +147,8 @@ impl Datapath {
                 .map_err(of_map("EVENTS"))?,
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
-            control: maps("CONTROL")?,
-            rendezvous: maps("RENDEZVOUS")?,
+            control: ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?,
+            rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,
             ask: maps("ASK")?,
             fragments: maps("FRAGMENTS")?,

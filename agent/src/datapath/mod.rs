@@ -12,6 +12,7 @@
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
+pub mod control;
 pub mod error;
 pub mod events;
 pub mod hosts;
@@ -21,8 +22,10 @@ pub mod kernel_log;
 pub mod link;
 pub mod load;
 pub mod local;
+mod mapped;
 pub mod owners;
 pub mod pins;
+pub mod rendezvous;
 pub mod resolver;
 pub mod services;
 pub mod sessions;

@@ -42,6 +42,7 @@ pub mod socket;
 mod tally;
 pub mod task;
 pub mod view;
+mod vitals;
 pub mod wire;
 
 #[cfg(test)]
@@ -51,3 +52,4 @@ pub use apply::{Table, TableError};
 pub use claims::Claim;
 pub use latency::Latency;
 pub use tally::Tally;
+pub use vitals::Vitals;
