@@ -28,6 +28,12 @@ pub trait Vitals: Send + 'static {
     fn synced(&mut self, synced: bool);
 }
 
+/// Nobody who cares: for gossip without a kernel side.
+impl Vitals for () {
+    fn beat(&mut self) {}
+    fn synced(&mut self, _: bool) {}
+}
+
 /// The POP as the loop sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sight {

@@ -26,8 +26,8 @@ pub struct Keys {
     pub(super) datagrams: [u8; 32],
     /// Hashes session tuples to ids.
     pub session: SessionKey,
-    /// Sign echoes between kernels: what is sent is signed with the first, and
-    /// either is accepted.
+    /// Sign echoes between kernels: what is asked is signed with the first, and
+    /// either is accepted. One of zeros is none.
     pub echo: [SessionKey; 2],
     /// Names the key in each datagram, so that a host with another key is told
     /// apart from a forger.
@@ -105,7 +105,7 @@ impl Keys {
         Self {
             datagrams: blake3::derive_key(DATAGRAMS, master),
             session: siphash_key(SESSIONS, master),
-            echo: [siphash_key(ECHOES, master); 2],
+            echo: [siphash_key(ECHOES, master), SessionKey::default()],
             id: blake3::derive_key(KEY_ID, master)[0],
         }
     }
@@ -216,6 +216,7 @@ mod tests {
         let keys = Keys::derive(&[7; 32]);
         let session = keys.session.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.datagrams[..16], session[..]);
+        assert!(keys.echo[0] != keys.session);
         assert_ne!(keys.datagrams, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).datagrams, keys.datagrams);
     }
