@@ -106,7 +106,7 @@ counters! {
 }
 
 counters! {
-    /// What the hooks on sockets counted.
+    /// What the hooks on sockets and on leaving packets counted.
     Hook, from Outcome::ALL.len() as u32;
     /// Sessions recorded as open.
     Opened = 0, "sessions_opened";
@@ -116,6 +116,8 @@ counters! {
     SessionsFull = 2, "sessions_full";
     /// Events lost because `EVENTS` was full.
     EventsLost = 3, "events_lost";
+    /// SYN|ACKs of services that left with a lower MSS.
+    MssLowered = 4, "mss_lowered";
 }
 
 /// Number of counters in the map `STATS`.
