@@ -188,10 +188,13 @@ impl Program {
             ..TestRunOptions::new()
         })?;
         out.truncate(result.data_size_out as usize);
+        let after = self.stats()?;
         let counted: Vec<Outcome> = Outcome::ALL
             .iter()
-            .zip(before.iter().zip(self.stats()?))
-            .flat_map(|(outcome, (before, after))| vec![*outcome; (after - before) as usize])
+            .flat_map(|outcome| {
+                let index = outcome.index() as usize;
+                vec![*outcome; (after[index] - before[index]) as usize]
+            })
             .collect();
         let [outcome] = counted[..] else {
             bail!("a packet must end in exactly one outcome, not in {counted:?}");

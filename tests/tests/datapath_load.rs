@@ -20,7 +20,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -30,6 +30,7 @@ const MAPS: [&str; 13] = [
     "HOSTS",
     "IDENTITY",
     "OWNERS",
+    "RECORDS",
     "RENDEZVOUS",
     "SERVICES",
     "SESSIONS",

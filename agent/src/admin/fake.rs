@@ -238,7 +238,7 @@ impl View for Fake {
                 cookie: n.into(),
                 opened_ns: 0,
                 generation: 0,
-                zero: 0,
+                flags: 0,
             };
             page.offer(tuple, session);
         }

@@ -156,7 +156,7 @@ mod tests {
             cookie,
             opened_ns: 0,
             generation: 0,
-            zero: 0,
+            flags: 0,
         }
     }
 
