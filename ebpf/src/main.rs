@@ -37,6 +37,13 @@ pub fn homing_egress(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// A packet that the agent gives back to the local stack. Attached to nothing: the
+/// agent runs it.
+#[xdp]
+pub fn homing_up(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 /// Every socket under the cgroup that is established or closes.
 #[sock_ops]
 pub fn homing_sockops(ctx: SockOpsContext) -> u32 {

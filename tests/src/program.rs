@@ -14,7 +14,7 @@ use homing_common::{
     control::Control,
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
     maps::Owner,
-    net::{Port, Service, TCP},
+    net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
     session::{SessionKey, Tuple},
     settings::Settings,
@@ -61,7 +61,7 @@ pub struct Run {
 /// The tunnel network of tests: `10.77.0.0/16`, one /28 for each host.
 pub fn tunnel_v4() -> TunnelNetwork {
     TunnelNetwork {
-        network: homing_common::net::Address::v4([10, 77, 0, 0]),
+        network: Address::v4([10, 77, 0, 0]),
         base: 0x0a4d_0000,
         shift: 4,
         id_mask: 0xfff,
@@ -85,9 +85,11 @@ pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings
         session_key: SessionKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]),
         tunnel,
         tunnel_address: tunnel.address_of(host),
+        fabric: Address::v4([10, 1, 0, 1]),
         host,
         encapsulation: encapsulation as u8,
         hop_limit: 8,
+        fabric_port: 7946,
         zero: 0,
     }
 }
