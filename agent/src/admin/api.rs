@@ -82,6 +82,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `native` or `skb`.
     pub mode: String,
+    /// Whether it has the egress program, which needs Linux 6.6.
+    pub egress: bool,
 }
 
 /// A service.

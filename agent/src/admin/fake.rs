@@ -76,6 +76,7 @@ pub(crate) fn sample_status() -> Status {
             name: "eth0".to_owned(),
             ifindex: 2,
             mode: "native".to_owned(),
+            egress: true,
         }],
         cgroup: "/sys/fs/cgroup".into(),
         services: vec![Service {

@@ -72,6 +72,10 @@ pub(super) async fn start(
                 interface, mode = config.host.xdp_mode.label(), link = attached.link_id, how = ?attached.how,
                 "XDP is attached"
             ),
+            Point::Egress { interface, .. } => tracing::info!(
+                interface, link = attached.link_id, how = ?attached.how,
+                "the egress program is attached"
+            ),
             Point::Cgroup { path, .. } => tracing::info!(
                 cgroup = %path.display(), link = attached.link_id, how = ?attached.how,
                 "the hooks on sockets are attached"

@@ -200,10 +200,14 @@ impl View for AgentView {
                 mode,
             } = &attached.to
             {
+                let all = &self.attachment.attached;
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
                     mode: mode.label().to_owned(),
+                    egress: all.iter().any(|attached| {
+                        matches!(attached.to, Point::Egress { ifindex: index, .. } if index == *ifindex)
+                    }),
                 });
             }
         }
@@ -358,7 +362,7 @@ impl View for AgentView {
             .iter()
             .filter_map(|attached| match &attached.to {
                 Point::Xdp { interface, .. } => Some(interface.clone()),
-                Point::Cgroup { .. } => None,
+                Point::Egress { .. } | Point::Cgroup { .. } => None,
             })
             .collect();
         let (counts, interfaces) = blocking("STATS", move || {
