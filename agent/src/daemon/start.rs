@@ -84,6 +84,7 @@ pub(super) async fn start(
         removed = services.removed,
         "the services are in force"
     );
+    let watch = watch(&mut parts_of_watch, &config.services).await;
     let mut cell = datapath.identity;
     let identity = cell.begin().context("cannot write IDENTITY")?;
     let stream = Stream {
