@@ -29,6 +29,13 @@ pub fn homing_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
+/// A packet that the agent gives back to the local stack. Attached to nothing: the
+/// agent runs it.
+#[xdp]
+pub fn homing_up(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 /// Every socket under the cgroup that is established or closes.
 #[sock_ops]
 pub fn homing_sockops(ctx: SockOpsContext) -> u32 {

@@ -13,7 +13,7 @@ use homing_agent::datapath::template::{Hop, Mac, Outer};
 use homing_common::{
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
     maps::Owner,
-    net::{Port, Service, TCP},
+    net::{Address, Port, Service, TCP},
     outcome::{Outcome, STATS_ENTRIES},
     session::{SessionKey, Tuple},
     settings::Settings,
@@ -57,7 +57,7 @@ pub struct Run {
 /// The tunnel network of tests: `10.77.0.0/16`, one /28 for each host.
 pub fn tunnel_v4() -> TunnelNetwork {
     TunnelNetwork {
-        network: homing_common::net::Address::v4([10, 77, 0, 0]),
+        network: Address::v4([10, 77, 0, 0]),
         base: 0x0a4d_0000,
         shift: 4,
         id_mask: 0xfff,
@@ -81,9 +81,11 @@ pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings
         session_key: SessionKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]),
         tunnel,
         tunnel_address: tunnel.address_of(host),
+        fabric: Address::v4([10, 1, 0, 1]),
         host,
         encapsulation: encapsulation as u8,
         hop_limit: 8,
+        fabric_port: 7946,
         zero: 0,
     }
 }

@@ -100,7 +100,8 @@ impl Events {
     }
 
     /// Tells `to` of every session that is open now, then of each that is opened
-    /// or closed, in order. The first message comes at once and may be empty.
+    /// or closed, in order. The first message is what is open at the start, and may be
+    /// empty.
     /// Returns when nobody receives any more.
     pub async fn run(mut self, to: mpsc::Sender<Vec<LocalEvent>>) -> io::Result<()> {
         // SAFETY: the ring owns its file descriptor, keeps it open, and always
@@ -112,11 +113,16 @@ impl Events {
             last_scan: Instant::now(),
         };
         let mut lost = self.stats.hook(Hook::EventsLost)?;
-        let mut scan_due = Some(Instant::now());
-        let mut first = true;
+        let mut scan_due = None;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
+        let mut news = Vec::new();
+        reader.drain(ring.get_mut(), CAPACITY, &mut news);
+        reader.scan(&self.sessions, &mut news).await?;
+        if to.send(news).await.is_err() {
+            return Ok(());
+        }
         loop {
             let mut news = Vec::new();
             tokio::select! {
@@ -144,10 +150,9 @@ impl Events {
                 _ = look.tick() => {}
                 () = to.closed() => return Ok(()),
             }
-            if (first || !news.is_empty()) && to.send(news).await.is_err() {
+            if !news.is_empty() && to.send(news).await.is_err() {
                 return Ok(());
             }
-            first = false;
             let lost_now = self.stats.hook(Hook::EventsLost)?;
             if lost_now != lost {
                 tracing::warn!(

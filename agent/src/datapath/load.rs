@@ -32,10 +32,12 @@ use super::{
     events::Events,
     hosts::Hosts,
     identity::IdentityCell,
+    inject::Injector,
     interface,
     kernel_log::KernelLog,
     link::{self, Attached, How, Point},
     owners::Owners,
+    parked::ParkedReader,
     pins::{Lock, Pins, XDP_PREFIX},
     services::Services,
     sessions::Sessions,
@@ -84,8 +86,10 @@ pub struct Datapath {
     pub rendezvous: Map,
     /// Sessions that this host closed lately.
     pub closed: Map,
-    /// Packets that belong to nobody known.
-    pub ask: Map,
+    /// Packets that the programs cannot decide on.
+    pub parked: ParkedReader,
+    /// Gives them back.
+    pub injector: Injector,
     /// Where the rest of fragmented datagrams goes.
     pub fragments: Map,
     /// What the programs have to say; none if they have nothing to say it with.
@@ -123,6 +127,10 @@ impl Datapath {
         let attached = attach(&pins, &ebpf, points)?;
         remove_old(&pins, &attached, &wanted)?;
 
+        let injector = Injector::new(program(&ebpf, XDP_PROGRAM)?, program(&ebpf, UP_PROGRAM)?)
+            .map_err(|error| Error::Load {
+                why: error.to_string(),
+            })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
@@ -148,7 +156,8 @@ impl Datapath {
             control: maps("CONTROL")?,
             rendezvous: maps("RENDEZVOUS")?,
             closed: maps("CLOSED")?,
-            ask: maps("ASK")?,
+            parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
+            injector,
             fragments: maps("FRAGMENTS")?,
             sessions,
             stats,
@@ -162,6 +171,8 @@ impl Datapath {
 }
 
 const XDP_PROGRAM: &str = "homing_xdp";
+/// Attached to nothing: the agent runs it.
+const UP_PROGRAM: &str = "homing_up";
 const SOCKOPS_PROGRAM: &str = "homing_sockops";
 
 /// Everything to attach to, examined: the cgroup first, so that no session that
@@ -302,10 +313,12 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let refused = |name: &str, error: ProgramError| Error::Load {
         why: format!("{name}: {}", why_program(&error)),
     };
-    let xdp: &mut Xdp = program_mut(ebpf, XDP_PROGRAM)?
-        .try_into()
-        .map_err(|error| refused(XDP_PROGRAM, error))?;
-    xdp.load().map_err(|error| refused(XDP_PROGRAM, error))?;
+    for name in [XDP_PROGRAM, UP_PROGRAM] {
+        let xdp: &mut Xdp = program_mut(ebpf, name)?
+            .try_into()
+            .map_err(|error| refused(name, error))?;
+        xdp.load().map_err(|error| refused(name, error))?;
+    }
     let sockops: &mut SockOps = program_mut(ebpf, SOCKOPS_PROGRAM)?
         .try_into()
         .map_err(|error| refused(SOCKOPS_PROGRAM, error))?;

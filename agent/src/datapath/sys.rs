@@ -1,5 +1,6 @@
 //! The few `bpf(2)` calls that aya has no safe form of: links that are replaced
-//! in place whatever their type, and reading a hash map in batches.
+//! in place whatever their type, reading a hash map in batches, and running an
+//! XDP program that is held by its file descriptor alone.
 
 use std::{
     ffi::CString,
@@ -15,8 +16,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type::BPF_LINK_TYPE_CGROUP,
-    bpf_link_type::BPF_LINK_TYPE_XDP,
+    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type::BPF_LINK_TYPE_CGROUP, bpf_link_type::BPF_LINK_TYPE_XDP,
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -202,6 +203,46 @@ pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<O
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The part of `struct xdp_md` that a run is given.
+#[repr(C)]
+struct Context {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+impl Context {
+    fn new(ifindex: u32, len: usize) -> Self {
+        Self {
+            data: 0,
+            data_end: len as u32,
+            data_meta: 0,
+            ingress_ifindex: ifindex,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        }
+    }
+}
+
+/// Runs an XDP program on a frame as if it had come in by an interface of this
+/// thread's network namespace, and does with the frame what the program says.
+pub(super) fn run_live(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+    let context = Context::new(ifindex, frame.len());
+    let mut attr = empty();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = frame.len() as u32;
+    attr.test.ctx_in = (&raw const context) as u64;
+    attr.test.ctx_size_in = size_of::<Context>() as u32;
+    attr.test.repeat = 1;
+    attr.test.batch_size = 1;
+    attr.test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

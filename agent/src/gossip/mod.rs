@@ -40,6 +40,7 @@ mod replica;
 mod report;
 pub mod socket;
 mod tally;
+pub mod targets;
 pub mod task;
 pub mod view;
 pub mod wire;

@@ -13,6 +13,7 @@ use homing_common::session::SessionKey;
 /// turned against another.
 const DATAGRAMS: &str = "homing v1 2026 datagram authentication";
 const SESSIONS: &str = "homing v1 2026 session id";
+const ECHOES: &str = "homing v1 2026 echo";
 const KEY_ID: &str = "homing v1 2026 key id";
 
 /// The longest key file that is read; a longer one is certainly no key.
@@ -25,6 +26,8 @@ pub struct Keys {
     pub(super) datagrams: [u8; 32],
     /// Hashes session tuples to ids.
     pub session: SessionKey,
+    /// Signs echoes between kernels.
+    pub echo: SessionKey,
     /// Names the key in each datagram, so that a host with another key is told
     /// apart from a forger.
     pub id: u8,
@@ -98,11 +101,10 @@ impl Keys {
 
     /// Derives all keys from the POP's key.
     pub fn derive(master: &[u8; 32]) -> Self {
-        let session = blake3::derive_key(SESSIONS, master);
-        let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| session[n * 8 + i]));
         Self {
             datagrams: blake3::derive_key(DATAGRAMS, master),
-            session: SessionKey([word(0), word(1)]),
+            session: words(&blake3::derive_key(SESSIONS, master)),
+            echo: words(&blake3::derive_key(ECHOES, master)),
             id: blake3::derive_key(KEY_ID, master)[0],
         }
     }
@@ -113,6 +115,12 @@ impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keys(id {:02x})", self.id)
     }
+}
+
+/// A SipHash key: the first 16 bytes as two little-endian words.
+fn words(key: &[u8; 32]) -> SessionKey {
+    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| key[n * 8 + i]));
+    SessionKey([word(0), word(1)])
 }
 
 fn parse(text: &[u8]) -> Result<[u8; 32], String> {
@@ -206,6 +214,7 @@ mod tests {
         let keys = Keys::derive(&[7; 32]);
         let session = keys.session.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.datagrams[..16], session[..]);
+        assert!(keys.echo != keys.session);
         assert_ne!(keys.datagrams, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).datagrams, keys.datagrams);
     }

@@ -24,7 +24,7 @@ pub mod guard;
 mod net;
 pub mod node;
 pub mod plan;
-mod port;
+pub mod port;
 pub mod state;
 pub mod status;
 

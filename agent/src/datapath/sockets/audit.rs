@@ -35,7 +35,9 @@ impl Audit {
     /// Begins with what is recorded. What is not TCP has no socket of its own, and
     /// is left alone.
     pub fn new(recorded: impl IntoIterator<Item = (Tuple, Session)>) -> Self {
-        let tcp = recorded.into_iter().filter(|(tuple, _)| tuple.protocol == TCP);
+        let tcp = recorded
+            .into_iter()
+            .filter(|(tuple, _)| tuple.protocol == TCP);
         Self {
             missing: tcp
                 .map(|(tuple, session)| (session.cookie, (tuple, session)))

@@ -91,9 +91,7 @@ impl Diag {
         self.ask(family as u8, 0, &sock_id(socket))?;
         let mut found = false;
         match self.answers(&mut |answer| found |= answer.cookie == socket.cookie) {
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) =>
-            {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {
                 Ok(false)
             }
             result => result.map(|()| found),
@@ -306,7 +304,11 @@ mod tests {
         .unwrap();
         let (server, _) = listener.accept().unwrap();
         let mut diag = Diag::open().unwrap();
-        let tuple = Tuple::between(client.local_addr().unwrap(), client.peer_addr().unwrap(), TCP);
+        let tuple = Tuple::between(
+            client.local_addr().unwrap(),
+            client.peer_addr().unwrap(),
+            TCP,
+        );
         let seen: Vec<_> = all(&mut diag)
             .into_iter()
             .filter(|socket| socket.tuple == tuple)
@@ -340,7 +342,11 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let tuple = Tuple::between(client.local_addr().unwrap(), client.peer_addr().unwrap(), TCP);
+        let tuple = Tuple::between(
+            client.local_addr().unwrap(),
+            client.peer_addr().unwrap(),
+            TCP,
+        );
         drop(server);
         drop(client);
         let mut diag = Diag::open().unwrap();

@@ -52,6 +52,8 @@ pub struct Watcher {
     adopted: HashMap<u64, Tuple>,
     sessions: Arc<Sessions>,
     stats: Arc<Stats>,
+    /// How often a session had found no room when the last comparison began.
+    full: u64,
     found: mpsc::Sender<Found>,
     counters: Arc<WatchCounters>,
 }
@@ -101,6 +103,7 @@ impl Watcher {
             adopted: HashMap::new(),
             sessions,
             stats,
+            full: 0,
             found,
             counters: Arc::default(),
         })
@@ -115,6 +118,7 @@ impl Watcher {
     /// what is told first is the truth.
     pub async fn audit(&mut self) -> io::Result<()> {
         self.counters.audits.fetch_add(1, Ordering::Relaxed);
+        self.full = self.stats.hook(Hook::SessionsFull)?;
         let findings = self.with_auditor(Auditor::compare).await?;
         self.adopted = by_cookie(&findings.adopted);
         // Before anything is adopted, so that the end of none goes unnoticed.
@@ -153,7 +157,6 @@ impl Watcher {
     pub async fn run(mut self) -> io::Result<()> {
         let mut last = Instant::now();
         let mut due = last + EVERY;
-        let mut full = self.stats.hook(Hook::SessionsFull)?;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -178,9 +181,8 @@ impl Watcher {
                     };
                 }
                 _ = look.tick() => {
-                    let now = self.stats.hook(Hook::SessionsFull)?;
-                    if now != full {
-                        full = now;
+                    let known = self.counters.unrecorded.load(Ordering::Relaxed) > 0;
+                    if !known && self.stats.hook(Hook::SessionsFull)? != self.full {
                         due = due.min(last + BETWEEN);
                     }
                 }
