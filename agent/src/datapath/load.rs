@@ -20,7 +20,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapInfo},
-    programs::{ProgramError, SockOps, Xdp},
+    programs::{ProgramError, SchedClassifier, SockOps, Xdp},
 };
 use homing_common::settings::Settings;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -29,6 +29,7 @@ pub use crate::config::XdpMode;
 
 use super::{
     Error, OBJECT,
+    control::ControlMap,
     events::Events,
     hosts::Hosts,
     identity::IdentityCell,
@@ -38,7 +39,8 @@ use super::{
     link::{self, Attached, How, Point},
     owners::Owners,
     parked::ParkedReader,
-    pins::{Lock, Pins, XDP_PREFIX},
+    pins::{EGRESS_PREFIX, Lock, Pins, XDP_PREFIX},
+    rendezvous::RendezvousMap,
     services::Services,
     sessions::Sessions,
     stats::Stats,
@@ -81,9 +83,9 @@ pub struct Datapath {
     /// Which life this is.
     pub identity: IdentityCell,
     /// What the agent tells the programs while they run.
-    pub control: Map,
+    pub control: ControlMap,
     /// Where packets go that nobody here may decide on.
-    pub rendezvous: Map,
+    pub rendezvous: RendezvousMap,
     /// Sessions that this host closed lately.
     pub closed: Map,
     /// Packets that the programs cannot decide on.
@@ -121,7 +123,7 @@ impl Datapath {
 
         let mut ebpf = load_object(options, &pins, &wanted)?;
         load_programs(&mut ebpf)?;
-        for name in [XDP_PROGRAM, SOCKOPS_PROGRAM] {
+        for name in [XDP_PROGRAM, EGRESS_PROGRAM, SOCKOPS_PROGRAM] {
             pin_program(&pins, name, program(&ebpf, name)?)?;
         }
         let attached = attach(&pins, &ebpf, points)?;
@@ -153,8 +155,8 @@ impl Datapath {
                 .map_err(of_map("EVENTS"))?,
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
-            control: maps("CONTROL")?,
-            rendezvous: maps("RENDEZVOUS")?,
+            control: ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?,
+            rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,
             parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
             injector,
@@ -171,6 +173,7 @@ impl Datapath {
 }
 
 const XDP_PROGRAM: &str = "homing_xdp";
+const EGRESS_PROGRAM: &str = "homing_egress";
 /// Attached to nothing: the agent runs it.
 const UP_PROGRAM: &str = "homing_up";
 const SOCKOPS_PROGRAM: &str = "homing_sockops";
@@ -185,9 +188,13 @@ fn points(options: &LoadOptions) -> Result<Vec<Point>, Error> {
             why,
         })?;
         points.push(Point::Xdp {
-            interface: found.name,
+            interface: found.name.clone(),
             ifindex: found.index,
             mode: options.xdp_mode,
+        });
+        points.push(Point::Egress {
+            interface: found.name,
+            ifindex: found.index,
         });
     }
     Ok(points)
@@ -319,6 +326,12 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
             .map_err(|error| refused(name, error))?;
         xdp.load().map_err(|error| refused(name, error))?;
     }
+    let egress: &mut SchedClassifier = program_mut(ebpf, EGRESS_PROGRAM)?
+        .try_into()
+        .map_err(|error| refused(EGRESS_PROGRAM, error))?;
+    egress
+        .load()
+        .map_err(|error| refused(EGRESS_PROGRAM, error))?;
     let sockops: &mut SockOps = program_mut(ebpf, SOCKOPS_PROGRAM)?
         .try_into()
         .map_err(|error| refused(SOCKOPS_PROGRAM, error))?;
@@ -370,12 +383,21 @@ fn attach(pins: &Pins, ebpf: &Ebpf, points: Vec<Point>) -> Result<Vec<Attached>,
         let (pin, program) = match &point {
             Point::Cgroup { .. } => (pins.sockops_link(), program(ebpf, SOCKOPS_PROGRAM)?),
             Point::Xdp { interface, .. } => (pins.xdp_link(interface), program(ebpf, XDP_PROGRAM)?),
+            Point::Egress { interface, .. } => {
+                (pins.egress_link(interface), program(ebpf, EGRESS_PROGRAM)?)
+            }
         };
         match link::ensure(&pin, point, program) {
             Ok(link) => {
                 tracing::info!(to = ?link.to, link = link.link_id, how = ?link.how, "attached");
                 attached.push(link);
             }
+            // The fast path forwards without it.
+            Err(error @ Error::NoEgress { .. }) => tracing::warn!(
+                %error,
+                "the MSS of new connections is not lowered to what fits into the tunnel, and \
+                 answers of UDP services are not seen"
+            ),
             Err(error) => {
                 let new = attached.iter().filter(|link| link.how == How::New);
                 for link in new {
@@ -393,6 +415,7 @@ fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
     match point {
         Point::Cgroup { .. } => pins.sockops_link(),
         Point::Xdp { interface, .. } => pins.xdp_link(interface),
+        Point::Egress { interface, .. } => pins.egress_link(interface),
     }
 }
 
@@ -405,8 +428,9 @@ fn remove_old(
 ) -> Result<(), Error> {
     let current: BTreeSet<_> = attached.iter().map(|link| pin_of(pins, &link.to)).collect();
     for pin in list(&pins.links())? {
-        let is_xdp = name_of(&pin).starts_with(XDP_PREFIX);
-        if is_xdp && !current.contains(&pin) {
+        let name = name_of(&pin);
+        let of_interface = name.starts_with(XDP_PREFIX) || name.starts_with(EGRESS_PREFIX);
+        if of_interface && !current.contains(&pin) {
             tracing::info!(pin = %pin.display(), "detaching from an interface that is not configured");
             link::remove(&pin)?;
         }

@@ -15,6 +15,7 @@
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
+pub mod control;
 pub mod error;
 pub mod events;
 pub mod frame;
@@ -26,9 +27,11 @@ pub mod kernel_log;
 pub mod link;
 pub mod load;
 pub mod local;
+mod mapped;
 pub mod owners;
 pub mod parked;
 pub mod pins;
+pub mod rendezvous;
 pub mod resolver;
 pub mod services;
 pub mod sessions;

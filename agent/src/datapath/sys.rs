@@ -17,7 +17,7 @@ use std::{
 use aya::Pod;
 use aya_obj::generated::{
     BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
-    bpf_link_type::BPF_LINK_TYPE_CGROUP, bpf_link_type::BPF_LINK_TYPE_XDP,
+    bpf_link_type::{BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP},
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -29,6 +29,8 @@ const BATCH: usize = 4096;
 pub(super) enum Target {
     /// An interface, by index. Zero: it has gone.
     Interface(u32),
+    /// What leaves by an interface, by index. Zero: it has gone.
+    Egress(u32),
     /// A cgroup, by id. Zero: it has gone.
     Cgroup(u64),
     /// Something Homing never attaches to.
@@ -46,6 +48,32 @@ pub(super) struct LinkInfo {
 /// Attaches `program` to the interface `ifindex`; `flags` are `XDP_FLAGS_*`.
 pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     link_create(program, ifindex, bpf_attach_type::BPF_XDP, flags)
+}
+
+/// Attaches `program` to what leaves by the interface `ifindex`, after programs that
+/// are there already.
+pub(super) fn link_egress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    link_create(program, ifindex, bpf_attach_type::BPF_TCX_EGRESS, 0)
+}
+
+/// The ids of the links through which programs are attached to what leaves by an
+/// interface of this network namespace.
+pub(super) fn egress_links(ifindex: u32) -> io::Result<Vec<u32>> {
+    // The kernel allows 64.
+    let (mut programs, mut links) = ([0u32; 64], [0u32; 64]);
+    let mut attr = empty();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = links.len() as u32;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        // SAFETY: the kernel wrote back how many there are.
+        Ok(_) => Ok(links[..unsafe { attr.query.__bindgen_anon_2.count } as usize].to_vec()),
+        // Nothing was ever attached to it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Attaches `program` to sockets of a cgroup and of those below it, beside other
@@ -97,6 +125,14 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let target = if info.type_ == BPF_LINK_TYPE_XDP as u32 {
         // SAFETY: the link's type says which member of the union is filled.
         Target::Interface(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+    } else if info.type_ == BPF_LINK_TYPE_TCX as u32 {
+        // SAFETY: as above.
+        let tcx = unsafe { info.__bindgen_anon_1.tcx };
+        if tcx.attach_type == bpf_attach_type::BPF_TCX_EGRESS as u32 {
+            Target::Egress(tcx.ifindex)
+        } else {
+            Target::Other
+        }
     } else if info.type_ == BPF_LINK_TYPE_CGROUP as u32 {
         // SAFETY: as above.
         Target::Cgroup(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
