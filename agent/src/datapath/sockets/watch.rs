@@ -122,7 +122,8 @@ impl Watcher {
         let findings = self.with_auditor(Auditor::compare).await?;
         self.adopted = by_cookie(&findings.adopted);
         // Before anything is adopted, so that the end of none goes unnoticed.
-        if !self.listening && !(findings.adopted.is_empty() && findings.unrecorded.is_empty()) {
+        let owned = !findings.adopted.is_empty() || !findings.unrecorded.is_empty();
+        if owned && !self.listening {
             self.destroyed.get_ref().listen(true)?;
             self.listening = true;
         }
