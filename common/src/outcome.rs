@@ -1,4 +1,8 @@
 //! Outcomes: every packet ends in exactly one, and each has one counter.
+//!
+//! A counter's number is for ever: builds of different age count in one map, one
+//! after the other. What comes new gets a new number, and the number of what has
+//! gone is not given again.
 
 /// What XDP does with a packet in the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,8 +110,8 @@ counters! {
 }
 
 counters! {
-    /// What the hooks on sockets counted.
-    Hook, from Outcome::ALL.len() as u32;
+    /// What the hooks on sockets and on leaving packets counted.
+    Hook, from HOOKS_AT;
     /// Sessions recorded as open.
     Opened = 0, "sessions_opened";
     /// Sessions recorded as closed.
@@ -116,7 +120,24 @@ counters! {
     SessionsFull = 2, "sessions_full";
     /// Events lost because `EVENTS` was full.
     EventsLost = 3, "events_lost";
+    /// SYN|ACKs of services that left with a lower MSS.
+    MssLowered = 4, "mss_lowered";
 }
 
-/// Number of counters in the map `STATS`.
-pub const STATS_ENTRIES: u32 = (Outcome::ALL.len() + Hook::ALL.len()) as u32;
+/// Number of the first counter of [`Hook`]; those below are of [`Outcome`].
+const HOOKS_AT: u32 = 192;
+/// Number of counters in the map `STATS`, with room for those to come.
+pub const STATS_ENTRIES: u32 = 256;
+
+const _: () = {
+    let mut n = 0;
+    while n < Outcome::ALL.len() {
+        assert!(Outcome::ALL[n].index() < HOOKS_AT);
+        n += 1;
+    }
+    n = 0;
+    while n < Hook::ALL.len() {
+        assert!(Hook::ALL[n].index() < STATS_ENTRIES);
+        n += 1;
+    }
+};

@@ -101,8 +101,14 @@ pub struct Session {
     pub opened_ns: u64,
     /// How often the session has moved between hosts.
     pub generation: u32,
-    /// Always zero; makes the padding explicit.
-    pub zero: u32,
+    /// [`Session::ADOPTED`] and later flags.
+    pub flags: u32,
+}
+
+impl Session {
+    /// The agent recorded it, having found its socket: the hooks on sockets may
+    /// not hear of its end.
+    pub const ADOPTED: u32 = 1;
 }
 
 const _: () = assert!(size_of::<Session>() == 32);

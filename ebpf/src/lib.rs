@@ -8,11 +8,14 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod answer;
 pub mod checksum;
 pub mod direct;
+pub mod egress;
 pub mod encap;
 pub mod local;
 pub mod maps;
+pub mod mss;
 pub mod owners;
 pub mod packet;
 pub mod settings;

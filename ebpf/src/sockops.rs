@@ -54,7 +54,7 @@ fn opened(ctx: &SockOpsContext) {
         cookie: cookie_of(ctx),
         opened_ns: now,
         generation: 0,
-        zero: 0,
+        flags: 0,
     };
     // Without the flag the kernel would not tell when the socket closes; without
     // an entry nobody would know what to close. The order is such that a session

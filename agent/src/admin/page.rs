@@ -158,7 +158,7 @@ mod tests {
             cookie: 0,
             opened_ns: 1_000_000_000,
             generation: 0,
-            zero: 0,
+            flags: 0,
         }
     }
 

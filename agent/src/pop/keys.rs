@@ -13,6 +13,7 @@ use homing_common::session::SessionKey;
 /// turned against another.
 const DATAGRAMS: &str = "homing v1 2026 datagram authentication";
 const SESSIONS: &str = "homing v1 2026 session id";
+const ECHOES: &str = "homing v1 2026 echo";
 const KEY_ID: &str = "homing v1 2026 key id";
 
 /// The longest key file that is read; a longer one is certainly no key.
@@ -25,6 +26,9 @@ pub struct Keys {
     pub(super) datagrams: [u8; 32],
     /// Hashes session tuples to ids.
     pub session: SessionKey,
+    /// Sign echoes between kernels: what is asked is signed with the first, and
+    /// either is accepted. One of zeros is none.
+    pub echo: [SessionKey; 2],
     /// Names the key in each datagram, so that a host with another key is told
     /// apart from a forger.
     pub id: u8,
@@ -98,14 +102,20 @@ impl Keys {
 
     /// Derives all keys from the POP's key.
     pub fn derive(master: &[u8; 32]) -> Self {
-        let session = blake3::derive_key(SESSIONS, master);
-        let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| session[n * 8 + i]));
         Self {
             datagrams: blake3::derive_key(DATAGRAMS, master),
-            session: SessionKey([word(0), word(1)]),
+            session: siphash_key(SESSIONS, master),
+            echo: [siphash_key(ECHOES, master), SessionKey::default()],
             id: blake3::derive_key(KEY_ID, master)[0],
         }
     }
+}
+
+/// A SipHash key: the first 16 bytes of what is derived.
+fn siphash_key(context: &str, master: &[u8; 32]) -> SessionKey {
+    let key = blake3::derive_key(context, master);
+    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| key[n * 8 + i]));
+    SessionKey([word(0), word(1)])
 }
 
 impl std::fmt::Debug for Keys {
@@ -206,6 +216,7 @@ mod tests {
         let keys = Keys::derive(&[7; 32]);
         let session = keys.session.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.datagrams[..16], session[..]);
+        assert!(keys.echo[0] != keys.session);
         assert_ne!(keys.datagrams, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).datagrams, keys.datagrams);
     }

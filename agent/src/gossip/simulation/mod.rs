@@ -158,6 +158,7 @@ impl Pop {
                 domain: Domain::try_from(domain.as_str()).unwrap(),
                 fingerprint: Fingerprint(7),
                 leaving: None,
+                draining: false,
             },
             seeds: (1..=hosts.min(6))
                 .map(|host| Seed {
