@@ -7,7 +7,7 @@ use super::{
     core::{Core, Peer},
     machine::{Gossip, Note},
     replica::{Apply, Phase, REORDER_DELAY, Replica},
-    wire::{self, Heartbeat, Message, PassOn, Pull, Record, Records, Relayed, Section},
+    wire::{self, Heartbeat, Message, PassOn, Pull, Record, Records},
 };
 use crate::pop::Stream;
 
@@ -112,47 +112,12 @@ impl Gossip {
         let next = core.tend_heard(now, origin, peer);
         self.tend_at = self.tend_at.min(next);
     }
-
-    /// Hears what a relay, a member, passes on of others.
-    fn hear_relayed(&mut self, now: u64, relayed: Relayed<'_>) {
-        let core = &mut self.core;
-        for section in relayed.iter() {
-            let (origin, tag) = match section {
-                Section::Records { origin, tag, .. } | Section::Heartbeat { origin, tag, .. } => {
-                    (origin, tag)
-                }
-            };
-            let peer = self.peers.get_mut(&origin);
-            let Some(peer) = peer.filter(|peer| peer.up && peer.source(origin).tag == tag) else {
-                core.counters.relay_unknown += 1;
-                continue;
-            };
-            match section {
-                Section::Records { first, records, .. } => {
-                    // The number nearest to where the log stands here.
-                    let next = peer.replica.next;
-                    let ahead = first.wrapping_sub(next as u32) as i32;
-                    let first = next.saturating_add_signed(ahead.into()).max(1);
-                    let source = peer.source(origin);
-                    self.relay.heard(now, source, first, records.len() as u64);
-                    core.hear_batch(now, origin, peer, first, relayed.opened_us, records);
-                }
-                Section::Heartbeat { heartbeat, .. } => {
-                    let delay = core.relay_delay;
-                    core.hear_heartbeat(now, peer, &heartbeat, delay);
-                }
-            }
-            let next = core.tend_heard(now, origin, peer);
-            self.tend_at = self.tend_at.min(next);
-        }
-        self.count_relayed();
-    }
 }
 
 impl Core {
     /// Does what follows for a peer from what was just heard, and says when the
     /// next thing is.
-    fn tend_heard(&mut self, now: u64, origin: HostId, peer: &mut Peer) -> u64 {
+    pub fn tend_heard(&mut self, now: u64, origin: HostId, peer: &mut Peer) -> u64 {
         match peer.replica.phase {
             Phase::Waiting { from } => from,
             // What follows for this peer is done at once; only the start of a
@@ -161,7 +126,7 @@ impl Core {
         }
     }
 
-    fn hear_batch(
+    pub fn hear_batch(
         &mut self,
         now: u64,
         origin: HostId,
@@ -277,7 +242,7 @@ impl Core {
     }
 
     /// What it shows to be missing may be on its way for so long.
-    fn hear_heartbeat(&mut self, now: u64, peer: &mut Peer, heartbeat: &Heartbeat, delay: u64) {
+    pub fn hear_heartbeat(&mut self, now: u64, peer: &mut Peer, heartbeat: &Heartbeat, delay: u64) {
         let replica = &mut peer.replica;
         if !matches!(replica.phase, Phase::Following) {
             return;

@@ -321,30 +321,6 @@ impl Gossip {
         done
     }
 
-    /// Passes on in this domain what hosts of others have asked for.
-    fn pass_on(&mut self, now: u64) {
-        self.targets();
-        let Some(targets) = &self.targets else {
-            return;
-        };
-        let near = targets.near();
-        let bodies = self.relay.on_time(now, self.core.out.is_congested());
-        for body in bodies {
-            self.core.send(&near, body);
-        }
-        self.count_relayed();
-    }
-
-    /// Counts what the relay has done.
-    pub(super) fn count_relayed(&mut self) {
-        let tallied = std::mem::take(&mut self.relay.tallied);
-        let counters = &mut self.core.counters;
-        counters.relay_passed_on += tallied.passed;
-        counters.relay_stood_in += tallied.in_place;
-        counters.relay_covered += tallied.covered;
-        counters.relay_dropped += tallied.dropped;
-    }
-
     /// The next message to send.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
         self.core.out.pop()
