@@ -128,7 +128,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         this_host: id == 1,
         domain: Some("rack-1".to_owned()),
         state,
-        draining: id == 3,
+        draining: id == 2,
         since_unix_ms: 1_760_000_000_000,
         incarnation: 1_760_000_000_000,
         generation: 1,

@@ -1,6 +1,6 @@
 //! What can stand on the command line, and its help.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -38,7 +38,8 @@ Examples:
   homing status
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
-  homing stats --all";
+  homing stats --all
+  homing drain --wait --deadline 30m";
 
 /// Keeps every packet going to the host that owns its session.
 #[derive(Debug, Parser)]
@@ -94,6 +95,11 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Take no new sessions: they go to other hosts
+    #[command(long_about = DRAIN)]
+    Drain(DrainArgs),
+    /// Take new sessions again
+    Undrain,
     /// Stop the agent for good and remove everything from the kernel
     #[command(long_about = UNLOAD)]
     Unload(UnloadArgs),
@@ -135,6 +141,14 @@ interfaces' drivers counted.
 
 Each packet is counted in exactly one outcome. Counters that are zero are left out \
 unless --all is given.";
+
+const DRAIN: &str = "\
+Take no new sessions: what would open one is sent, in the kernel, to another host that \
+takes them. Sessions that are open stay open and end when they end.
+
+The host drains until `homing undrain`, also when its agent is restarted meanwhile. With \
+--wait the command ends when no session is left; the others can then do without this \
+host. When no host takes new sessions, they are opened where they arrive.";
 
 const UNLOAD: &str = "\
 Stop the agent for good and remove every program, link and map of it from the kernel.
@@ -198,6 +212,17 @@ pub(super) struct OwnerArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// Wait until no session is left, and say how many are
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Wait no longer than this, such as 90s, 10m or 2h; then fail, and go on draining
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = duration)]
+    pub deadline: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct UnloadArgs {
     /// The instance to remove, without reading the configuration
     #[arg(long, value_name = "NAME", value_parser = instance)]
@@ -212,6 +237,11 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
         endpoint.ip().to_canonical(),
         endpoint.port(),
     ))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text)
+        .ok_or_else(|| "not a whole number and its unit (ms, s, m, h), such as 10m".to_owned())
 }
 
 fn cursor(text: &str) -> Result<String, String> {

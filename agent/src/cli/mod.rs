@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod drain;
 mod journal;
 mod logs;
 mod show;
@@ -203,6 +204,14 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Stats { all } => {
             let stats: api::Stats = agent.get("/stats").await?;
             view.print(out, &stats, |style| show::stats(&stats, *all, style))
+        }
+        Command::Drain(args) => {
+            let draining = drain::drain(&agent, args, cli.json).await?;
+            view.print(out, &draining, |_| drain::show(&draining))
+        }
+        Command::Undrain => {
+            let draining: api::Draining = agent.post("/undrain").await?;
+            view.print(out, &draining, |_| drain::show(&draining))
         }
         Command::Unload(args) => {
             let report = unload::unload(cli, args, &agent).await?;

@@ -2,7 +2,7 @@
 
 use crate::{
     admin::api::{
-        Answer, Host, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
+        Answer, Host, HostState, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
     },
     config::Config,
 };
@@ -86,8 +86,14 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         (
             "sessions",
             format!(
-                "{} here, room for {}",
-                status.sessions.count, status.sessions.limit
+                "{} here, room for {}{}",
+                status.sessions.count,
+                status.sessions.limit,
+                if status.draining {
+                    "; draining: new ones go elsewhere"
+                } else {
+                    ""
+                }
             ),
         ),
         (
@@ -170,7 +176,7 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         table.row([
             host.host.to_string(),
             host.domain.clone().unwrap_or_else(dash),
-            host.state.label().to_owned(),
+            state(host).to_owned(),
             span(since_s),
             host.address
                 .map_or_else(|| "-".to_owned(), |address| address.to_string()),
@@ -183,6 +189,13 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         ]);
     }
     table.text()
+}
+
+fn state(host: &Host) -> &'static str {
+    match host.state {
+        HostState::Alive if host.draining => "draining",
+        state => state.label(),
+    }
 }
 
 fn dash() -> String {
