@@ -100,6 +100,12 @@ pub(super) enum Command {
     Drain(DrainArgs),
     /// Take new sessions again
     Undrain,
+    /// Read the key file again, and go on with what it holds
+    #[command(long_about = RELOAD)]
+    Reload,
+    /// Make the POP's key file, or change its key without downtime
+    #[command(long_about = KEY)]
+    Key(KeyArgs),
     /// Stop the agent for good and remove everything from the kernel
     #[command(long_about = UNLOAD)]
     Unload(UnloadArgs),
@@ -149,6 +155,26 @@ takes them. Sessions that are open stay open and end when they end.
 The host drains until `homing undrain`, also when its agent is restarted meanwhile. With \
 --wait the command ends when no session is left; the others can then do without this \
 host. When no host takes new sessions, they are opened where they arrive.";
+
+const RELOAD: &str = "\
+Read the key file (pop.key_file) again, and go on with what it holds. A file that is \
+wrong changes nothing. SIGHUP does the same, and says in the log how it went.
+
+All else in the configuration is read at the start of the agent only.";
+
+const KEY: &str = "\
+Make the POP's key file, or change its key without downtime.
+
+A rotation has three steps. After each one the file must be on every host and every \
+agent must have been told to `homing reload`, before the next step begins:
+
+  1. homing key begin     makes a new key, which is accepted from then on
+  2. homing key promote   the new key signs, the old one is still accepted
+  3. homing key finish    the old key is refused
+
+Run `begin` on one host and copy the file; `promote` and `finish` may be run on each \
+host or on one. `homing status` names the keys that a host uses by their public ids, \
+`homing hosts --json` the key that each host signs with. Session ids do not change.";
 
 const UNLOAD: &str = "\
 Stop the agent for good and remove every program, link and map of it from the kernel.
@@ -209,6 +235,30 @@ pub(super) struct OwnerArgs {
     /// The protocol
     #[arg(long, default_value = "tcp", value_parser = ["tcp"])]
     pub protocol: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    #[command(subcommand)]
+    pub step: KeyStep,
+
+    /// The key file [default: the configured pop.key_file]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyStep {
+    /// Make a new key file, where there is none
+    New,
+    /// Which keys the file holds, by their public ids, and what to do next
+    Show,
+    /// First step of a rotation: make a new key, to be accepted
+    Begin,
+    /// Second step: the new key signs
+    Promote,
+    /// Last step: the old key is refused
+    Finish,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,8 @@
 
 use crate::{
     admin::api::{
-        Answer, Host, HostState, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
+        Answer, Host, HostState, Hosts, Keys, Latency, NextHop, Owner, Reloaded, Sessions, Stats,
+        Status, SyncState,
     },
     config::Config,
 };
@@ -83,6 +84,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
                 status.members.alive, status.members.down, status.members.left
             ),
         ),
+        ("keys", keys(&status.keys)),
         (
             "sessions",
             format!(
@@ -152,6 +154,23 @@ fn span(seconds: u64) -> String {
         (0, 0, _) => format!("{m} min {s} s"),
         (0, ..) => format!("{h} h {m} min"),
         _ => format!("{d} d {h} h"),
+    }
+}
+
+/// Keys by their public ids.
+fn keys(keys: &Keys) -> String {
+    match &keys.accepts {
+        Some(other) => format!("{} signs, {other} is accepted too", keys.signs),
+        None => format!("{} signs", keys.signs),
+    }
+}
+
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let keys = keys(&reloaded.keys);
+    if reloaded.changed {
+        format!("the key file was read and is in force: {keys}")
+    } else {
+        format!("the key file was read; nothing in it has changed: {keys}")
     }
 }
 

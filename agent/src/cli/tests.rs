@@ -241,6 +241,50 @@ async fn a_drain_is_waited_for_within_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_reload_says_which_keys_are_in_force_or_why_none_changed() {
+    let served = Served::new();
+    let (out, exit, _) = run(&served.path, "homing reload").await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(out.contains("5f signs, a1 is accepted too"), "{out}");
+    served.view.unhealthy.store(true, Ordering::Relaxed);
+    let (_, exit, why) = run(&served.path, "homing reload").await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(why.contains("must hold a key"), "{why}");
+}
+
+#[test]
+fn a_key_is_made_and_changed_in_three_steps() {
+    let folder = Folder::new();
+    let file = folder.0.join("pop.key");
+    let step = |step: &str| {
+        let cli = parsed(&format!(
+            "homing key {step} --json --file {}",
+            file.display()
+        ));
+        let mut out = Vec::new();
+        execute(cli, async |_| Ok(()), &mut out).map_err(|failure| failure.to_string())?;
+        Ok::<serde_json::Value, String>(serde_json::from_slice(&out).expect("JSON"))
+    };
+    let missing = step("show").expect_err("no file");
+    assert!(missing.contains("homing key new"), "{missing}");
+    let made = step("new").expect("made");
+    assert!(step("new").expect_err("exists").contains("it exists"));
+    let early = step("promote").expect_err("not begun");
+    assert!(early.contains("`homing key begin` is first"), "{early}");
+    let begun = step("begin").expect("begun");
+    assert_eq!(begun["signs"], made["signs"]);
+    let promoted = step("promote").expect("promoted");
+    assert_eq!(
+        (&promoted["signs"], &promoted["old"]),
+        (&begun["next"], &made["signs"])
+    );
+    assert_eq!(step("show").expect("shown")["old"], made["signs"]);
+    let finished = step("finish").expect("finished");
+    assert_eq!(finished["signs"], begun["next"]);
+    assert!(finished["old"].is_null());
+}
+
+#[tokio::test]
 async fn an_agent_that_is_not_there_is_named() {
     let folder = Folder::new();
     let path = folder.0.join("none.sock");
