@@ -283,6 +283,11 @@ impl Node {
         self.settle(now);
     }
 
+    /// Goes on with other keys.
+    pub fn rekey(&mut self, keys: Keys) {
+        self.seal.rekey(keys);
+    }
+
     /// Begins another life of this host.
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);
@@ -319,6 +324,11 @@ impl Node {
     /// Membership.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// The seal.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// What happened at the seal.
