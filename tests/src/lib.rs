@@ -13,4 +13,5 @@ pub mod packet;
 pub mod program;
 pub mod random;
 pub mod sandbox;
+pub mod scale;
 pub mod workload;
