@@ -10,6 +10,7 @@ use std::{
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
+    agenda::Agenda,
     claims::{Claim, Claims},
     core::{Core, HEARTBEAT, Peer},
     latency::Latency,
@@ -53,8 +54,7 @@ pub struct Gossip {
     heartbeat_at: u64,
     /// Heartbeats to other domains so far: relays take turns with them.
     beats: usize,
-    /// When a peer needs tending next, at the earliest.
-    pub(super) tend_at: u64,
+    pub(super) agenda: Agenda,
 }
 
 impl Gossip {
@@ -90,7 +90,7 @@ impl Gossip {
             quick: None,
             heartbeat_at: now,
             beats: 0,
-            tend_at: now,
+            agenda: Agenda::default(),
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);
@@ -109,6 +109,7 @@ impl Gossip {
             let inserted = self.core.claims.insert(id, host, 0, peer.replica.epoch);
             if inserted.is_ok_and(|inserted| inserted.previous.is_none()) {
                 peer.replica.tally.add(id, 0);
+                self.agenda.plan(host, peer, now);
                 return;
             }
         }
@@ -145,7 +146,7 @@ impl Gossip {
         peer.void_at = None;
         // Says hello at once: that opens windows at the seal.
         peer.heartbeat_at = now;
-        self.tend_at = now;
+        self.agenda.plan(member.host, peer, now);
         self.targets = None;
     }
 
@@ -168,7 +169,7 @@ impl Gossip {
             if matches!(peer.replica.phase, Phase::Pulling(_)) {
                 peer.replica.wait(now);
             }
-            self.tend_at = now;
+            self.agenda.plan(host, peer, now);
             self.targets = None;
         }
     }
@@ -216,7 +217,7 @@ impl Gossip {
             .min(quick_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
-            .min(self.tend_at)
+            .min(self.agenda.next_time())
     }
 
     /// Does what is due.
@@ -241,16 +242,26 @@ impl Gossip {
         if self.relay.next_time() <= now {
             self.pass_on(now);
         }
-        if self.tend_at <= now {
-            let mut syncing = self
-                .peers
-                .values()
-                .filter(|p| p.replica.is_syncing())
-                .count();
-            self.tend_at = now + HEARTBEAT;
-            for (&host, peer) in &mut self.peers {
+        if self.agenda.next_time() <= now {
+            self.tend(now);
+        }
+    }
+
+    /// Does what is due for peers.
+    fn tend(&mut self, now: u64) {
+        let due = self.agenda.take(now, &mut self.peers);
+        // Only who waits for a sync needs to know how many are under way.
+        let waits = |host| self.peers.get(host).is_some_and(|p| p.replica.is_waiting());
+        let mut syncing = if due.iter().any(waits) {
+            let syncing = self.peers.values().filter(|p| p.replica.is_syncing());
+            syncing.count()
+        } else {
+            0
+        };
+        for host in due {
+            if let Some(peer) = self.peers.get_mut(&host) {
                 let next = self.core.tend(now, host, peer, &mut syncing);
-                self.tend_at = self.tend_at.min(next);
+                self.agenda.plan(host, peer, next);
             }
         }
     }

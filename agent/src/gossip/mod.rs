@@ -25,6 +25,7 @@
 //! the bound on datagrams; [`node`] seal, membership and gossip of one host in one sans-IO
 //! machine; [`task`] that machine driven by tokio.
 
+mod agenda;
 mod alarm;
 pub mod apply;
 mod claims;

@@ -24,7 +24,7 @@ use crate::random::Random;
 const WALL: u64 = 1_700_000_000_000_000;
 /// How often it is looked who has applied what: what is reported as a delay is
 /// rounded up to this.
-const LOOK: u64 = 2 * MS;
+const LOOK: u64 = 5 * MS;
 /// Bytes of IPv4 and UDP headers, which are counted with every datagram.
 const HEADERS: u64 = 28;
 /// Lost datagrams, in a million.
@@ -242,6 +242,7 @@ impl Pop {
 
     /// From now on sessions are opened and closed, or not.
     pub fn set_churn(&mut self, churn: bool) {
+        self.look();
         self.churn = churn;
         if churn {
             let interval = self.churn_interval();
@@ -484,6 +485,9 @@ impl Pop {
     /// Sees who has applied what since the last look.
     fn look(&mut self) {
         self.look_at = self.now + LOOK;
+        if !self.churn {
+            return;
+        }
         let hosts = usize::from(self.size.hosts);
         for (index, host) in self.hosts.iter().enumerate() {
             let Some(node) = &host.node else { continue };
