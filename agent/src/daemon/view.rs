@@ -38,8 +38,11 @@ use crate::{
         machine::Progress,
         task::{Handle, HostStatus, Status, Stopped},
     },
-    pop::membership::State,
+    pop::{Domain, membership::State},
 };
+
+/// How long a host that is up may take to hear, and to say that it hears.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
@@ -106,6 +109,14 @@ impl AgentView {
                 ));
             }
         }
+        let deaf = self.deaf(hosts);
+        if !deaf.is_empty() {
+            problems.push(format!(
+                "the multicast of this host does not reach {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
+                deaf = deaf.join(", "),
+                domain = self.config.host.domain,
+            ));
+        }
         if status.unplaced > 0 {
             problems.push(format!(
                 "{} sessions have no entry: OWNERS is full; raise limits.owners",
@@ -113,6 +124,26 @@ impl AgentView {
             ));
         }
         problems
+    }
+
+    /// The hosts of this domain that have been up for a while and do not hear this
+    /// host's multicast.
+    fn deaf(&self, hosts: &[HostStatus]) -> Vec<String> {
+        let settled = |host: &&HostStatus| {
+            let since = host.since.and_then(|since| since.elapsed().ok());
+            host.state == Some(State::Alive) && since.is_some_and(|since| since > HEARD_WITHIN)
+        };
+        let deaf = hosts.iter().filter(settled);
+        deaf.filter(|host| self.hears_us(host) == Some(false))
+            .map(|host| format!("host {}", host.host))
+            .collect()
+    }
+
+    /// Whether a host hears this host's multicast; none, if it is not to.
+    fn hears_us(&self, host: &HostStatus) -> Option<bool> {
+        let near = |domain: &Domain| domain.to_string() == self.config.host.domain;
+        let near = host.member.is_some_and(|member| near(&member.domain));
+        (near && self.config.pop.multicast.is_some()).then_some(host.hears_us)
     }
 
     fn this_host(&self, status: &Status) -> api::Host {
@@ -132,6 +163,7 @@ impl AgentView {
             claims: status.sessions,
             applied_seq: status.announced,
             sync: api::SyncState::InSync,
+            hears_us: None,
         }
     }
 
@@ -161,6 +193,7 @@ impl AgentView {
                 Some(Progress::Syncing) => api::SyncState::Syncing,
                 Some(Progress::Waiting) | None => api::SyncState::Waiting,
             },
+            hears_us: self.hears_us(host),
         }
     }
 
