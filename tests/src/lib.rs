@@ -12,5 +12,6 @@ pub mod lab;
 pub mod packet;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod sandbox;
 pub mod workload;
