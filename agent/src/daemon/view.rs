@@ -27,6 +27,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        keeper::Places,
         link::Point,
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
@@ -48,7 +49,11 @@ const HEARD_WITHIN: Duration = Duration::from_secs(10);
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
     pub config: Config,
+    /// Held against other agents for as long as this one runs.
+    #[expect(dead_code, reason = "held, not used")]
     pub attachment: Attachment,
+    /// What is attached to what.
+    pub places: watch::Receiver<Arc<Places>>,
     pub started: Instant,
     pub gossip: Handle,
     pub resolver: Resolver,
@@ -111,6 +116,11 @@ impl AgentView {
                     address = way.address,
                 ));
             }
+        }
+        for (interface, why) in &self.places.borrow().lacking {
+            problems.push(format!(
+                "nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible"
+            ));
         }
         let deaf = self.deaf(hosts);
         if !deaf.is_empty() {
@@ -235,14 +245,15 @@ impl View for AgentView {
         let config = &self.config;
         let owners = self.owners.usage();
         let mut interfaces = Vec::new();
-        for attached in &self.attachment.attached {
+        let places = self.places.borrow().clone();
+        for attached in &places.attached {
             if let Point::Xdp {
                 interface,
                 ifindex,
                 mode,
             } = &attached.to
             {
-                let all = &self.attachment.attached;
+                let all = &places.attached;
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
@@ -398,8 +409,8 @@ impl View for AgentView {
     async fn stats(&self) -> Result<api::Stats, Refusal> {
         let status = self.gossip.status().await?;
         let stats = self.stats.clone();
-        let names: Vec<_> = self
-            .attachment
+        let places = self.places.borrow().clone();
+        let names: Vec<_> = places
             .attached
             .iter()
             .filter_map(|attached| match &attached.to {

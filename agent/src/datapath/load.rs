@@ -136,13 +136,12 @@ impl Datapath {
             .map_err(|error| Error::Load {
                 why: error.to_string(),
             })?;
-        let ifindex = attached.iter().find_map(|link| match link.to {
-            Point::Xdp { ifindex, .. } => Some(ifindex),
-            Point::Egress { .. } | Point::Cgroup { .. } => None,
-        });
-        let answerer = Answerer::new(program(&ebpf, ANSWER_PROGRAM)?, ifindex.unwrap_or_default())
-            .map_err(|error| Error::Load {
-                why: error.to_string(),
+        let interface = options.interfaces.first().map_or("lo", String::as_str);
+        let answerer =
+            Answerer::new(program(&ebpf, ANSWER_PROGRAM)?, interface).map_err(|error| {
+                Error::Load {
+                    why: error.to_string(),
+                }
             })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
@@ -184,8 +183,8 @@ impl Datapath {
     }
 }
 
-const XDP_PROGRAM: &str = "homing_xdp";
-const EGRESS_PROGRAM: &str = "homing_egress";
+pub(super) const XDP_PROGRAM: &str = "homing_xdp";
+pub(super) const EGRESS_PROGRAM: &str = "homing_egress";
 /// Attached to nothing: the agent runs it.
 const UP_PROGRAM: &str = "homing_up";
 /// Likewise.
@@ -416,21 +415,13 @@ fn attach(pins: &Pins, ebpf: &Ebpf, points: Vec<Point>) -> Result<Vec<Attached>,
                 let new = attached.iter().filter(|link| link.how == How::New);
                 for link in new {
                     // What matters is why attaching failed.
-                    let _ = link::remove(&pin_of(pins, &link.to));
+                    let _ = link::remove(&link::pin_of(pins, &link.to));
                 }
                 return Err(error);
             }
         }
     }
     Ok(attached)
-}
-
-fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
-    match point {
-        Point::Cgroup { .. } => pins.sockops_link(),
-        Point::Xdp { interface, .. } => pins.xdp_link(interface),
-        Point::Egress { interface, .. } => pins.egress_link(interface),
-    }
 }
 
 /// Removes links of interfaces that are no longer configured, and maps that no
@@ -440,7 +431,10 @@ fn remove_old(
     attached: &[Attached],
     wanted: &BTreeMap<String, Shape>,
 ) -> Result<(), Error> {
-    let current: BTreeSet<_> = attached.iter().map(|link| pin_of(pins, &link.to)).collect();
+    let current: BTreeSet<_> = attached
+        .iter()
+        .map(|link| link::pin_of(pins, &link.to))
+        .collect();
     for pin in list(&pins.links())? {
         let name = name_of(&pin);
         let of_interface = name.starts_with(XDP_PREFIX) || name.starts_with(EGRESS_PREFIX);
