@@ -3,18 +3,23 @@
 //! is moved. What comes back under the same name is another interface to the
 //! kernel, with no programs.
 //!
+//! From the moment that such an interface is up until the programs are attached,
+//! some milliseconds, what comes by it goes up to the local stack, which resets the
+//! sessions of other hosts. Nothing here can prevent that: routers should not lead
+//! packets to it at once, and as a rule they cannot.
+//!
 //! The keeper hears of changes by netlink, and looks at everything every
 //! [`REFRESH`] besides. It attaches the programs that are pinned, so it never
 //! changes which build is in force.
 
 use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::{
     sync::watch,
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -29,8 +34,10 @@ use super::{
 const REFRESH: Duration = Duration::from_secs(30);
 /// … and while something could not be attached.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long changes are gathered: an interface that comes up tells of many.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// The least time between two looks. The first news of an interface is acted on at
+/// once, because until its programs are attached the local stack gets what comes by
+/// it, and resets the sessions of others.
+const SPACING: Duration = Duration::from_millis(20);
 
 /// What is attached to what, as of now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -81,6 +88,7 @@ impl Keeper {
         let (connection, _handle, mut changes) = new_multicast_connection(&[MulticastGroup::Link])?;
         let _listener = Listener(tokio::spawn(connection).abort_handle());
         loop {
+            let looked = Instant::now();
             self = spawn_blocking(move || {
                 self.tend();
                 self
@@ -92,9 +100,9 @@ impl Keeper {
             match timeout(wait, changes.next()).await {
                 Ok(None) => return Err(io::Error::other("the netlink socket was closed")),
                 Ok(Some(_)) => {
-                    sleep(DEBOUNCE).await;
+                    sleep_until(looked + SPACING).await;
                     // What is waiting now is answered by the look that follows.
-                    while let Ok(Some(_)) = timeout(Duration::ZERO, changes.next()).await {}
+                    while let Some(Some(_)) = changes.next().now_or_never() {}
                 }
                 Err(_) => {}
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, Map, MapData};
 use homing_common::host::{Host, Template};
 use homing_tests::{
-    lab::{Lab, Node},
+    lab::{Lab, Node, wait_until},
     workload::Clients,
 };
 
@@ -104,6 +104,8 @@ const MAC_2: [u8; 6] = [0x02, 0x68, 0x6d, 0x01, 0x01, 12];
 const ROUTER: [u8; 6] = [0x02, 0x68, 0x6d, 0x01, 0x01, 1];
 const OTHER: [u8; 6] = [0x02, 0x68, 0x6d, 0xff, 0xff, 0xff];
 const OTHER_TEXT: &str = "02:68:6d:ff:ff:ff";
+const THIRD: [u8; 6] = [0x02, 0x68, 0x6d, 0xee, 0xee, 0xee];
+const THIRD_TEXT: &str = "02:68:6d:ee:ee:ee";
 
 #[test]
 fn a_neighbours_mac_and_the_gateway_change() {
@@ -128,9 +130,9 @@ fn a_neighbours_mac_and_the_gateway_change() {
     ip(
         lab,
         Node::Router,
-        &format!("link set rack1 address {OTHER_TEXT}"),
+        &format!("link set rack1 address {THIRD_TEXT}"),
     );
-    hosts.follow(3, "the gateway's new MAC", leads_to(OTHER));
+    hosts.follow(3, "the gateway's new MAC", leads_to(THIRD));
     let clients = flows(&pop, clients, "the gateway's new MAC");
     ip(
         lab,
@@ -145,16 +147,20 @@ fn a_neighbours_mac_and_the_gateway_change() {
         Node::Router,
         "link add other type veth peer name otherport",
     );
-    ip(lab, Node::Router, "link set otherport master rack1 up");
     ip(
         lab,
         Node::Router,
-        &format!("link set other address {OTHER_TEXT} mtu 1600 up"),
+        "link set otherport mtu 1600 master rack1 up",
+    );
+    ip(
+        lab,
+        Node::Router,
+        &format!("link set other address {THIRD_TEXT} mtu 1600 up"),
     );
     sysctl(lab, Node::Router, "ipv4/conf/all/arp_ignore=1");
     ip(lab, Node::Router, "addr add 10.1.1.254/32 dev other");
     ip(lab, Node::Host(1), "route replace default via 10.1.1.254");
-    hosts.follow(3, "another gateway", leads_to(OTHER));
+    hosts.follow(3, "another gateway", leads_to(THIRD));
     assert!(leads_to(OTHER)(&hosts.in_force(2)));
     let clients = flows(&pop, clients, "another gateway");
     pop.unbroken(clients);
@@ -249,13 +255,15 @@ fn the_interface_is_destroyed_and_made_anew() {
     pop.wait_hears(true);
     let before = ifindex(&pop.lab, 1, "eth0");
     pop.lab.unplug(1).unwrap();
+    // Routing notices that, too.
+    pop.lab.set_ecmp(&[2, 3]).unwrap();
     hosts.follow(2, "the interface is gone", leads_nowhere);
     hosts.follow(3, "the interface is gone", leads_nowhere);
     let problems = |pop: &Pop| {
         let status = pop.lab.homing_json(1, &["status"]).unwrap();
         status["problems"].to_string()
     };
-    let said = homing_tests::lab::wait_until(FOLLOWED, || {
+    let said = wait_until(FOLLOWED, || {
         Ok(problems(&pop).contains("by interface eth0 is forwarded"))
     });
     assert!(said.unwrap(), "{}", problems(&pop));
@@ -269,10 +277,11 @@ fn the_interface_is_destroyed_and_made_anew() {
     hosts.follow(3, "the interface is back", |template| {
         leads_to(ROUTER)(template) && template.ifindex == after
     });
-    // Host 1 forwards by the new interface: its programs are attached to it.
-    let clients = flows(&pop, clients, "the interface is back");
-    let quiet = homing_tests::lab::wait_until(FOLLOWED, || Ok(!problems(&pop).contains("eth0")));
+    let quiet = wait_until(FOLLOWED, || Ok(!problems(&pop).contains("eth0")));
     assert!(quiet.unwrap(), "{}", problems(&pop));
+    // Host 1 forwards by the new interface: its programs are attached to it.
+    pop.lab.set_ecmp(&[1]).unwrap();
+    let clients = flows(&pop, clients, "the interface is back");
     // It hears its rack, and its rack hears it.
     pop.wait_hears(true);
     let more = pop.load(12);
