@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Error, XdpMode, interface,
     link::{self, Attached, Point},
-    load::{EGRESS_PROGRAM, XDP_PROGRAM},
+    load::{EGRESS_PROGRAM, XDP_PROGRAM, pin_of},
     pins::Pins,
     sys,
 };
@@ -166,7 +166,7 @@ impl Keeper {
         let mut all = Vec::new();
         let egress = self.egress.then_some((egress, EGRESS_PROGRAM));
         for (point, program) in [Some((xdp, XDP_PROGRAM)), egress].into_iter().flatten() {
-            let pin = link::pin_of(&self.pins, &point);
+            let pin = pin_of(&self.pins, &point);
             let held = had.clone().find(|attached| attached.to == point);
             if let Some(held) = held
                 && link::holds(&pin, held)

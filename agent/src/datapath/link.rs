@@ -10,7 +10,6 @@ use std::{
 use super::{
     Error, XdpMode,
     interface::{self, Interface},
-    pins::Pins,
     sys::{self, LinkInfo, Target},
 };
 
@@ -102,15 +101,6 @@ pub(super) fn ensure(pin: &Path, point: Point, program: BorrowedFd<'_>) -> Resul
 pub(super) fn holds(pin: &Path, attached: &Attached) -> bool {
     let link = open(pin).ok().flatten();
     link.is_some_and(|link| check(&link, &attached.to) == Ok(attached.link_id))
-}
-
-/// Where the link to a point is pinned.
-pub(super) fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
-    match point {
-        Point::Cgroup { .. } => pins.sockops_link(),
-        Point::Xdp { interface, .. } => pins.xdp_link(interface),
-        Point::Egress { interface, .. } => pins.egress_link(interface),
-    }
 }
 
 /// Detaches and unpins the link at `pin`.
