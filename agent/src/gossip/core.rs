@@ -10,6 +10,7 @@ use super::{
     claims::Claims,
     latency::Latency,
     log::Log,
+    provisional::Provisionals,
     replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
     view::{Counters, Note},
     wire,
@@ -58,6 +59,7 @@ pub(super) struct Core {
     pub settings: Settings,
     pub log: Log,
     pub claims: Claims,
+    pub provisional: Provisionals,
     /// Sessions whose route may have changed.
     pub dirty: VecDeque<SessionId>,
     pub out: VecDeque<Outgoing>,
@@ -202,6 +204,7 @@ impl Core {
     pub fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
         let claims = peer.replica.tally.count;
         self.claims.sweep(host, None, |id| self.dirty.push_back(id));
+        self.provisional.sweep(host, |id| self.dirty.push_back(id));
         peer.replica = Replica::new(now);
         peer.void_at = None;
         if claims > 0 {

@@ -14,6 +14,7 @@ use super::{
     core::{Core, HEARTBEAT, Peer},
     latency::Latency,
     log::Log,
+    provisional::Provisionals,
     replica::Phase,
     tally::Tally,
 };
@@ -64,6 +65,7 @@ impl Gossip {
             core: Core {
                 log: Log::new(wall_us, sessions),
                 claims: Claims::new(settings.claims_max),
+                provisional: Provisionals::default(),
                 dirty: VecDeque::new(),
                 out: VecDeque::new(),
                 notes: VecDeque::new(),
@@ -165,7 +167,7 @@ impl Gossip {
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.core.log.open(id, generation, at_us);
         self.core.counters.opened_here += 1;
-        if self.core.claims.owner(id).is_some() {
+        if self.core.claims.owner(id).is_some() || self.core.provisional.remove(id, None) {
             self.core.dirty.push_back(id);
         }
         self.plan_flush(now);
@@ -205,11 +207,16 @@ impl Gossip {
         } else {
             u64::MAX
         };
-        flush_at.min(quick_at).min(multicast_at).min(self.tend_at)
+        let provisional_at = self.core.provisional.next_time();
+        let periodic = multicast_at.min(self.tend_at).min(provisional_at);
+        flush_at.min(quick_at).min(periodic)
     }
 
     /// Does what is due.
     pub fn on_time(&mut self, now: u64) {
+        while let Some(id) = self.core.provisional.due(now) {
+            self.core.dirty.push_back(id);
+        }
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
@@ -325,7 +332,12 @@ impl Gossip {
     pub fn owner(&self, id: SessionId) -> Option<Owner> {
         match self.core.log.generation(id) {
             Some(generation) => Some(Owner::Here(generation)),
-            None => self.core.claims.owner(id).map(Owner::Other),
+            None => {
+                let claimed = self.core.claims.owner(id);
+                claimed
+                    .or_else(|| self.core.provisional.get(id))
+                    .map(Owner::Other)
+            }
         }
     }
 

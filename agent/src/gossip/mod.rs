@@ -28,6 +28,8 @@
 
 mod alarm;
 pub mod apply;
+pub mod ask;
+mod asking;
 mod claims;
 mod core;
 mod handle;
@@ -36,6 +38,7 @@ pub mod latency;
 mod log;
 pub mod machine;
 pub mod node;
+mod provisional;
 mod replica;
 mod report;
 pub mod socket;

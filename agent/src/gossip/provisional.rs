@@ -9,7 +9,11 @@ use std::collections::VecDeque;
 
 use homing_common::{host::HostId, session::SessionId};
 
-use super::claims::{Claim, IdMap};
+use super::{
+    ask::Provisional,
+    claims::{Claim, IdMap},
+    machine::Gossip,
+};
 use crate::pop::SECOND;
 
 /// How long a route stands that no claim confirms. A session in its handshake is
@@ -102,6 +106,33 @@ impl Provisionals {
     }
 }
 
+impl Gossip {
+    /// Another host said that it owns a session, of which gossip knows nothing: a
+    /// route until a claim takes its place, or a time is over.
+    pub fn provide(&mut self, now: u64, claim: Provisional) {
+        let Provisional {
+            id,
+            host,
+            generation,
+        } = claim;
+        let core = &mut self.core;
+        let peer = self.peers.get(&host);
+        let stands = peer.is_some_and(|peer| peer.up || peer.void_at.is_some());
+        if !stands || core.log.is_live(id) || core.claims.owner(id).is_some() {
+            return;
+        }
+        core.dirty.push_back(id);
+        if let Some(gone) = core.provisional.insert(now, id, Claim { host, generation }) {
+            core.dirty.push_back(gone);
+        }
+    }
+
+    /// Sessions with a route that no claim has confirmed yet.
+    pub fn provisional(&self) -> usize {
+        self.core.provisional.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +154,11 @@ mod tests {
         assert!(!all.remove(one, Some(HostId(8))));
         assert!(all.remove(one, Some(HostId(7))));
         assert!(!all.remove(one, None));
-        assert_eq!(all.next_time(), LIFETIME, "nothing stands, but nobody minds");
+        assert_eq!(
+            all.next_time(),
+            LIFETIME,
+            "nothing stands, but nobody minds"
+        );
         assert_eq!(all.due(LIFETIME), None);
         // Said again: it stands for longer.
         all.insert(LIFETIME, two, claim(7));

@@ -14,7 +14,7 @@ use homing_common::{
 };
 
 use super::{
-    Counters, Lookup,
+    Lookup,
     budget::Budget,
     wire::{Answer, Ask, Report, Standing},
 };
@@ -25,8 +25,8 @@ use crate::{
 
 /// Questions of one host, and of all, that are put to the kernel in a second, and
 /// at once. The kernel answers some millions of them in a second and core.
-const PER_HOST: (u64, u64) = (10_000, 4_000);
-const ALL: (u64, u64) = (50_000, 10_000);
+const PER_HOST: (u64, u64) = (25_000, 5_000);
+const ALL: (u64, u64) = (100_000, 20_000);
 /// Reports to one host that say only what was heard are this far apart.
 const REPORTS_APART: u64 = 10 * MS;
 /// Asks that were passed on are remembered for so long, for their repeats.
@@ -141,7 +141,7 @@ impl Answerer {
     }
 
     /// Remembers that an ask that was passed on was heard by everyone.
-    pub fn ended(&mut self, now: u64, asker: HostId, number: u64, answers: Vec<Answer>) {
+    pub fn remember(&mut self, now: u64, asker: HostId, number: u64, answers: Vec<Answer>) {
         let ended = Ended { at: now, answers };
         self.ended.insert((asker, number), ended);
         self.ended_order.push_back((now, asker, number));
@@ -157,7 +157,7 @@ impl Answerer {
     }
 
     /// What was answered to an ask that was passed on and heard by everyone.
-    pub fn ended_answers(&self, asker: HostId, number: u64) -> Option<Vec<Answer>> {
+    pub fn ended(&self, asker: HostId, number: u64) -> Option<Vec<Answer>> {
         let ended = self.ended.get(&(asker, number))?;
         Some(ended.answers.clone())
     }

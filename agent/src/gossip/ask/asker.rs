@@ -245,7 +245,10 @@ impl Asker {
             counters.ask_answered += 1;
             self.claims.push_back((id, answer.host, answer.generation));
             self.known(id, counters);
-        } else if asking.said.is_none_or(|said| answer.standing < said.standing) {
+        } else if asking
+            .said
+            .is_none_or(|said| answer.standing < said.standing)
+        {
             // Somebody else may have opened the session anew, so this waits.
             asking.said = Some(answer);
         }

@@ -32,8 +32,13 @@ impl Budget {
         if self.level <= 0 {
             return false;
         }
-        self.level -= (amount * UNIT) as i64;
+        self.spend(amount);
         true
+    }
+
+    /// Takes so much, whatever is left.
+    pub(super) fn spend(&mut self, amount: u64) {
+        self.level -= (amount * UNIT) as i64;
     }
 
     /// When something will be left, if nothing is taken until then.

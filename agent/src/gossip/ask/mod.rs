@@ -25,6 +25,7 @@ mod answerer;
 mod asker;
 mod audience;
 mod budget;
+pub(super) mod driver;
 mod recent;
 mod rounds;
 #[cfg(test)]
@@ -40,13 +41,16 @@ use homing_common::{
     session::{SessionId, SessionKey},
 };
 
-pub use self::audience::{Audience, Near};
 use self::{
     answerer::Answerer,
     asker::Asker,
     budget::Budget,
     rounds::{For, Round, Rounds},
     wire::{Answer, Ask, Message, Report},
+};
+pub use self::{
+    audience::{Audience, Near},
+    driver::FastPath,
 };
 use super::core::Outgoing;
 use crate::pop::{MS, counters::counters, seal::To};
@@ -102,6 +106,15 @@ counters! {
         ask_returned,
         /// Packets handed to the local stack.
         ask_up,
+        /// Packets lost because they could not be given back as fast as they came, and
+        /// asks that the kernel did not answer.
+        ask_lost,
+        /// Packets lost because the kernel did not take them back.
+        ask_refused,
+        /// Parked packets dropped because they had waited for too long.
+        ask_stale,
+        /// Parked packets dropped because the agent was behind.
+        ask_behind,
         /// Asks of other hosts heard.
         asked,
         /// Asks of other hosts dropped because of their limits.
@@ -302,55 +315,34 @@ impl Asks {
             pass_on,
             ..
         } = lookup;
-        let mut answers = self.answerer.answers(&lookup, generation);
+        let answers = self.answerer.answers(&lookup, generation);
         self.counters.asked_found += answers.len() as u64;
-        if pass_on {
-            if let Some(others) = self.answerer.ended_answers(asker, number) {
-                // The asker has not heard the end of it.
-                answers.extend(others);
-            } else {
-                self.report(asker, number, 0, answers);
-                self.pass_on(now, lookup);
-                return;
-            }
-        }
-        if answers.is_empty() {
-            if let Some(before) = self.answerer.heard(now, asker, number) {
-                self.send_report(asker, &before);
-            }
-        } else {
-            self.report(asker, number, 1, answers);
-        }
-    }
-
-    fn pass_on(&mut self, now: u64, lookup: Lookup) {
-        let Lookup {
-            asker,
-            number,
-            questions,
-            ..
-        } = lookup;
-        if let Some(round) = self.rounds.of_other(asker, number) {
+        if !pass_on {
+            self.report_heard(now, asker, number, answers);
+        } else if let Some(answers) = self.answerer.ended(asker, number) {
+            // The asker has not heard the end of it.
+            self.report_heard(now, asker, number, answers);
+        } else if let Some(round) = self.rounds.of_other(asker, number) {
             // A repeat: what was found so far may have been lost.
-            let answers = round.answers.clone();
+            let answers = round.answers().to_vec();
             self.report(asker, number, 0, answers);
-            return;
-        }
-        if !self.budget.take(now, 1) {
+        } else if self.budget.take(now, 1) {
+            self.counters.asked_passed_on += 1;
+            self.report(asker, number, 0, answers.clone());
+            let why = For::Other { asker, number };
+            self.begin(now, why, lookup.questions, answers);
+        } else {
             self.counters.asked_limited += 1;
-            return;
         }
-        self.counters.asked_passed_on += 1;
-        self.begin(now, For::Other { asker, number }, questions);
     }
 
     /// Begins a round for which the budget has been asked.
-    fn begin(&mut self, now: u64, why: For, questions: Vec<Question>) {
+    fn begin(&mut self, now: u64, why: For, questions: Vec<Question>, answers: Vec<Answer>) {
         let begun = self
             .rounds
-            .begin(now, why, questions, &self.audience, &mut self.out);
+            .begin(now, why, questions, answers, &self.audience, &mut self.out);
         self.counters.ask_datagrams += begun.sent;
-        self.budget.take(now, begun.sent.saturating_sub(1));
+        self.budget.spend(begun.sent.saturating_sub(1));
         if let Some(over) = begun.over {
             self.over(now, over);
         }
@@ -360,13 +352,7 @@ impl Asks {
         if let Some(round) = self.rounds.get(report.base)
             && let For::Other { asker, number } = round.why
         {
-            let news: Vec<Answer> = report
-                .answers
-                .iter()
-                .filter(|answer| !round.answers.contains(answer))
-                .copied()
-                .collect();
-            round.answers.extend(&news);
+            let news = round.add(&report.answers);
             self.report(asker, number, 0, news);
         } else {
             for &answer in &report.answers {
@@ -398,27 +384,34 @@ impl Asks {
                 }
             }
             For::Other { asker, number } if all_heard => {
-                self.answerer.ended(now, asker, number, round.answers.clone());
-                if let Some(before) = self.answerer.heard(now, asker, number) {
-                    self.send_report(asker, &before);
-                }
+                let answers = round.answers().to_vec();
+                self.answerer.remember(now, asker, number, answers.clone());
+                self.report_heard(now, asker, number, answers);
             }
             For::Other { .. } => {}
         }
     }
 
-    /// Reports answers to one ask; in several reports if there are many.
-    fn report(&mut self, to: HostId, base: u64, heard: u64, mut answers: Vec<Answer>) {
-        while !answers.is_empty() {
-            let rest = answers.split_off(answers.len().min(wire::ANSWERS_MAX));
-            let last = rest.is_empty();
+    /// Reports that an ask was heard, and all that was found. Both in one datagram:
+    /// whoever hears the one without the other would take silence for an answer.
+    fn report_heard(&mut self, now: u64, to: HostId, number: u64, answers: Vec<Answer>) {
+        if !answers.is_empty() {
+            self.report(to, number, 1, answers);
+        } else if let Some(before) = self.answerer.heard(now, to, number) {
+            self.send_report(to, &before);
+        }
+    }
+
+    /// Reports answers to one ask, if there are any.
+    fn report(&mut self, to: HostId, base: u64, heard: u64, answers: Vec<Answer>) {
+        // There is one for each question at most, so there is room.
+        if !answers.is_empty() {
             let report = Report {
                 base,
-                heard: if last { heard } else { 0 },
+                heard,
                 answers,
             };
             self.send_report(to, &report);
-            answers = rest;
         }
     }
 
@@ -432,6 +425,9 @@ impl Asks {
 
     /// When [`Asks::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
+        if !self.out.is_empty() {
+            return 0;
+        }
         let times = self.rounds.next_time().min(self.answerer.next_time());
         if self.asker.has_waiting() {
             times.min(self.may_ask_at())
@@ -449,8 +445,7 @@ impl Asks {
     pub fn on_time(&mut self, now: u64) {
         let (budget, audience) = (&mut self.budget, &self.audience);
         let before = self.out.len();
-        let may = |datagrams| budget.take(now, datagrams);
-        let over = self.rounds.due(now, audience, may, &mut self.out);
+        let over = self.rounds.due(now, audience, budget, &mut self.out);
         self.counters.ask_datagrams += (self.out.len() - before) as u64;
         for round in over {
             self.over(now, round);
@@ -459,7 +454,7 @@ impl Asks {
             self.asked_at = Some(now);
             let questions = self.asker.take_questions(now, &mut self.counters);
             if !questions.is_empty() {
-                self.begin(now, For::Own, questions);
+                self.begin(now, For::Own, questions, Vec::new());
             }
         }
         for (host, report) in self.answerer.due(now) {
@@ -485,6 +480,15 @@ impl Asks {
     /// The next packet to give back. Call this only when all routes are in force.
     pub fn poll_release(&mut self, now: u64) -> Option<Release> {
         self.asker.poll_release(now)
+    }
+
+    /// What the driver counts, too.
+    pub(super) fn counters_with(&self, driver: Option<&driver::Driver>) -> Counters {
+        let mut counters = self.counters;
+        if let Some(driver) = driver {
+            driver.count(&mut counters);
+        }
+        counters
     }
 
     /// What is going on.

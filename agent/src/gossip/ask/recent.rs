@@ -49,10 +49,6 @@ impl<V: Copy> Recent<V> {
     pub(super) fn remove(&mut self, id: SessionId) -> bool {
         self.entries.remove(&id).is_some()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }
 
 #[cfg(test)]
@@ -71,7 +67,7 @@ mod tests {
         recent.insert(15, SessionId(2), 'c');
         assert_eq!(recent.get(15, ONE), Some('b'), "its first entry is void");
         recent.insert(30, SessionId(3), 'd');
-        assert_eq!(recent.len(), 1);
+        assert_eq!(recent.entries.len(), 1);
         assert!(!recent.remove(ONE));
         assert!(recent.remove(SessionId(3)));
     }

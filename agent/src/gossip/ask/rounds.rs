@@ -8,6 +8,7 @@ use homing_common::{ask::Question, host::HostId};
 
 use super::{
     audience::Audience,
+    budget::Budget,
     wire::{Answer, Ask},
 };
 use crate::{
@@ -36,8 +37,9 @@ pub(super) enum For {
 pub(super) struct Round {
     pub why: For,
     pub questions: Vec<Question>,
-    /// What was answered on behalf of another.
-    pub answers: Vec<Answer>,
+    /// What was answered so far, for whoever it is asked for: the best of each
+    /// session.
+    answers: Vec<Answer>,
     /// Hosts of this domain that have not reported.
     near: Vec<HostId>,
     /// Other domains whose relay has not reported.
@@ -56,6 +58,26 @@ impl Round {
 
     fn is_over(&self) -> bool {
         self.near.is_empty() && self.far.is_empty()
+    }
+
+    /// Adds answers, and gives those that are news.
+    pub fn add(&mut self, answers: &[Answer]) -> Vec<Answer> {
+        let mut news = Vec::new();
+        for &answer in answers {
+            let known = self.answers.iter_mut().find(|known| known.id == answer.id);
+            match known {
+                Some(known) if known.standing <= answer.standing => continue,
+                Some(known) => *known = answer,
+                None => self.answers.push(answer),
+            }
+            news.push(answer);
+        }
+        news
+    }
+
+    /// The best answer about each session that anybody knows.
+    pub fn answers(&self) -> &[Answer] {
+        &self.answers
     }
 
     /// Whether every host that may own a session has reported.
@@ -94,12 +116,13 @@ impl Rounds {
         self.open.len()
     }
 
-    /// Asks.
+    /// Asks. `answers` is what is known already.
     pub fn begin(
         &mut self,
         now: u64,
         why: For,
         questions: Vec<Question>,
+        answers: Vec<Answer>,
         audience: &Audience,
         out: &mut VecDeque<Outgoing>,
     ) -> Begun {
@@ -107,7 +130,7 @@ impl Rounds {
         let round = Round {
             why,
             questions,
-            answers: Vec::new(),
+            answers,
             near: audience.near.iter().map(|near| near.host).collect(),
             far: match own {
                 true => audience.far.keys().copied().collect(),
@@ -180,13 +203,13 @@ impl Rounds {
         times.min().unwrap_or(u64::MAX)
     }
 
-    /// Repeats what is due while `may` lets it, and returns what is over, oldest
+    /// Repeats what is due while the budget lets it, and returns what is over, oldest
     /// first.
     pub fn due(
         &mut self,
         now: u64,
         audience: &Audience,
-        mut may: impl FnMut(u64) -> bool,
+        budget: &mut Budget,
         out: &mut VecDeque<Outgoing>,
     ) -> Vec<Round> {
         let mut over = Vec::new();
@@ -203,13 +226,9 @@ impl Rounds {
             while round.next_time() <= now {
                 round.repeats += 1;
             }
-            let begun = out.len();
-            if may(1) {
-                round.send(number, audience, out);
-                let more = (out.len() - begun).saturating_sub(1) as u64;
-                if more > 0 {
-                    may(more);
-                }
+            if budget.take(now, 1) {
+                let sent = round.send(number, audience, out);
+                budget.spend(sent.saturating_sub(1));
             }
         }
         let over = over.into_iter();
@@ -232,11 +251,17 @@ impl Round {
         let multicast = audience.multicast && many && waiting.clone().any(|near| near.hears);
         if multicast {
             let to = To::Domain;
-            out.push_back(Outgoing { to, body: body.clone() });
+            out.push_back(Outgoing {
+                to,
+                body: body.clone(),
+            });
         }
         for near in waiting.filter(|near| !(multicast && near.hears)) {
             let to = To::Host(near.host);
-            out.push_back(Outgoing { to, body: body.clone() });
+            out.push_back(Outgoing {
+                to,
+                body: body.clone(),
+            });
         }
         ask.pass_on = true;
         let body = Bytes::from(ask.encode());
@@ -246,7 +271,10 @@ impl Round {
             let chosen = audience.far.get(domain).into_iter().flatten();
             for &relay in chosen.take(relays) {
                 let to = To::Host(relay);
-                out.push_back(Outgoing { to, body: body.clone() });
+                out.push_back(Outgoing {
+                    to,
+                    body: body.clone(),
+                });
             }
         }
         (out.len() - begun) as u64

@@ -67,6 +67,11 @@ pub(super) struct Answer {
     pub generation: u16,
 }
 
+const _: () = assert!(
+    ANSWERS_MAX >= QUESTIONS_LEN_MAX / V4_LEN,
+    "one answer to each question"
+);
+
 /// How a host stands to a session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Standing {
