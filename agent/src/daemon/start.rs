@@ -22,6 +22,7 @@ use super::{
     Parts,
     drain::Drain,
     linger::Linger,
+    reload::Reload,
     rendezvous,
     table::{Shared, monotonic_ns},
     view::AgentView,
@@ -42,7 +43,11 @@ use crate::{
         ask::FastPath,
         task::{self as gossip, Handle, HostStatus},
     },
-    pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
+    pop::{
+        Domain, Fingerprint, Member, Stream,
+        keys::{KeyFile, Keys},
+        membership::Seed,
+    },
 };
 
 /// Batches of session events that may wait for gossip. When they do, the ring
@@ -66,7 +71,8 @@ pub(super) async fn start(
     parts: &mut Parts,
 ) -> Result<Agent> {
     let started = Instant::now();
-    let keys = Keys::read(&config.pop.key_file)?;
+    let key_file = KeyFile::read(&config.pop.key_file)?;
+    let keys = Keys::of(&key_file);
     let session_key = keys.session;
     let options = load_options(config, &keys);
     // Waits for the verifier and for RCU.
@@ -207,6 +213,13 @@ pub(super) async fn start(
         owners,
         session_key,
         open,
+        reload: Reload::new(
+            config.pop.key_file.clone(),
+            key_file,
+            session_key,
+            control,
+            gossip.clone(),
+        ),
         drain,
         leave,
     };

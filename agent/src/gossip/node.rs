@@ -14,6 +14,7 @@ use super::{
     asking,
     core::Outgoing,
     machine::{self, Gossip, Origin},
+    pacer::Pacer,
 };
 use crate::pop::{
     Domain, Member, Stream,
@@ -135,6 +136,7 @@ pub struct Node {
     pub(super) audience_at: u64,
     /// Before this time a host that knows nobody may not have been heard yet.
     pub(super) joining_until: u64,
+    pacer: Pacer,
     transmits: VecDeque<Transmit>,
     notes: VecDeque<Note>,
     /// Grows whenever the views of hosts may have changed.
@@ -183,6 +185,7 @@ impl Node {
             asks: Asks::new(asks),
             audience_at: now,
             joining_until: now + joining,
+            pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
             hosts_version: 0,
@@ -241,6 +244,7 @@ impl Node {
     }
 
     fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        self.pacer.charge();
         self.transmits.push_back(Transmit {
             to: Destination::Address(to),
             bytes,
@@ -263,8 +267,13 @@ impl Node {
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
         let asks = self.asks.next_time().min(self.audience_at);
-        let membership = self.membership.next_time();
-        membership.min(self.gossip.next_time()).min(asks)
+        let next = self.membership.next_time().min(self.gossip.next_time());
+        let next = next.min(asks);
+        if self.gossip.has_outgoing() {
+            next.min(self.pacer.next_time())
+        } else {
+            next
+        }
     }
 
     /// Does what is due.
@@ -300,6 +309,11 @@ impl Node {
     pub fn set_draining(&mut self, now: u64, draining: bool) {
         self.membership.set_draining(now, draining);
         self.settle(now);
+    }
+
+    /// Goes on with other keys.
+    pub fn rekey(&mut self, keys: Keys) {
+        self.seal.rekey(keys);
     }
 
     /// Begins another life of this host.
@@ -347,6 +361,11 @@ impl Node {
     /// Membership.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// The seal.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// What happened at the seal.
@@ -437,9 +456,19 @@ impl Node {
             let bytes = self.seal.seal(Channel::Membership, to, &out.body);
             self.transmit(out.address, bytes);
         }
-        while let Some(out) = self.gossip.poll_outgoing() {
-            self.send(Channel::Gossip, &out);
+        while self.gossip.has_outgoing() {
+            if !self.pacer.may_send(now) {
+                self.gossip.note_waiting();
+                break;
+            }
+            let Some(out) = self.gossip.poll_outgoing() else {
+                break;
+            };
+            if self.send(Channel::Gossip, &out) {
+                self.pacer.charge();
+            }
         }
+        // Asks bound themselves, and cannot wait.
         while let Some(out) = self.asks.poll_outgoing() {
             self.send(Channel::Ask, &out);
         }
@@ -453,16 +482,18 @@ impl Node {
 }
 
 impl Node {
-    fn send(&mut self, channel: Channel, out: &Outgoing) {
+    /// Seals a message. Says whether its receiver is known.
+    fn send(&mut self, channel: Channel, out: &Outgoing) -> bool {
         let to = match out.to {
             To::Domain => Destination::Multicast,
             To::Host(host) => match self.membership.entry(host) {
                 Some(entry) => Destination::Address(entry.member.address),
-                None => return,
+                None => return false,
             },
         };
         let bytes = self.seal.seal(channel, out.to, &out.body);
         self.transmits.push_back(Transmit { to, bytes });
+        true
     }
 }
 

@@ -45,9 +45,12 @@ impl Gossip {
     /// Whom an ask is put to, as of now.
     pub fn audience(&self) -> Audience {
         let mine = self.core.settings.domain;
+        let relays = self.relays().into_iter();
         let mut audience = Audience {
             multicast: self.core.settings.multicast,
-            far: self.relays(),
+            far: relays
+                .map(|(domain, (_, relays))| (domain, relays))
+                .collect(),
             ..Audience::default()
         };
         for (&host, peer) in &self.peers {

@@ -244,7 +244,7 @@ impl Pop {
                 }
             };
             for to in to.into_iter().filter(|_| !dead) {
-                if out.to == To::Domain && (at.0 + to.0) % 5 == 0 {
+                if out.to == To::Domain && (at.0 + to.0).is_multiple_of(5) {
                     continue;
                 }
                 self.fly(at, to, &out.body);

@@ -93,7 +93,10 @@ fn assert_no_owned_up(pop: &mut Pop, owned: &BTreeSet<SessionId>, seed: u64) {
 
 #[test]
 fn no_session_is_reset_that_somebody_owns() {
-    for seed in 0..300 {
+    // More with `PROPTEST_CASES`, as `cargo xtask test --full` sets it.
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    let cases = cases.and_then(|n| n.parse().ok()).unwrap_or(100);
+    for seed in 0..cases {
         history(seed);
     }
 }
