@@ -28,6 +28,8 @@
 mod agenda;
 mod alarm;
 pub mod apply;
+pub mod ask;
+mod asking;
 mod claims;
 mod core;
 mod handle;
@@ -38,6 +40,7 @@ pub mod machine;
 pub mod node;
 mod out;
 pub mod pacer;
+mod provisional;
 mod relay;
 mod relaying;
 mod replica;
