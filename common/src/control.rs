@@ -13,8 +13,9 @@ pub struct Control {
     pub beat_ns: u64,
     /// This life of the host's kernel, as echoes carry it.
     pub incarnation: u64,
-    /// The keys of echoes, as SipHash keys: what is sent is signed with the
-    /// first, and either is accepted.
+    /// The keys of echoes, as SipHash keys; one that is all zeros is none. A
+    /// question is signed with the first, either is accepted, and an answer is
+    /// signed with the key of its question.
     pub echo_keys: [SessionKey; 2],
     /// [`Control::SYNCED`] and the other flags.
     pub flags: u32,

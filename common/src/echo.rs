@@ -2,11 +2,16 @@
 //! by XDP, so that it says whether the kernel lives and nothing about the agent.
 //!
 //! Question and answer have one length, so nothing is amplified; both are signed
-//! with the POP's echo key, so neither can be forged; and an answer repeats the
-//! question's nonce, so an old one is worthless. They travel as the UDP payload of
-//! packets between the hosts' fabric addresses, on the port of the agents.
+//! with the POP's echo key, so neither can be forged; both are bound to the
+//! address of the one who asks, so that a recorded question draws answers to
+//! nobody else; and an answer repeats the question's nonce, so an old one is
+//! worthless. They travel as the UDP payload of packets between the hosts' fabric
+//! addresses, on the port of the agents.
 
-use crate::session::{SessionKey, Sip};
+use crate::{
+    net::Address,
+    session::{SessionKey, Sip},
+};
 
 /// An echo: the whole UDP payload, integers big-endian.
 #[repr(C)]
@@ -22,7 +27,8 @@ pub struct Echo {
     pub nonce: [u8; 8],
     /// In an answer, the incarnation of the one who answers; zero in a question.
     pub incarnation: [u8; 8],
-    /// SipHash-1-3 over all before it, under an echo key.
+    /// SipHash-1-3 over all before it and the address of the one who asks, under
+    /// an echo key: an answer's is the question's.
     pub tag: [u8; 8],
 }
 
@@ -34,9 +40,10 @@ impl Echo {
     /// Length in bytes.
     pub const LEN: usize = size_of::<Self>();
 
-    /// The tag that belongs to this echo under a key.
+    /// The tag that belongs to this echo under a key. `asker` is the fabric address
+    /// of the host that asks, in questions and in answers.
     #[inline(always)]
-    pub const fn tag(&self, key: &SessionKey) -> [u8; 8] {
+    pub const fn tag(&self, asker: &Address, key: &SessionKey) -> [u8; 8] {
         let f = &self.from;
         let t = &self.to;
         let head = u32::from_le_bytes(self.magic) as u64
@@ -45,7 +52,9 @@ impl Echo {
         hash.word(head);
         hash.word(u64::from_le_bytes(self.nonce));
         hash.word(u64::from_le_bytes(self.incarnation));
-        hash.word(24 << 56);
+        hash.word(asker.word(0));
+        hash.word(asker.word(1));
+        hash.word(40 << 56);
         hash.finish().to_le_bytes()
     }
 }

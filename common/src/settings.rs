@@ -17,6 +17,8 @@ pub struct Settings {
     pub tunnel: TunnelNetwork,
     /// This host's tunnel address.
     pub tunnel_address: Address,
+    /// This host's fabric address: where agents talk, and echoes are answered.
+    pub fabric: Address,
     /// This host's id.
     pub host: HostId,
     /// [`Encapsulation`](crate::host::Encapsulation) as a number.
@@ -24,8 +26,10 @@ pub struct Settings {
     /// The outer TTL or hop limit of a packet that enters the tunnel: at most so
     /// many hops, counting each host that sends it on.
     pub hop_limit: u8,
+    /// The agents' UDP port, as a number.
+    pub fabric_port: u16,
     /// Always zero; makes the padding explicit.
-    pub zero: u32,
+    pub zero: u16,
 }
 
-const _: () = assert!(size_of::<Settings>() == 72);
+const _: () = assert!(size_of::<Settings>() == 88);

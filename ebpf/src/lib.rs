@@ -10,9 +10,11 @@
 
 pub mod checksum;
 pub mod direct;
+pub mod egress;
 pub mod encap;
 pub mod local;
 pub mod maps;
+pub mod mss;
 pub mod owners;
 pub mod packet;
 pub mod settings;

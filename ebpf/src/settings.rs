@@ -22,9 +22,11 @@ static SETTINGS: Settings = Settings {
         id_mask: 0,
     },
     tunnel_address: Address([0; 16]),
+    fabric: Address([0; 16]),
     host: HostId(0),
     encapsulation: 0,
     hop_limit: 0,
+    fabric_port: 0,
     zero: 0,
 };
 
@@ -47,6 +49,10 @@ getters! {
     session_key: SessionKey = session_key;
     /// This host's tunnel address.
     tunnel_address: Address = tunnel_address;
+    /// This host's fabric address.
+    fabric: Address = fabric;
+    /// The agents' UDP port.
+    fabric_port: u16 = fabric_port;
     /// This host's id.
     host: HostId = host;
     /// `Encapsulation` as a number.

@@ -21,6 +21,7 @@ use std::{
 use homing_agent::datapath::{LoadOptions, XdpMode};
 use homing_common::{
     host::{Encapsulation, HostId},
+    net::Address,
     session::SessionKey,
     settings::Settings,
 };
@@ -59,9 +60,11 @@ impl Sandbox {
                 session_key: SessionKey([1, 2]),
                 tunnel,
                 tunnel_address: tunnel.address_of(HostId(1)),
+                fabric: Address::v4([10, 1, 0, 1]),
                 host: HostId(1),
                 encapsulation: Encapsulation::Ipip as u8,
                 hop_limit: 8,
+                fabric_port: 7946,
                 zero: 0,
             },
             owners_entries: 1000,
