@@ -330,7 +330,8 @@ pub struct Claim {
 pub struct Stats {
     /// How packets' ways through XDP ended: each packet in exactly one outcome.
     pub outcomes: Vec<Outcome>,
-    /// What the hooks on sockets counted.
+    /// What the hooks on sockets counted, and what comparisons with the kernel's
+    /// sockets found.
     pub hooks: Vec<Counter>,
     /// What gossip and membership counted.
     pub gossip: Vec<Counter>,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use homing_common::{host::HostId, settings::Settings};
+use homing_common::{host::HostId, net::Service, session::SessionKey, settings::Settings};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -34,6 +34,7 @@ use crate::{
         link::Point,
         local::LocalEvent,
         resolver::{self, Resolver},
+        sockets::Watcher,
         template::Outer,
     },
     gossip::task::{self as gossip, Handle, HostStatus},
@@ -91,6 +92,14 @@ pub(super) async fn start(
         removed = services.removed,
         "the services are in force"
     );
+    let watcher = watcher(&datapath, session_key, &config.services).await;
+    let watched = watcher.as_ref().map(Watcher::counters).unwrap_or_default();
+    if let Some(watcher) = watcher {
+        parts.run(
+            "the watcher of sockets",
+            async move { Ok(watcher.run().await?) },
+        );
+    }
     let mut cell = datapath.identity;
     let identity = cell.begin().context("cannot write IDENTITY")?;
     let stream = Stream {
@@ -177,6 +186,7 @@ pub(super) async fn start(
         resolver,
         sessions: datapath.sessions,
         stats: datapath.stats,
+        watched,
         owners,
         session_key,
         open,
@@ -184,6 +194,25 @@ pub(super) async fn start(
         leave,
     };
     Ok(Agent { view, gossip })
+}
+
+/// Makes `SESSIONS` true to the kernel's sockets before anybody is told what is in
+/// it. An agent that cannot goes on with what the hooks recorded.
+async fn watcher(datapath: &Datapath, key: SessionKey, services: &[Service]) -> Option<Watcher> {
+    let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
+    let opened = Watcher::open(sessions, stats, key, services, datapath.events.finder());
+    let failure = match opened {
+        Ok(mut watcher) => match watcher.audit().await {
+            Ok(()) => return Some(watcher),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    tracing::warn!(
+        error = %failure,
+        "cannot read the kernel's sockets (is the module tcp_diag there?): sessions that the hooks missed stay unknown"
+    );
+    None
 }
 
 fn load_options(config: &Config, keys: &Keys) -> LoadOptions {

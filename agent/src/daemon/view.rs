@@ -31,6 +31,7 @@ use crate::{
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
         sessions::Sessions,
+        sockets::WatchCounters,
         stats::Stats,
     },
     gossip::{
@@ -50,6 +51,8 @@ pub(super) struct AgentView {
     pub resolver: Resolver,
     pub sessions: Arc<Sessions>,
     pub stats: Arc<Stats>,
+    /// What comparisons with the kernel's sockets found.
+    pub watched: Arc<WatchCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -110,6 +113,12 @@ impl AgentView {
             problems.push(format!(
                 "{} sessions have no entry: OWNERS is full; raise limits.owners",
                 status.unplaced
+            ));
+        }
+        let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
+        if unrecorded > 0 {
+            problems.push(format!(
+                "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
             ));
         }
         problems
@@ -382,7 +391,11 @@ impl View for AgentView {
         });
         Ok(api::Stats {
             outcomes: counts::outcomes(&counts),
-            hooks: counts::hooks(&counts),
+            hooks: {
+                let mut hooks = counts::hooks(&counts);
+                hooks.extend(counts::watched(&self.watched));
+                hooks
+            },
             gossip: gossip.collect(),
             interfaces,
         })
