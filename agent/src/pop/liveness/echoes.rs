@@ -1,6 +1,6 @@
 //! Questions to kernels, and their answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use homing_common::{echo::Echo, host::HostId};
 use rand::RngExt as _;
@@ -23,7 +23,7 @@ impl Liveness {
             incarnation: [0; 8],
             tag: [0; 8],
         };
-        echo.tag = echo.tag(&self.settings.keys[0]);
+        echo.tag = echo.tag(&self.settings.address.ip().into(), &self.settings.keys[0]);
         self.questions.push_back(Question {
             to: peer.address,
             bytes: to_bytes(&echo),
@@ -37,17 +37,14 @@ impl Liveness {
             self.counters.echoes_refused += 1;
             return;
         };
-        let keys = &self.settings.keys;
-        let is_signed = keys
-            .iter()
-            .any(|key| key.0 != [0; 2] && echo.tag == echo.tag(key));
-        if is_signed && echo.incarnation == [0; 8] {
+        if echo.incarnation == [0; 8] && self.is_signed(&echo, from.ip()) {
             // A question that XDP should have answered: it is not on the interface
             // that this came in by. The agent must not answer for the kernel.
             self.counters.echoes_unanswered_here += 1;
             return;
         }
         let host = HostId(u16::from_be_bytes(echo.to));
+        let is_signed = self.is_signed(&echo, self.settings.address.ip());
         let is_for_us = echo.from == self.settings.host.0.to_be_bytes();
         let incarnation = u64::from_be_bytes(echo.incarnation);
         let nonce = u64::from_be_bytes(echo.nonce);
@@ -65,6 +62,13 @@ impl Liveness {
         }
         self.counters.echoes_heard += 1;
         self.kernel_heard(now, host);
+    }
+
+    /// Whether an echo was signed by a member, for the one who asks from an address.
+    fn is_signed(&self, echo: &Echo, asker: IpAddr) -> bool {
+        let asker = asker.into();
+        let mut keys = self.settings.keys.iter().filter(|key| key.0 != [0; 2]);
+        keys.any(|key| echo.tag == echo.tag(&asker, key))
     }
 
     fn kernel_heard(&mut self, now: u64, host: HostId) {
@@ -121,14 +125,16 @@ pub(crate) fn answer_for_test(
     host: HostId,
     incarnation: u64,
     key: &homing_common::session::SessionKey,
+    asker: SocketAddr,
     question: &[u8],
 ) -> Option<Vec<u8>> {
     let mut echo = read(question)?;
-    let is_question = echo.incarnation == [0; 8] && echo.tag == echo.tag(key);
+    let asker = asker.ip().into();
+    let is_question = echo.incarnation == [0; 8] && echo.tag == echo.tag(&asker, key);
     if !is_question || echo.to != host.0.to_be_bytes() {
         return None;
     }
     echo.incarnation = incarnation.to_be_bytes();
-    echo.tag = echo.tag(key);
+    echo.tag = echo.tag(&asker, key);
     Some(to_bytes(&echo).to_vec())
 }

@@ -88,6 +88,7 @@ impl Pop {
     fn machine(&mut self, host: u16, incarnation: u64) -> Machine {
         let settings = Settings {
             host: HostId(host),
+            address: address(host),
             domain: self.domain(host),
             keys: [KEY, SessionKey([0, 0])],
             dead_after: Duration::from_micros(DEAD_AFTER),
@@ -120,6 +121,7 @@ impl Pop {
             domain: self.domain(host),
             fingerprint: Fingerprint(1),
             leaving: None,
+            draining: false,
         }
     }
 
@@ -231,7 +233,7 @@ impl Pop {
                 let me = HostId(to);
                 let answer = machine
                     .kernel
-                    .then(|| answer_for_test(me, machine.incarnation, &KEY, &bytes))
+                    .then(|| answer_for_test(me, machine.incarnation, &KEY, address(from), &bytes))
                     .flatten();
                 if let Some(answer) = answer {
                     self.fly(to, from, Load::Echo(answer));

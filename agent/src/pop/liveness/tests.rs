@@ -25,6 +25,7 @@ fn member(host: u16, incarnation: u64) -> Member {
 fn one(others: std::ops::RangeInclusive<u16>) -> Liveness {
     let settings = Settings {
         host: HostId(1),
+        address: member(1, 7).address,
         domain: Domain::try_from("d").unwrap(),
         keys: KEYS,
         dead_after: Duration::from_secs(3),
@@ -53,7 +54,7 @@ fn question(liveness: &mut Liveness, now: u64) -> Vec<u8> {
 fn an_answer_counts_only_as_asked() {
     let mut liveness = one(2..=3);
     let asked = question(&mut liveness, 0);
-    let good = answer_for_test(TWO, 5, &KEYS[0], &asked).unwrap();
+    let good = answer_for_test(TWO, 5, &KEYS[0], member(1, 7).address, &asked).unwrap();
     let from = member(2, 5).address;
     let mut refused = 0;
     let mut refuse = |liveness: &mut Liveness, from, bytes: &[u8]| {
@@ -75,7 +76,8 @@ fn an_answer_counts_only_as_asked() {
     // Another address, another life, another host that knows the key.
     refuse(&mut liveness, member(3, 5).address, &good);
     for incarnation in [4, 6] {
-        let other = answer_for_test(TWO, incarnation, &KEYS[0], &asked).unwrap();
+        let other =
+            answer_for_test(TWO, incarnation, &KEYS[0], member(1, 7).address, &asked).unwrap();
         refuse(&mut liveness, from, &other);
     }
     // As asked, and once.
@@ -90,10 +92,10 @@ fn an_answer_counts_only_as_asked() {
 fn an_answer_may_be_signed_with_either_key() {
     let mut liveness = one(2..=2);
     let asked = question(&mut liveness, 0);
-    let good = answer_for_test(TWO, 5, &KEYS[0], &asked).unwrap();
+    let good = answer_for_test(TWO, 5, &KEYS[0], member(1, 7).address, &asked).unwrap();
     let signed = |key: &SessionKey| {
         let mut echo = echoes::read(&good).unwrap();
-        echo.tag = echo.tag(key);
+        echo.tag = echo.tag(&member(1, 7).address.ip().into(), key);
         echoes::to_bytes(&echo)
     };
     let from = member(2, 5).address;
@@ -106,8 +108,12 @@ fn an_answer_may_be_signed_with_either_key() {
 #[test]
 fn a_question_to_this_host_is_never_answered_by_its_agent() {
     let mut liveness = one(2..=2);
-    let asked = question(&mut liveness, 0);
-    liveness.echo(1, member(2, 5).address, &asked);
+    let mut echo = echoes::read(&question(&mut liveness, 0)).unwrap();
+    std::mem::swap(&mut echo.from, &mut echo.to);
+    let asker = member(2, 5).address;
+    echo.tag = echo.tag(&asker.ip().into(), &KEYS[0]);
+    while liveness.poll_question().is_some() {}
+    liveness.echo(1, asker, &echoes::to_bytes(&echo));
     assert_eq!(liveness.counters.echoes_unanswered_here, 1);
     assert!(liveness.poll_question().is_none());
     assert!(liveness.poll_outgoing().is_none());

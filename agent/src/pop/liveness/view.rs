@@ -12,6 +12,8 @@ use crate::pop::{Domain, counters::counters};
 pub struct Settings {
     /// This host.
     pub host: HostId,
+    /// Its fabric address, which echoes are bound to.
+    pub address: SocketAddr,
     /// Its domain.
     pub domain: Domain,
     /// The keys of echoes: questions are signed with the first, answers may be
