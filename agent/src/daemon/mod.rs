@@ -10,6 +10,7 @@
 
 mod drain;
 mod linger;
+mod problems;
 mod rendezvous;
 mod start;
 mod table;

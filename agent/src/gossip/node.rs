@@ -7,12 +7,16 @@ use std::{
     time::Duration,
 };
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
-use super::machine::{self, Gossip, Origin};
+use super::{
+    alerts::{Alert, Alerts},
+    machine::{self, Gossip, Origin},
+};
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
+    liveness::{self, Kernel, Liveness},
     membership::{self, Change, Entry, Membership, Seed, State},
     seal::{self, Channel, Received, Seal, To},
 };
@@ -28,8 +32,11 @@ pub struct Config {
     pub keys: Keys,
     /// Whether the domain has a multicast group.
     pub multicast: bool,
-    /// How long the claims of a host that is down are kept.
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
+    /// Within this time of a kernel's end its claims are void.
+    pub kernel_dead_after: Duration,
     /// Sessions of other hosts that are remembered at most.
     pub claims_max: usize,
     /// Random bytes, new for each process.
@@ -61,6 +68,8 @@ pub enum Note {
     Member(Change),
     /// From gossip.
     Gossip(machine::Note),
+    /// From liveness.
+    Liveness(liveness::Event),
     /// A member knows a later life of this host: one whose incarnation is above
     /// this must begin, by [`Node::restart`].
     Outdated {
@@ -83,6 +92,11 @@ pub enum Note {
         /// Where the other one is.
         other: SocketAddr,
     },
+    /// A datagram was sealed with another POP's key, or forged.
+    Stranger {
+        /// Where it came from.
+        from: SocketAddr,
+    },
     /// Another machine uses this host's own id.
     OwnIdElsewhere {
         /// Where it is.
@@ -104,17 +118,20 @@ pub struct HostView {
     pub since: Option<u64>,
     /// As gossip knows it.
     pub origin: Option<Origin>,
+    /// Its kernel: none likewise.
+    pub kernel: Option<Kernel>,
 }
 
 impl HostView {
-    /// Whether packets are exchanged with the host: it is up, or its claims still
-    /// stand.
+    /// Whether packets are exchanged with the host: it is up, or its kernel is not
+    /// known to be dead. While routes to its life before are being removed it is
+    /// not: another machine may have its id by now.
     pub fn is_routed(&self) -> bool {
         match self.state {
-            Some(State::Alive) => true,
+            Some(State::Alive) => !self.origin.is_some_and(|origin| origin.sweeping),
             Some(State::Mismatched) => false,
             Some(State::Down | State::Left) | None => {
-                self.origin.is_some_and(|origin| origin.void_at.is_some())
+                self.origin.is_some_and(|origin| !origin.voided)
             }
         }
     }
@@ -124,9 +141,11 @@ impl HostView {
 pub struct Node {
     seal: Seal,
     membership: Membership,
+    liveness: Liveness,
     gossip: Gossip,
     transmits: VecDeque<Transmit>,
     notes: VecDeque<Note>,
+    alerts: Alerts,
     /// Grows whenever the views of hosts may have changed.
     hosts_version: u64,
 }
@@ -156,32 +175,57 @@ impl Node {
             void_after: config.void_after,
             claims_max: config.claims_max,
         };
+        let listener = liveness::Settings {
+            host: me.host,
+            address: me.address,
+            domain: me.domain,
+            keys: config.keys.echo,
+            dead_after: config.kernel_dead_after,
+        };
+        let random = blake3::derive_key("homing v1 2026 liveness", &config.random);
         Self {
             seal: Seal::new(config.keys, identity, secret),
+            liveness: Liveness::new(now, me.stream.incarnation, listener, random),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
+            alerts: Alerts::default(),
             hosts_version: 0,
         }
     }
 
     /// Hears a datagram that came from an address.
     pub fn receive(&mut self, now: u64, from: SocketAddr, datagram: &[u8]) {
+        if datagram.starts_with(&Echo::MAGIC) {
+            self.liveness.echo(now, from, datagram);
+            return self.settle(now);
+        }
+        let strangers = self.strangers();
         match self.seal.open(now, from, datagram) {
-            Err(seal::Dropped) => return,
+            Err(seal::Dropped) => {
+                if self.strangers() > strangers {
+                    self.alerts.raise(now, Alert::Stranger { from });
+                    self.notes.push_back(Note::Stranger { from });
+                }
+                return;
+            }
             Ok(Received::Message {
                 origin,
                 stream,
                 channel,
                 multicast,
                 body,
-            }) => match channel {
-                Channel::Membership => self.membership.receive(now, origin, stream, body),
-                Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
-                // The seal keeps its own messages to itself.
-                Channel::Control => {}
-            },
+            }) => {
+                self.liveness.agent_heard(now, origin, stream.incarnation);
+                match channel {
+                    Channel::Membership => self.membership.receive(now, origin, stream, body),
+                    Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                    Channel::Liveness => self.liveness.receive(now, origin, body),
+                    // The seal keeps its own messages to itself.
+                    Channel::Control => {}
+                }
+            }
             Ok(Received::Reply {
                 peer,
                 answer,
@@ -196,13 +240,19 @@ impl Node {
             Ok(Received::Outdated { above, by }) => {
                 self.notes.push_back(Note::Outdated { above, by });
             }
-            Ok(Received::InUse { by }) => self.notes.push_back(Note::InUse { by }),
+            Ok(Received::InUse { by }) => {
+                self.alerts.raise(now, Alert::Refused { by });
+                self.notes.push_back(Note::InUse { by });
+            }
             Ok(Received::Contested {
                 host,
                 holder,
                 bytes,
             }) => {
                 self.transmit(from, bytes);
+                let (one, other) = (holder, from);
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::Contested {
                     host,
                     holder,
@@ -210,6 +260,11 @@ impl Node {
                 });
             }
             Ok(Received::OwnIdElsewhere) => {
+                let me = self.membership.me();
+                let (host, one) = (me.host, me.address);
+                let other = from;
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::OwnIdElsewhere { at: from });
             }
         }
@@ -237,13 +292,17 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
-        self.membership.next_time().min(self.gossip.next_time())
+        let others = self.gossip.next_time().min(self.liveness.next_time());
+        self.membership.next_time().min(others)
     }
 
     /// Does what is due.
     pub fn on_time(&mut self, now: u64) {
         if self.membership.next_time() <= now {
             self.membership.on_time(now);
+        }
+        if self.liveness.next_time() <= now {
+            self.liveness.on_time(now);
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
@@ -276,6 +335,7 @@ impl Node {
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);
         self.membership.restart(now, stream);
+        self.liveness.restart(stream.incarnation);
         self.gossip.restart(stream);
         self.settle(now);
     }
@@ -292,7 +352,11 @@ impl Node {
 
     /// The next route to put in force; see [`Gossip::poll_route`].
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
-        self.gossip.poll_route()
+        let route = self.gossip.poll_route();
+        if self.gossip.take_swept() {
+            self.hosts_version += 1;
+        }
+        route
     }
 
     /// All routes were put in force, at a time of `CLOCK_REALTIME`.
@@ -310,6 +374,11 @@ impl Node {
         &self.membership
     }
 
+    /// Liveness of kernels.
+    pub fn liveness(&self) -> &Liveness {
+        &self.liveness
+    }
+
     /// What happened at the seal.
     pub fn seal_counters(&self) -> &seal::Counters {
         &self.seal.counters
@@ -318,6 +387,21 @@ impl Node {
     /// What happened to membership.
     pub fn membership_counters(&self) -> &membership::Counters {
         &self.membership.counters
+    }
+
+    /// What is wrong in the POP as far as it is no state of a host.
+    pub fn alerts(&self, now: u64) -> Vec<Alert> {
+        let minority = self.liveness.minority(now);
+        let minority = minority.map(|(reached, of)| Alert::Minority { reached, of });
+        let doubled = self.gossip.doubled(now);
+        let doubled = doubled.map(|session| Alert::DoubleClaim { session });
+        let recent = self.alerts.recent(now);
+        recent.chain(minority).chain(doubled).collect()
+    }
+
+    /// Datagrams of others than members.
+    fn strangers(&self) -> u64 {
+        self.seal.counters.wrong_key + self.seal.counters.forged
     }
 
     /// This host's domain.
@@ -343,6 +427,7 @@ impl Node {
                     state: None,
                     since: None,
                     origin: Some(origin),
+                    kernel: None,
                 },
             );
         }
@@ -358,10 +443,12 @@ impl Node {
                 state: None,
                 since: None,
                 origin: None,
+                kernel: None,
             });
             view.member = Some(member);
             view.state = Some(state);
             view.since = Some(since);
+            view.kernel = self.liveness.kernel(member.host);
         }
         hosts.into_values().collect()
     }
@@ -373,15 +460,10 @@ impl Node {
             self.notes.push_back(Note::Outdated { above, by });
         }
         for change in self.membership.take_changes() {
-            match change {
-                Change::Up(member) => self.gossip.member_up(now, &member),
-                Change::Down(member) | Change::Mismatched(member) => {
-                    self.gossip.member_down(now, member.host);
-                }
-                Change::Left(member, hold) => self.gossip.member_left(now, member.host, hold),
-            }
-            self.hosts_version += 1;
-            self.notes.push_back(Note::Member(change));
+            self.changed(now, change);
+        }
+        while let Some(event) = self.liveness.poll_event() {
+            self.heard(now, event);
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
@@ -402,11 +484,82 @@ impl Node {
             let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
             self.transmits.push_back(Transmit { to, bytes });
         }
+        while let Some(question) = self.liveness.poll_question() {
+            self.transmit(question.to, question.bytes.to_vec());
+        }
+        while let Some(out) = self.liveness.poll_outgoing() {
+            if let Some(entry) = self.membership.entry(out.to) {
+                let address = entry.member.address;
+                let bytes = self
+                    .seal
+                    .seal(Channel::Liveness, To::Host(out.to), &out.body);
+                self.transmit(address, bytes);
+            }
+        }
         while let Some(note) = self.gossip.poll_note() {
-            if matches!(note, machine::Note::Voided { .. }) {
+            if let machine::Note::Voided { host, .. } = note {
                 self.hosts_version += 1;
+                self.voided(now, host);
             }
             self.notes.push_back(Note::Gossip(note));
+        }
+    }
+
+    /// Tells the others what membership says.
+    fn changed(&mut self, now: u64, change: Change) {
+        match change {
+            Change::Up(member) => {
+                self.gossip.member_up(now, &member);
+                self.liveness.peer_up(now, &member);
+            }
+            Change::Down(member) => {
+                let can_be_asked = self.liveness.can_be_asked(member.host);
+                self.gossip.member_down(now, member.host, can_be_asked);
+                self.liveness.peer_down(now, &member);
+            }
+            Change::Left(member, hold) => {
+                self.gossip.member_left(now, member.host, hold);
+                self.liveness.peer_down(now, &member);
+            }
+            Change::Mismatched(member) => {
+                self.gossip.member_down(now, member.host, false);
+                self.liveness.peer_gone(now, member.host);
+            }
+        }
+        self.hosts_version += 1;
+        self.notes.push_back(Note::Member(change));
+    }
+
+    /// Tells the others what liveness has found out.
+    fn heard(&mut self, now: u64, event: liveness::Event) {
+        use liveness::Event;
+        let in_state = |host, state| {
+            let entry = self.membership.entry(host);
+            entry.is_some_and(|entry| entry.state == state)
+        };
+        match event {
+            Event::Answers { host } if in_state(host, State::Down) => {
+                self.gossip.kernel_answers(host);
+            }
+            Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
+            Event::Back { host, from, .. } => {
+                self.gossip.kernel_back(now, host, from);
+                self.membership.call(now, host);
+                self.hosts_version += 1;
+            }
+            Event::Recovered { host } => self.membership.call(now, host),
+            Event::Unheard { by } => self.alerts.raise(now, Alert::Unheard { by }),
+            _ => {}
+        }
+        self.notes.push_back(Note::Liveness(event));
+    }
+
+    /// A host's claims were voided. If it had left, it is gone for good now, and
+    /// its kernel may be switched off.
+    fn voided(&mut self, now: u64, host: HostId) {
+        let entry = self.membership.entry(host);
+        if entry.is_some_and(|entry| entry.state == State::Left) {
+            self.liveness.peer_gone(now, host);
         }
     }
 }

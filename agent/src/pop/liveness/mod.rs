@@ -49,6 +49,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use homing_common::host::HostId;
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
+#[cfg(test)]
+pub(crate) use self::echoes::answer_for_test;
 pub use self::{
     census::CENSUS_MAX,
     view::{Counters, Event, Kernel, Outgoing, Question, Settings},
@@ -398,8 +400,9 @@ impl Liveness {
     pub fn kernel(&self, host: HostId) -> Option<Kernel> {
         let peer = self.peers.get(host)?;
         Some(match (peer.silent_since, peer.heard_at) {
-            _ if peer.is_dead() => Kernel::Dead {
+            (_, heard_at) if peer.is_dead() => Kernel::Dead {
                 since: peer.judged_at,
+                heard_at,
             },
             (Some(_), heard_at) => Kernel::Silent { heard_at },
             (None, Some(heard_at)) => Kernel::Alive { heard_at },

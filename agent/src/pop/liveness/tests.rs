@@ -149,7 +149,11 @@ fn a_later_life_begins_with_a_clean_sheet() {
     };
     let body = wire::encode_judgements(&[dead]);
     liveness.receive(SECOND, HostId(3), &body);
-    assert_eq!(liveness.kernel(TWO), Some(Kernel::Dead { since: SECOND }));
+    let dead = Kernel::Dead {
+        since: SECOND,
+        heard_at: None,
+    };
+    assert_eq!(liveness.kernel(TWO), Some(dead));
     liveness.peer_up(2 * SECOND, &member(2, 6));
     assert_eq!(liveness.kernel(TWO), Some(Kernel::Unheard));
     // What is said of the earlier life means nothing.

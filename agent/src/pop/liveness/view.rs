@@ -94,7 +94,20 @@ pub enum Kernel {
     Dead {
         /// Since when.
         since: u64,
+        /// When this host last heard it, if it ever did.
+        heard_at: Option<u64>,
     },
+}
+
+impl Kernel {
+    /// When it was last heard.
+    pub fn heard_at(self) -> Option<u64> {
+        match self {
+            Self::Unheard => None,
+            Self::Alive { heard_at } => Some(heard_at),
+            Self::Silent { heard_at } | Self::Dead { heard_at, .. } => heard_at,
+        }
+    }
 }
 
 /// A question to a kernel: sent as it is, without a seal.

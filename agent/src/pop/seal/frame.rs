@@ -31,6 +31,8 @@ pub enum Channel {
     Membership = 1,
     /// Gossip of announcements.
     Gossip = 2,
+    /// Liveness of kernels.
+    Liveness = 4,
 }
 
 /// What a header says.
@@ -98,6 +100,7 @@ pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [
             0 => Channel::Control,
             1 => Channel::Membership,
             2 => Channel::Gossip,
+            4 => Channel::Liveness,
             _ => return Err(Error::Header),
         },
         origin: HostId::try_from(u16::from_be_bytes(array(head, 6))).map_err(|_| Error::Header)?,
