@@ -22,6 +22,7 @@ use super::{
     Parts,
     drain::Drain,
     linger::Linger,
+    reload::Reload,
     rendezvous,
     table::{Shared, monotonic_ns},
     view::AgentView,
@@ -38,7 +39,11 @@ use crate::{
         template::Outer,
     },
     gossip::task::{self as gossip, Handle, HostStatus},
-    pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
+    pop::{
+        Domain, Fingerprint, Member, Stream,
+        keys::{KeyFile, Keys},
+        membership::Seed,
+    },
 };
 
 /// Batches of session events that may wait for gossip. When they do, the ring
@@ -62,7 +67,8 @@ pub(super) async fn start(
     parts: &mut Parts,
 ) -> Result<Agent> {
     let started = Instant::now();
-    let keys = Keys::read(&config.pop.key_file)?;
+    let key_file = KeyFile::read(&config.pop.key_file)?;
+    let keys = Keys::of(&key_file);
     let session_key = keys.session;
     let options = load_options(config, &keys);
     // Waits for the verifier and for RCU.
@@ -190,6 +196,13 @@ pub(super) async fn start(
         owners,
         session_key,
         open,
+        reload: Reload::new(
+            config.pop.key_file.clone(),
+            key_file,
+            session_key,
+            control,
+            gossip.clone(),
+        ),
         drain,
         leave,
     };

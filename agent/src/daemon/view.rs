@@ -21,6 +21,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use super::{
     drain::Drain,
     problems,
+    reload::{self, Reload},
     rendezvous::takes_sessions,
     table::{Shared, monotonic_ns},
 };
@@ -59,6 +60,8 @@ pub(super) struct AgentView {
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
+    /// Reads the key file again.
+    pub reload: Reload,
     /// Whether new sessions go elsewhere.
     pub drain: Drain,
     /// Asks for a graceful stop, with a hold of its own or the configured one.
@@ -107,6 +110,7 @@ impl AgentView {
             kernel: api::KernelState::Alive,
             kernel_heard_unix_ms: None,
             draining: self.drain.is_on(),
+            key: Some(reload::name(status.keys.0)),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
             incarnation: status.stream.incarnation,
             generation: status.stream.generation,
@@ -138,6 +142,7 @@ impl AgentView {
             },
             kernel_heard_unix_ms: host.kernel.and_then(|k| k.heard).map(unix_ms),
             draining: host.member.is_some_and(|member| member.draining),
+            key: host.key.map(reload::name),
             since_unix_ms: host.since.map_or(0, unix_ms),
             incarnation: stream.incarnation,
             generation: stream.generation,
@@ -235,6 +240,7 @@ impl View for AgentView {
                 })
                 .collect(),
             draining: self.drain.is_on(),
+            keys: reload::names(status.keys.0, status.keys.1),
             members: api::Members {
                 alive: 1 + status.alive as u32,
                 down: (status.down + status.mismatched) as u32,
@@ -379,6 +385,11 @@ impl View for AgentView {
                 hooks
             },
             gossip: gossip.collect(),
+            wrong_keys: status
+                .wrong_keys
+                .iter()
+                .map(|&(id, count)| (reload::name(id), count))
+                .collect(),
             interfaces,
         })
     }
@@ -398,6 +409,10 @@ impl View for AgentView {
         self.leave
             .send(Some(hold))
             .map_err(|_| Refusal::Failed(anyhow!("the agent is stopping already")))
+    }
+
+    async fn reload(&self) -> Result<api::Reloaded, Refusal> {
+        Ok(self.reload.run().await?)
     }
 
     async fn drain(&self, draining: bool) -> Result<api::Draining, Refusal> {

@@ -12,6 +12,7 @@ use homing_common::{echo::Echo, host::HostId, session::SessionId};
 use super::{
     alerts::{Alert, Alerts},
     machine::{self, Gossip, Origin},
+    pacer::Pacer,
 };
 use crate::pop::{
     Domain, Member, Stream,
@@ -143,6 +144,7 @@ pub struct Node {
     membership: Membership,
     liveness: Liveness,
     gossip: Gossip,
+    pacer: Pacer,
     transmits: VecDeque<Transmit>,
     notes: VecDeque<Note>,
     alerts: Alerts,
@@ -188,6 +190,7 @@ impl Node {
             liveness: Liveness::new(now, me.stream.incarnation, listener, random),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
             alerts: Alerts::default(),
@@ -272,6 +275,7 @@ impl Node {
     }
 
     fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        self.pacer.charge();
         self.transmits.push_back(Transmit {
             to: Destination::Address(to),
             bytes,
@@ -292,8 +296,13 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
-        let others = self.gossip.next_time().min(self.liveness.next_time());
-        self.membership.next_time().min(others)
+        let next = self.gossip.next_time().min(self.liveness.next_time());
+        let next = self.membership.next_time().min(next);
+        if self.gossip.has_outgoing() {
+            next.min(self.pacer.next_time())
+        } else {
+            next
+        }
     }
 
     /// Does what is due.
@@ -329,6 +338,12 @@ impl Node {
     pub fn set_draining(&mut self, now: u64, draining: bool) {
         self.membership.set_draining(now, draining);
         self.settle(now);
+    }
+
+    /// Goes on with other keys.
+    pub fn rekey(&mut self, keys: Keys) {
+        self.liveness.set_keys(keys.echo);
+        self.seal.rekey(keys);
     }
 
     /// Begins another life of this host.
@@ -377,6 +392,11 @@ impl Node {
     /// Liveness of kernels.
     pub fn liveness(&self) -> &Liveness {
         &self.liveness
+    }
+
+    /// The seal.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// What happened at the seal.
@@ -473,7 +493,14 @@ impl Node {
             let bytes = self.seal.seal(Channel::Membership, to, &out.body);
             self.transmit(out.address, bytes);
         }
-        while let Some(out) = self.gossip.poll_outgoing() {
+        while self.gossip.has_outgoing() {
+            if !self.pacer.may_send(now) {
+                self.gossip.note_waiting();
+                break;
+            }
+            let Some(out) = self.gossip.poll_outgoing() else {
+                break;
+            };
             let to = match out.to {
                 To::Domain => Destination::Multicast,
                 To::Host(host) => match self.membership.entry(host) {
@@ -482,6 +509,7 @@ impl Node {
                 },
             };
             let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
+            self.pacer.charge();
             self.transmits.push_back(Transmit { to, bytes });
         }
         while let Some(question) = self.liveness.poll_question() {

@@ -4,11 +4,13 @@
 //! go. In the end the network is quiet, and every host must agree with the truth.
 //!
 //! This file is the POP; `random` tries random histories, `cases` chosen ones,
-//! `kernels` those in which kernels answer echoes.
+//! `relays` those in which announcements have to cross between domains, `kernels`
+//! those in which kernels answer echoes.
 
 mod cases;
 mod kernels;
 mod random;
+mod relays;
 
 use std::{
     cmp::Reverse,
@@ -44,6 +46,10 @@ struct Faults {
     delay_max: u64,
     /// Multicast does not get through at all in this domain.
     deaf_domain: Option<u16>,
+    /// Nothing gets from the first host to the second.
+    one_way: Option<(u16, u16)>,
+    /// What this host sends takes so much longer.
+    slow: Option<(u16, u64)>,
 }
 
 const PERFECT: Faults = Faults {
@@ -51,6 +57,8 @@ const PERFECT: Faults = Faults {
     repeat_percent: 0,
     delay_max: 100,
     deaf_domain: None,
+    one_way: None,
+    slow: None,
 };
 
 /// One machine: its kernel, and its agent while that runs.
@@ -75,10 +83,12 @@ struct Pop {
     table_limit: usize,
     claims_max: usize,
     multicast: bool,
-    /// Kernels answer echoes: then agents that are down void nothing.
+    /// Kernels answer echoes, so that agents that are down void nothing; otherwise
+    /// no echo gets through.
     echoes: bool,
     /// Machines that are switched off or cut off: nothing reaches them.
     dark: BTreeSet<u16>,
+    domains: u16,
 }
 
 /// The first incarnation from this one on that was not used yet; uses it.
@@ -100,10 +110,6 @@ fn octets(address: SocketAddr) -> [u8; 2] {
     }
 }
 
-fn domain(host: u16) -> u16 {
-    host % 2
-}
-
 impl Pop {
     fn new(seed: u64, hosts: u16, multicast: bool) -> Self {
         let mut pop = Self {
@@ -118,6 +124,7 @@ impl Pop {
             multicast,
             echoes: false,
             dark: BTreeSet::new(),
+            domains: 2,
         };
         for host in 1..=hosts {
             let machine = Machine {
@@ -133,6 +140,10 @@ impl Pop {
             pop.machines.insert(host, machine);
         }
         pop
+    }
+
+    fn domain(&self, host: u16) -> u16 {
+        host % self.domains
     }
 
     fn new_table(&self) -> Memory {
@@ -151,6 +162,7 @@ impl Pop {
     fn start(&mut self, host: u16) {
         let random: [u8; 32] = std::array::from_fn(|_| self.rng.random());
         let hosts = self.machines.len() as u16;
+        let domain = format!("rack {}", self.domain(host));
         let machine = self.machines.get_mut(&host).unwrap();
         if machine.agent.is_some() {
             return;
@@ -162,7 +174,7 @@ impl Pop {
                 stream: machine.stream,
                 renewal: 0,
                 address: address(host),
-                domain: Domain::try_from(["even", "odd"][usize::from(domain(host))]).unwrap(),
+                domain: Domain::try_from(domain.as_str()).unwrap(),
                 fingerprint: Fingerprint(7),
                 leaving: None,
                 draining: false,
@@ -323,7 +335,7 @@ impl Pop {
             self.kill(host);
         }
         for transmit in transmits {
-            let is_deaf = self.faults.deaf_domain == Some(domain(host));
+            let is_deaf = self.faults.deaf_domain == Some(self.domain(host));
             let to: Vec<u16> = self
                 .machines
                 .keys()
@@ -331,7 +343,7 @@ impl Pop {
                 .filter(|&other| match transmit.to {
                     Destination::Address(to) => to == address(other),
                     Destination::Multicast => {
-                        other != host && domain(other) == domain(host) && !is_deaf
+                        other != host && self.domain(other) == self.domain(host) && !is_deaf
                     }
                 })
                 .collect();
@@ -352,7 +364,8 @@ impl Pop {
 
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         let faults = self.faults;
-        if self.dark.contains(&from) || self.dark.contains(&to) {
+        let is_unheard = !self.echoes && bytes.starts_with(&Echo::MAGIC);
+        if is_unheard || self.dark.contains(&from) || self.dark.contains(&to) {
             return;
         }
         let mut copies = 1;
@@ -360,11 +373,14 @@ impl Pop {
             copies += 1;
         }
         for _ in 0..copies {
-            if self.rng.random_range(0..100) < faults.loss_percent {
+            let is_lost = self.rng.random_range(0..100) < faults.loss_percent;
+            if is_lost || faults.one_way == Some((from, to)) {
                 continue;
             }
             self.flown += 1;
-            let at = self.now + self.rng.random_range(20..=faults.delay_max.max(20));
+            let slow = faults.slow.filter(|slow| slow.0 == from);
+            let delay = self.rng.random_range(20..=faults.delay_max.max(20));
+            let at = self.now + delay + slow.map_or(0, |slow| slow.1);
             let flight = (at, self.flown, to, address(from), bytes.to_vec());
             self.flights.push(Reverse(flight));
         }
