@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Claim, Latency,
     alerts::Alert,
-    apply,
+    apply, ask,
     machine::{self, Owner, Progress},
     socket,
 };
@@ -109,6 +109,12 @@ pub struct Status {
     pub gossip: machine::Counters,
     /// What happened to routes.
     pub routes: apply::Counters,
+    /// What happened to packets of unknown sessions, and to asks.
+    pub asks: ask::Counters,
+    /// What is being asked.
+    pub asking: ask::Load,
+    /// Sessions with a route that an ask brought, and no claim has confirmed.
+    pub provisional: usize,
 }
 
 impl Status {
@@ -121,6 +127,7 @@ impl Status {
             .chain(self.liveness.iter())
             .chain(self.gossip.iter())
             .chain(self.routes.iter())
+            .chain(self.asks.iter())
     }
 }
 

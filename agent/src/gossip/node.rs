@@ -11,6 +11,9 @@ use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
 use super::{
     alerts::{Alert, Alerts},
+    ask::{self, Asks},
+    asking,
+    core::Outgoing,
     machine::{self, Gossip, Origin},
     pacer::Pacer,
 };
@@ -140,16 +143,21 @@ impl HostView {
 
 /// One host.
 pub struct Node {
-    seal: Seal,
-    membership: Membership,
-    liveness: Liveness,
-    gossip: Gossip,
+    pub(super) seal: Seal,
+    pub(super) membership: Membership,
+    pub(super) liveness: Liveness,
+    pub(super) gossip: Gossip,
+    pub(super) asks: Asks,
+    /// When asks hear next how gossip sees the POP.
+    pub(super) audience_at: u64,
+    /// Before this time a host that knows nobody may not have been heard yet.
+    pub(super) joining_until: u64,
     pacer: Pacer,
     transmits: VecDeque<Transmit>,
-    notes: VecDeque<Note>,
-    alerts: Alerts,
+    pub(super) notes: VecDeque<Note>,
+    pub(super) alerts: Alerts,
     /// Grows whenever the views of hosts may have changed.
-    hosts_version: u64,
+    pub(super) hosts_version: u64,
 }
 
 impl Node {
@@ -185,11 +193,24 @@ impl Node {
             dead_after: config.kernel_dead_after,
         };
         let random = blake3::derive_key("homing v1 2026 liveness", &config.random);
+        let asks = ask::Settings {
+            host: me.host,
+            key: config.keys.session,
+            first: u64::from_be_bytes(std::array::from_fn(|n| config.random[n])),
+        };
+        let joining = if config.seeds.is_empty() {
+            0
+        } else {
+            asking::JOINING
+        };
         Self {
             seal: Seal::new(config.keys, identity, secret),
             liveness: Liveness::new(now, me.stream.incarnation, listener, random),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            asks: Asks::new(asks),
+            audience_at: now,
+            joining_until: now + joining,
             pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
@@ -224,6 +245,7 @@ impl Node {
                 match channel {
                     Channel::Membership => self.membership.receive(now, origin, stream, body),
                     Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                    Channel::Ask => self.asks.receive(now, origin, body),
                     Channel::Liveness => self.liveness.receive(now, origin, body),
                     // The seal keeps its own messages to itself.
                     Channel::Control => {}
@@ -287,6 +309,7 @@ impl Node {
     /// these.
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.gossip.open(now, id, generation, at_us);
+        self.asks.known(id);
     }
 
     /// A session of this host was closed.
@@ -296,8 +319,9 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
+        let asks = self.asks.next_time().min(self.audience_at);
         let next = self.gossip.next_time().min(self.liveness.next_time());
-        let next = self.membership.next_time().min(next);
+        let next = self.membership.next_time().min(next).min(asks);
         if self.gossip.has_outgoing() {
             next.min(self.pacer.next_time())
         } else {
@@ -315,6 +339,9 @@ impl Node {
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
+        }
+        if self.audience_at <= now {
+            self.look_around(now);
         }
         self.settle(now);
     }
@@ -371,7 +398,11 @@ impl Node {
         if self.gossip.take_swept() {
             self.hosts_version += 1;
         }
-        route
+        let (id, owner) = route?;
+        if owner.is_some() && !self.asks.is_idle() {
+            self.asks.known(id);
+        }
+        Some((id, owner))
     }
 
     /// All routes were put in force, at a time of `CLOCK_REALTIME`.
@@ -382,6 +413,11 @@ impl Node {
     /// Gossip.
     pub fn gossip(&self) -> &Gossip {
         &self.gossip
+    }
+
+    /// Asks.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
     }
 
     /// Membership.
@@ -407,21 +443,6 @@ impl Node {
     /// What happened to membership.
     pub fn membership_counters(&self) -> &membership::Counters {
         &self.membership.counters
-    }
-
-    /// What is wrong in the POP as far as it is no state of a host.
-    pub fn alerts(&self, now: u64) -> Vec<Alert> {
-        let minority = self.liveness.minority(now);
-        let minority = minority.map(|(reached, of)| Alert::Minority { reached, of });
-        let doubled = self.gossip.doubled(now);
-        let doubled = doubled.map(|session| Alert::DoubleClaim { session });
-        let recent = self.alerts.recent(now);
-        recent.chain(minority).chain(doubled).collect()
-    }
-
-    /// Datagrams of others than members.
-    fn strangers(&self) -> u64 {
-        self.seal.counters.wrong_key + self.seal.counters.forged
     }
 
     /// This host's domain.
@@ -488,6 +509,12 @@ impl Node {
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
         }
+        if self.asks.next_time() <= now {
+            self.asks.on_time(now);
+        }
+        while let Some(claim) = self.asks.poll_claim() {
+            self.gossip.provide(now, claim);
+        }
         while let Some(out) = self.membership.poll_outgoing() {
             let to = To::Host(out.to);
             let bytes = self.seal.seal(Channel::Membership, to, &out.body);
@@ -501,28 +528,20 @@ impl Node {
             let Some(out) = self.gossip.poll_outgoing() else {
                 break;
             };
-            let to = match out.to {
-                To::Domain => Destination::Multicast,
-                To::Host(host) => match self.membership.entry(host) {
-                    Some(entry) => Destination::Address(entry.member.address),
-                    None => continue,
-                },
-            };
-            let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
-            self.pacer.charge();
-            self.transmits.push_back(Transmit { to, bytes });
+            if self.send(Channel::Gossip, &out) {
+                self.pacer.charge();
+            }
+        }
+        // Asks bound themselves, and cannot wait.
+        while let Some(out) = self.asks.poll_outgoing() {
+            self.send(Channel::Ask, &out);
         }
         while let Some(question) = self.liveness.poll_question() {
             self.transmit(question.to, question.bytes.to_vec());
         }
         while let Some(out) = self.liveness.poll_outgoing() {
-            if let Some(entry) = self.membership.entry(out.to) {
-                let address = entry.member.address;
-                let bytes = self
-                    .seal
-                    .seal(Channel::Liveness, To::Host(out.to), &out.body);
-                self.transmit(address, bytes);
-            }
+            let to = To::Host(out.to);
+            self.send(Channel::Liveness, &Outgoing { to, body: out.body });
         }
         while let Some(note) = self.gossip.poll_note() {
             if let machine::Note::Voided { host, .. } = note {
@@ -532,63 +551,21 @@ impl Node {
             self.notes.push_back(Note::Gossip(note));
         }
     }
+}
 
-    /// Tells the others what membership says.
-    fn changed(&mut self, now: u64, change: Change) {
-        match change {
-            Change::Up(member) => {
-                self.gossip.member_up(now, &member);
-                self.liveness.peer_up(now, &member);
-            }
-            Change::Down(member) => {
-                let can_be_asked = self.liveness.can_be_asked(member.host);
-                self.gossip.member_down(now, member.host, can_be_asked);
-                self.liveness.peer_down(now, &member);
-            }
-            Change::Left(member, hold) => {
-                self.gossip.member_left(now, member.host, hold);
-                self.liveness.peer_down(now, &member);
-            }
-            Change::Mismatched(member) => {
-                self.gossip.member_down(now, member.host, false);
-                self.liveness.peer_gone(now, member.host);
-            }
-        }
-        self.hosts_version += 1;
-        self.notes.push_back(Note::Member(change));
-    }
-
-    /// Tells the others what liveness has found out.
-    fn heard(&mut self, now: u64, event: liveness::Event) {
-        use liveness::Event;
-        let in_state = |host, state| {
-            let entry = self.membership.entry(host);
-            entry.is_some_and(|entry| entry.state == state)
+impl Node {
+    /// Seals a message. Says whether its receiver is known.
+    fn send(&mut self, channel: Channel, out: &Outgoing) -> bool {
+        let to = match out.to {
+            To::Domain => Destination::Multicast,
+            To::Host(host) => match self.membership.entry(host) {
+                Some(entry) => Destination::Address(entry.member.address),
+                None => return false,
+            },
         };
-        match event {
-            Event::Answers { host } if in_state(host, State::Down) => {
-                self.gossip.kernel_answers(host);
-            }
-            Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
-            Event::Back { host, from, .. } => {
-                self.gossip.kernel_back(now, host, from);
-                self.membership.call(now, host);
-                self.hosts_version += 1;
-            }
-            Event::Recovered { host } => self.membership.call(now, host),
-            Event::Unheard { by } => self.alerts.raise(now, Alert::Unheard { by }),
-            _ => {}
-        }
-        self.notes.push_back(Note::Liveness(event));
-    }
-
-    /// A host's claims were voided. If it had left, it is gone for good now, and
-    /// its kernel may be switched off.
-    fn voided(&mut self, now: u64, host: HostId) {
-        let entry = self.membership.entry(host);
-        if entry.is_some_and(|entry| entry.state == State::Left) {
-            self.liveness.peer_gone(now, host);
-        }
+        let bytes = self.seal.seal(channel, out.to, &out.body);
+        self.transmits.push_back(Transmit { to, bytes });
+        true
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Channel {
     Membership = 1,
     /// Gossip of announcements.
     Gossip = 2,
+    /// Asks about sessions that nobody at a host knows.
+    Ask = 3,
     /// Liveness of kernels.
     Liveness = 4,
 }
@@ -104,6 +106,7 @@ pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [
             0 => Channel::Control,
             1 => Channel::Membership,
             2 => Channel::Gossip,
+            3 => Channel::Ask,
             4 => Channel::Liveness,
             _ => return Err(Error::Header),
         },
