@@ -148,7 +148,7 @@ counters! {
 }
 
 counters! {
-    /// What the hooks on sockets counted.
+    /// What the hooks on sockets and on leaving packets counted.
     Hook, from HOOKS_AT;
     /// Sessions recorded as open.
     Opened = 0, "sessions_opened";
@@ -158,6 +158,8 @@ counters! {
     SessionsFull = 2, "sessions_full";
     /// Events lost because `EVENTS` was full.
     EventsLost = 3, "events_lost";
+    /// SYN|ACKs of services that left with a lower MSS.
+    MssLowered = 4, "mss_lowered";
 }
 
 /// Number of the first counter of [`Hook`]; those below are of [`Outcome`].
@@ -165,7 +167,15 @@ const HOOKS_AT: u32 = 192;
 /// Number of counters in the map `STATS`, with room for those to come.
 pub const STATS_ENTRIES: u32 = 256;
 
-const _: () = assert!(
-    Outcome::ALL.len() <= HOOKS_AT as usize
-        && HOOKS_AT as usize + Hook::ALL.len() <= STATS_ENTRIES as usize
-);
+const _: () = {
+    let mut n = 0;
+    while n < Outcome::ALL.len() {
+        assert!(Outcome::ALL[n].index() < HOOKS_AT);
+        n += 1;
+    }
+    n = 0;
+    while n < Hook::ALL.len() {
+        assert!(Hook::ALL[n].index() < STATS_ENTRIES);
+        n += 1;
+    }
+};

@@ -5,13 +5,13 @@
 #![allow(missing_docs, reason = "the macros of aya do not hand comments on")]
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{TC_ACT_UNSPEC, xdp_action},
     helpers::bpf_redirect,
-    macros::{sock_ops, xdp},
-    programs::{SockOpsContext, XdpContext},
+    macros::{classifier, sock_ops, xdp},
+    programs::{SockOpsContext, TcContext, XdpContext},
 };
 use homing_common::outcome::Verdict;
-use homing_ebpf::{handle, sockops, stats};
+use homing_ebpf::{egress, handle, sockops, stats};
 
 /// Every packet that reaches an interface of this host.
 #[xdp]
@@ -25,6 +25,21 @@ pub fn homing_xdp(ctx: XdpContext) -> u32 {
         Verdict::Forward if end.ifindex != 0 => unsafe { bpf_redirect(end.ifindex, 0) as u32 },
         Verdict::Forward => xdp_action::XDP_TX,
     }
+}
+
+/// Every packet that leaves by an interface of this host. Whatever was done to it,
+/// other programs and the interface come next.
+#[classifier]
+pub fn homing_egress(ctx: TcContext) -> i32 {
+    egress::handle(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// A packet that the agent gives back to the local stack. Attached to nothing: the
+/// agent runs it.
+#[xdp]
+pub fn homing_up(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// Every socket under the cgroup that is established or closes.

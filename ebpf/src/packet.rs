@@ -23,8 +23,14 @@ pub const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
 
+/// Whether an EtherType is that of a VLAN tag.
+#[inline(always)]
+pub const fn is_vlan(ether_type: u16) -> bool {
+    ether_type == VLAN || ether_type == SERVICE_VLAN
+}
+
 /// At most so many VLAN tags are read.
-const MAX_VLAN_TAGS: usize = 2;
+pub const MAX_VLAN_TAGS: usize = 2;
 /// At most so many IPv6 extension headers are read; a packet with more goes up
 /// to the local stack.
 const MAX_EXTENSIONS: usize = 4;
@@ -99,7 +105,7 @@ impl Link {
         let mut ether_type = u16::from_be(unsafe { (*eth).ether_type });
         let mut len = size_of::<EthHdr>();
         for _ in 0..MAX_VLAN_TAGS {
-            if ether_type != VLAN && ether_type != SERVICE_VLAN {
+            if !is_vlan(ether_type) {
                 break;
             }
             let tag: *mut [u8; 4] = frame.at(len).ok_or(Outcome::NotIp)?;
@@ -322,6 +328,13 @@ impl Flags {
     #[inline(always)]
     pub fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+
+    /// A segment that accepts a connection: SYN and ACK, and neither RST nor FIN.
+    #[inline(always)]
+    pub fn accepts(self) -> bool {
+        let all = Self::SYN | Self::ACK | Self::RST | Self::FIN;
+        self.0 & all == Self::SYN | Self::ACK
     }
 
     /// A segment that may belong to a session that lives, or complete its

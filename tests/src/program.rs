@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, PerCpuArray},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use homing_agent::datapath::template::{Hop, Mac, Outer};
 use homing_common::{
+    control::Control,
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
     maps::Owner,
     net::{Address, Port, Service, TCP},
-    outcome::{Outcome, STATS_ENTRIES},
+    outcome::{Hook, Outcome, STATS_ENTRIES},
     session::{SessionKey, Tuple},
     settings::Settings,
 };
@@ -42,6 +43,9 @@ impl Action {
         })
     }
 }
+
+/// What the egress program returns: other programs and the interface come next.
+const TCX_NEXT: i32 = -1;
 
 /// What became of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,6 +114,13 @@ impl Program {
             .context("the object has no program homing_xdp")?
             .try_into()?;
         xdp.load().context("the verifier refuses homing_xdp")?;
+        let egress: &mut SchedClassifier = ebpf
+            .program_mut("homing_egress")
+            .context("the object has no program homing_egress")?
+            .try_into()?;
+        egress
+            .load()
+            .context("the verifier refuses homing_egress")?;
         Ok(Self { ebpf, settings })
     }
 
@@ -179,10 +190,13 @@ impl Program {
             ..TestRunOptions::new()
         })?;
         out.truncate(result.data_size_out as usize);
+        let after = self.stats()?;
         let counted: Vec<Outcome> = Outcome::ALL
             .iter()
-            .zip(before.iter().zip(self.stats()?))
-            .flat_map(|(outcome, (before, after))| vec![*outcome; (after - before) as usize])
+            .flat_map(|outcome| {
+                let index = outcome.index() as usize;
+                vec![*outcome; (after[index] - before[index]) as usize]
+            })
             .collect();
         let [outcome] = counted[..] else {
             bail!("a packet must end in exactly one outcome, not in {counted:?}");
@@ -192,6 +206,40 @@ impl Program {
             outcome,
             frame: out,
         })
+    }
+
+    /// Runs one frame through the egress program, as if this host sent it, and
+    /// returns it as it would leave.
+    pub fn leave(&mut self, frame: &[u8]) -> Result<Vec<u8>> {
+        let mut out = vec![0; frame.len() + 256];
+        let egress: &mut SchedClassifier = self
+            .ebpf
+            .program_mut("homing_egress")
+            .context("loaded above")?
+            .try_into()?;
+        let result = egress.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        if result.return_value as i32 != TCX_NEXT {
+            bail!("the egress program returned {}", result.return_value);
+        }
+        Ok(out)
+    }
+
+    /// Changes what the agent tells the programs.
+    pub fn control(&mut self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        let mut cell: Array<_, Control> = self.map("CONTROL")?.try_into()?;
+        let mut control = cell.get(&0, 0)?;
+        change(&mut control);
+        Ok(cell.set(0, control, 0)?)
+    }
+
+    /// What a hook has counted.
+    pub fn hook(&self, hook: Hook) -> Result<u64> {
+        Ok(self.stats()?[hook.index() as usize])
     }
 
     /// The program's settings.

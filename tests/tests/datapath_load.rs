@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use homing_agent::datapath::{
     Datapath, Error, LoadOptions, XdpMode,
     link::{How, Point},
@@ -67,6 +68,17 @@ fn running(interface: &str) -> Option<String> {
     Some(words[at + 2].to_owned())
 }
 
+/// The program that runs on what leaves by an interface.
+fn egress(interface: &str) -> Option<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Egress).unwrap();
+    let names = programs
+        .iter()
+        .map(|program| program.name_as_str().unwrap());
+    assert!(names.eq(programs.iter().map(|_| "homing_egress")));
+    assert!(programs.len() <= 1);
+    Some(programs.first()?.id())
+}
+
 fn refused(options: &LoadOptions) -> Error {
     match Datapath::load(options) {
         Ok(_) => panic!("was loaded"),
@@ -80,7 +92,7 @@ fn everything_is_pinned_and_outlives_the_agent() {
         ip("link add eth0 type veth peer name peer0");
         let options = sandbox.options(&["eth0"]);
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::New, How::New]);
+        assert_eq!(hows(&datapath), [How::New; 3]);
         assert!(matches!(
             &datapath.attachment.attached[1].to,
             Point::Xdp { interface, mode: XdpMode::Native, .. } if interface == "eth0"
@@ -88,15 +100,17 @@ fn everything_is_pinned_and_outlives_the_agent() {
         assert_eq!(names(&options.pin_dir.join("maps")), MAPS);
         assert_eq!(
             names(&options.pin_dir.join("links")),
-            ["sockops", "xdp_eth0"]
+            ["egress_eth0", "sockops", "xdp_eth0"]
         );
         assert_eq!(
             names(&options.pin_dir.join("programs")),
-            ["homing_sockops", "homing_xdp"]
+            ["homing_egress", "homing_sockops", "homing_xdp"]
         );
         let program = running("eth0").expect("XDP runs");
+        let leaving = egress("eth0").expect("the egress program runs");
         drop(datapath);
         assert_eq!(running("eth0"), Some(program));
+        assert_eq!(egress("eth0"), Some(leaving));
     });
 }
 
@@ -108,18 +122,20 @@ fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
         let mut first = Datapath::load(&options).unwrap();
         let ids = link_ids(&first);
         let program = running("eth0");
+        let leaving = egress("eth0");
         first.owners.set(SessionId(7), HostId(3)).unwrap();
         assert_eq!(first.identity.begin().unwrap().generation, 1);
         drop(first);
 
         let mut second = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&second), [How::Replaced, How::Replaced]);
+        assert_eq!(hows(&second), [How::Replaced; 3]);
         assert_eq!(link_ids(&second), ids);
         assert_ne!(running("eth0"), program, "the program is another");
+        assert_ne!(egress("eth0"), leaving);
         assert_eq!(second.owners.get(SessionId(7)).unwrap(), Some(HostId(3)));
         assert_eq!(second.owners.len(), 1);
         assert_eq!(second.identity.begin().unwrap().generation, 2);
-        assert_eq!(names(&options.pin_dir.join("programs")).len(), 2);
+        assert_eq!(names(&options.pin_dir.join("programs")).len(), 3);
     });
 }
 
@@ -130,11 +146,12 @@ fn unload_removes_everything_and_may_be_called_again() {
         let options = sandbox.options(&["eth0"]);
         drop(Datapath::load(&options).unwrap());
         let report = unload(&options.pin_dir).unwrap();
-        assert_eq!(report.links.len(), 2);
-        assert_eq!(report.programs.len(), 2);
+        assert_eq!(report.links.len(), 3);
+        assert_eq!(report.programs.len(), 3);
         assert_eq!(report.maps.len(), MAPS.len());
         assert!(!sandbox.bpf.join("homing").exists());
         assert_eq!(running("eth0"), None);
+        assert_eq!(egress("eth0"), None);
         assert!(unload(&options.pin_dir).unwrap().is_empty());
     });
 }
@@ -171,7 +188,10 @@ fn an_interface_that_is_dropped_from_the_configuration_is_let_go() {
         drop(Datapath::load(&one).unwrap());
         assert_eq!(running("eth1.7"), None);
         assert!(running("eth0").is_some());
-        assert_eq!(names(&one.pin_dir.join("links")), ["sockops", "xdp_eth0"]);
+        assert!(egress("eth0").is_some());
+        assert_eq!(egress("eth1.7"), None);
+        let links = names(&one.pin_dir.join("links"));
+        assert_eq!(links, ["egress_eth0", "sockops", "xdp_eth0"]);
     });
 }
 
@@ -184,8 +204,9 @@ fn an_interface_that_was_made_anew_is_attached_anew() {
         ip("link del eth0");
         ip("link add eth0 type veth peer name peer0");
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::Replaced, How::Moved]);
+        assert_eq!(hows(&datapath), [How::Replaced, How::Moved, How::Moved]);
         assert!(running("eth0").is_some());
+        assert!(egress("eth0").is_some());
     });
 }
 
@@ -197,7 +218,7 @@ fn another_xdp_mode_comes_into_force() {
         drop(Datapath::load(&options).unwrap());
         options.xdp_mode = XdpMode::Skb;
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::Replaced, How::Moved]);
+        assert_eq!(hows(&datapath), [How::Replaced, How::Moved, How::Replaced]);
         assert!(running("eth0").is_some());
     });
 }

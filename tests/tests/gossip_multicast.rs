@@ -94,6 +94,7 @@ impl Host {
             void_after: Duration::from_secs(60),
             claims_max: 1000,
             routes: Vec::new(),
+            vitals: Box::new(()),
         };
         let table = routes.clone();
         let namespace = namespace.map(|name| File::open(format!("/run/netns/{name}")).unwrap());
@@ -253,6 +254,7 @@ fn group_that_cannot_be_joined_is_named() {
                     void_after: Duration::from_secs(60),
                     claims_max: 1000,
                     routes: Vec::new(),
+                    vitals: Box::new(()),
                 };
                 let raise: task::Raise = Box::new(|_| Err(io::Error::other("not in this test")));
                 let result = task::open(options, Routes::default(), reader, raise);

@@ -3,6 +3,7 @@
 mod packets {
     mod common;
     mod cut;
+    mod egress;
     mod every_outcome;
     mod forward;
     mod local;

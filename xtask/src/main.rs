@@ -44,7 +44,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// A POP in network namespaces: up, exec, status, reshuffle, start, stop, kill, down
+    /// A POP in network namespaces: up, exec, status, reshuffle, fault, start, kill, down
     #[command(disable_help_flag = true)]
     Lab {
         /// What to do (`cargo xtask lab --help` lists it)

@@ -43,6 +43,8 @@ pub struct Status {
     pub cgroup: PathBuf,
     /// What the POP answers for.
     pub services: Vec<Service>,
+    /// Whether this host takes no new sessions.
+    pub draining: bool,
     /// How many hosts are in which state, this one among the living.
     pub members: Members,
     /// This host's own open sessions.
@@ -80,6 +82,8 @@ pub struct Interface {
     pub ifindex: u32,
     /// `native` or `skb`.
     pub mode: String,
+    /// Whether it has the egress program, which needs Linux 6.6.
+    pub egress: bool,
 }
 
 /// A service.
@@ -168,6 +172,8 @@ pub struct Host {
     pub domain: Option<String>,
     /// What membership says of its agent.
     pub state: HostState,
+    /// Whether it takes no new sessions.
+    pub draining: bool,
     /// Since when, in Unix milliseconds.
     pub since_unix_ms: u64,
     /// The life of its kernel.
@@ -371,6 +377,18 @@ pub struct Health {
 pub struct Leaving {
     /// Always true: the stop has begun.
     pub leaving: bool,
+}
+
+/// `POST /drain` and `POST /undrain`: status 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Whether this host takes no new sessions.
+    pub draining: bool,
+    /// This host's open sessions.
+    pub sessions: u64,
+    /// Other hosts that are up and take new sessions. Without any, new sessions
+    /// are opened here all the same.
+    pub takers: u32,
 }
 
 /// The body of every answer that is not a success.

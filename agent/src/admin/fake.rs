@@ -44,6 +44,9 @@ pub(crate) struct Fake {
     pub hangs: AtomicBool,
     pub unhealthy: AtomicBool,
     pub left: Mutex<Option<Option<Duration>>>,
+    pub draining: AtomicBool,
+    /// Sessions that are open; asking for the status ends one.
+    pub open: AtomicU32,
 }
 
 pub(crate) fn endpoint(text: &str) -> SocketAddr {
@@ -73,12 +76,14 @@ pub(crate) fn sample_status() -> Status {
             name: "eth0".to_owned(),
             ifindex: 2,
             mode: "native".to_owned(),
+            egress: true,
         }],
         cgroup: "/sys/fs/cgroup".into(),
         services: vec![Service {
             address: endpoint("203.0.113.10:443"),
             protocol: "tcp".to_owned(),
         }],
+        draining: false,
         members: Members {
             alive: 2,
             down: 1,
@@ -123,6 +128,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         this_host: id == 1,
         domain: Some("rack-1".to_owned()),
         state,
+        draining: id == 3,
         since_unix_ms: 1_760_000_000_000,
         incarnation: 1_760_000_000_000,
         generation: 1,
@@ -220,7 +226,16 @@ impl View for Fake {
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending().await
         }
-        Ok(sample_status())
+        let mut status = sample_status();
+        status.draining = self.draining.load(Ordering::Relaxed);
+        if status.draining {
+            let one_less = |open: u32| open.checked_sub(1);
+            let open = self
+                .open
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+            status.sessions.count = open.unwrap_or(0).into();
+        }
+        Ok(status)
     }
 
     async fn hosts(&self) -> Result<Vec<Host>, Refusal> {
@@ -274,5 +289,14 @@ impl View for Fake {
     async fn leave(&self, hold: Option<Duration>) -> Result<(), Refusal> {
         *self.left.lock().expect("not poisoned") = Some(hold);
         Ok(())
+    }
+
+    async fn drain(&self, draining: bool) -> Result<Draining, Refusal> {
+        self.draining.store(draining, Ordering::Relaxed);
+        Ok(Draining {
+            draining,
+            sessions: self.open.load(Ordering::Relaxed).into(),
+            takers: 1,
+        })
     }
 }

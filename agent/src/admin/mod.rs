@@ -73,4 +73,7 @@ pub trait View: Send + Sync + 'static {
     /// keep its claims for `hold` (none: as configured). Returns as soon as the
     /// stop has begun.
     fn leave(&self, hold: Option<Duration>) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Sends new sessions elsewhere from now on, or no longer.
+    fn drain(&self, draining: bool) -> impl Future<Output = Result<api::Draining, Refusal>> + Send;
 }

@@ -10,6 +10,7 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
 //! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
+//! | `POST /drain`, `POST /undrain` | [`api::Draining`] |
 //!
 //! Any other status comes with an [`api::Failure`].
 
@@ -115,6 +116,8 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
+        .route("/drain", post(drain::<V>))
+        .route("/undrain", post(undrain::<V>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(in_time))
@@ -259,8 +262,17 @@ async fn leave<V: View>(
     Ok((StatusCode::ACCEPTED, Json(api::Leaving { leaving: true })))
 }
 
+async fn drain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draining>, Refused> {
+    Ok(Json(view.drain(true).await?))
+}
+
+async fn undrain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draining>, Refused> {
+    Ok(Json(view.drain(false).await?))
+}
+
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /stats /metrics /healthz /leave";
+    const KNOWN: &str =
+        "/status /hosts /sessions /owner /stats /metrics /healthz /leave /drain /undrain";
     let path = request.uri().path();
     Refused::new(
         StatusCode::NOT_FOUND,

@@ -24,7 +24,10 @@ pub(super) fn checked(config: &Config) -> String {
 pub(super) fn status(status: &Status, _: Style) -> String {
     let interfaces = status.interfaces.iter();
     let interfaces: Vec<_> = interfaces
-        .map(|i| format!("{} ({})", i.name, i.mode))
+        .map(|i| match i.egress {
+            true => format!("{} ({})", i.name, i.mode),
+            false => format!("{} ({}, no egress program)", i.name, i.mode),
+        })
         .collect();
     let services = status.services.iter();
     let services: Vec<_> = services

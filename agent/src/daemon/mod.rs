@@ -8,10 +8,13 @@
 //! Any part that ends unasked ends the agent, with its reason: a supervisor that
 //! starts it again is the better repair, and the fast path does not mind.
 
+mod drain;
 mod linger;
+mod rendezvous;
 mod start;
 mod table;
 mod view;
+mod vitals;
 
 use std::{future::Future, sync::Arc, time::Duration};
 

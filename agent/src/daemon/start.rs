@@ -20,9 +20,12 @@ use tokio::{
 
 use super::{
     Parts,
+    drain::Drain,
     linger::Linger,
+    rendezvous,
     table::{Shared, monotonic_ns},
     view::AgentView,
+    vitals::KernelVitals,
 };
 use crate::{
     config::Config,
@@ -69,6 +72,10 @@ pub(super) async fn start(
                 interface, mode = config.host.xdp_mode.label(), link = attached.link_id, how = ?attached.how,
                 "XDP is attached"
             ),
+            Point::Egress { interface, .. } => tracing::info!(
+                interface, link = attached.link_id, how = ?attached.how,
+                "the egress program is attached"
+            ),
             Point::Cgroup { path, .. } => tracing::info!(
                 cgroup = %path.display(), link = attached.link_id, how = ?attached.how,
                 "the hooks on sockets are attached"
@@ -96,6 +103,11 @@ pub(super) async fn start(
         "a life begins"
     );
 
+    let control = datapath.control;
+    control.set_incarnation(identity.incarnation);
+    control.set_echo_keys(keys.echo);
+    let (vitals, synced) = KernelVitals::new(control.clone());
+
     let mut routes = Vec::new();
     datapath
         .owners
@@ -122,14 +134,17 @@ pub(super) async fn start(
         });
     }
 
+    let told = control.clone();
     let raise = move |above| {
         let identity = cell.raise(above)?;
+        told.set_incarnation(identity.incarnation);
         Ok(Stream {
             incarnation: identity.incarnation,
             generation: identity.generation,
         })
     };
-    let options = gossip_options(config, keys, stream, routes)?;
+    let mut options = gossip_options(config, keys, stream, routes, vitals)?;
+    options.me.draining = control.is_draining();
     let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
     parts.run("gossip", async move { Ok(task.run().await?) });
 
@@ -138,6 +153,14 @@ pub(super) async fn start(
         tunnel: config.tunnel.network,
         host: config.host.id,
     };
+    let (hosts, table) = (gossip.watch_hosts(), datapath.rendezvous);
+    let (drain, draining) = Drain::new(control.clone(), gossip.clone());
+    let me = config.host.id;
+    parts.run("the choice of rendezvous hosts", async move {
+        rendezvous::follow(me, hosts, synced, draining, table).await;
+        Ok(())
+    });
+
     let (resolver, task) = resolver::resolver(outer, datapath.hosts);
     parts.run("the resolver", async move { Ok(task.run().await?) });
     let (hosts, ways) = (gossip.watch_hosts(), resolver.clone());
@@ -157,6 +180,7 @@ pub(super) async fn start(
         owners,
         session_key,
         open,
+        drain,
         leave,
     };
     Ok(Agent { view, gossip })
@@ -189,6 +213,7 @@ fn gossip_options(
     keys: Keys,
     stream: Stream,
     routes: Vec<(homing_common::session::SessionId, HostId)>,
+    vitals: KernelVitals,
 ) -> Result<gossip::Options> {
     let domain = Domain::try_from(config.host.domain.as_str())?;
     let fingerprint = Fingerprint::of(&config.tunnel.network);
@@ -210,6 +235,7 @@ fn gossip_options(
         void_after: config.pop.void_after,
         claims_max: config.limits.owners as usize,
         routes,
+        vitals: Box::new(vitals),
     })
 }
 

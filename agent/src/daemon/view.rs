@@ -18,7 +18,11 @@ use homing_common::{
 };
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::table::{Shared, monotonic_ns};
+use super::{
+    drain::Drain,
+    rendezvous::takes_sessions,
+    table::{Shared, monotonic_ns},
+};
 use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
@@ -51,6 +55,8 @@ pub(super) struct AgentView {
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
+    /// Whether new sessions go elsewhere.
+    pub drain: Drain,
     /// Asks for a graceful stop, with a hold of its own or the configured one.
     pub leave: watch::Sender<Option<Option<Duration>>>,
 }
@@ -116,6 +122,7 @@ impl AgentView {
             this_host: true,
             domain: Some(config.host.domain.clone()),
             state: api::HostState::Alive,
+            draining: self.drain.is_on(),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
             incarnation: status.stream.incarnation,
             generation: status.stream.generation,
@@ -139,6 +146,7 @@ impl AgentView {
                 Some(State::Left) => api::HostState::Left,
                 Some(State::Down | State::Mismatched) | None => api::HostState::Down,
             },
+            draining: host.member.is_some_and(|member| member.draining),
             since_unix_ms: host.since.map_or(0, unix_ms),
             incarnation: stream.incarnation,
             generation: stream.generation,
@@ -192,10 +200,14 @@ impl View for AgentView {
                 mode,
             } = &attached.to
             {
+                let all = &self.attachment.attached;
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
                     mode: mode.label().to_owned(),
+                    egress: all.iter().any(|attached| {
+                        matches!(attached.to, Point::Egress { ifindex: index, .. } if index == *ifindex)
+                    }),
                 });
             }
         }
@@ -231,6 +243,7 @@ impl View for AgentView {
                     protocol: page::protocol_label(service.protocol),
                 })
                 .collect(),
+            draining: self.drain.is_on(),
             members: api::Members {
                 alive: 1 + status.alive as u32,
                 down: (status.down + status.mismatched) as u32,
@@ -349,7 +362,7 @@ impl View for AgentView {
             .iter()
             .filter_map(|attached| match &attached.to {
                 Point::Xdp { interface, .. } => Some(interface.clone()),
-                Point::Cgroup { .. } => None,
+                Point::Egress { .. } | Point::Cgroup { .. } => None,
             })
             .collect();
         let (counts, interfaces) = blocking("STATS", move || {
@@ -390,6 +403,16 @@ impl View for AgentView {
         self.leave
             .send(Some(hold))
             .map_err(|_| Refusal::Failed(anyhow!("the agent is stopping already")))
+    }
+
+    async fn drain(&self, draining: bool) -> Result<api::Draining, Refusal> {
+        self.drain.set(draining).await?;
+        let hosts = self.gossip.hosts().await?;
+        Ok(api::Draining {
+            draining,
+            sessions: self.open.load(Ordering::Relaxed),
+            takers: hosts.iter().filter(|host| takes_sessions(host)).count() as u32,
+        })
     }
 }
 

@@ -61,6 +61,23 @@ pub enum Error {
         /// Why, and what to do.
         why: String,
     },
+    /// This kernel cannot run programs on what leaves an interface by a link.
+    #[error(
+        "cannot attach to what leaves by {interface}: the kernel has no tcx links, which came with \
+         Linux 6.6"
+    )]
+    NoEgress {
+        /// The interface.
+        interface: String,
+    },
+    /// The egress program could not be attached.
+    #[error("cannot attach to what leaves by {interface}: {why}")]
+    AttachEgress {
+        /// The interface.
+        interface: String,
+        /// The kernel's reason.
+        why: io::Error,
+    },
     /// The hooks on sockets could not be attached.
     #[error("cannot attach to the cgroup {cgroup}: {why}")]
     AttachCgroup {

@@ -36,6 +36,13 @@ pub enum Point {
         /// In the driver or in the stack.
         mode: XdpMode,
     },
+    /// To what leaves by an interface (tcx).
+    Egress {
+        /// The interface's name.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+    },
     /// To the sockets of a cgroup.
     Cgroup {
         /// The cgroup's folder.
@@ -123,7 +130,7 @@ fn info(link: &OwnedFd, pin: &Path) -> Result<LinkInfo, Error> {
 fn check(link: &OwnedFd, point: &Point) -> Result<u32, String> {
     let info = sys::link_info(link.as_fd()).map_err(|error| error.to_string())?;
     match (info.target, point) {
-        (Target::Interface(0) | Target::Cgroup(0), _) => {
+        (Target::Interface(0) | Target::Egress(0) | Target::Cgroup(0), _) => {
             return Err("what it was attached to has gone".into());
         }
         (
@@ -153,6 +160,18 @@ fn check(link: &OwnedFd, point: &Point) -> Result<u32, String> {
                 _ => return Err(format!("{interface} does not run its program")),
             }
         }
+        (Target::Egress(index), Point::Egress { interface, ifindex }) => {
+            if index != *ifindex {
+                return Err(format!(
+                    "it is attached to interface {index}, but {interface} is interface {ifindex}"
+                ));
+            }
+            // As above: the interface tells which links it has.
+            let links = sys::egress_links(index).map_err(|error| error.to_string())?;
+            if !links.contains(&info.id) {
+                return Err(format!("it is not among the links of {interface}"));
+            }
+        }
         (Target::Cgroup(found), Point::Cgroup { id, path }) => {
             if found != *id {
                 return Err(format!(
@@ -180,6 +199,18 @@ fn create(point: &Point, program: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
             sys::link_xdp(program, *ifindex, flags).map_err(|error| Error::AttachXdp {
                 interface: interface.clone(),
                 why: explain_xdp(&error, interface, *mode),
+            })
+        }
+        Point::Egress { interface, ifindex } => {
+            sys::link_egress(program, *ifindex).map_err(|error| match error.raw_os_error() {
+                // An attach type that the kernel has never heard of.
+                Some(libc::EINVAL) => Error::NoEgress {
+                    interface: interface.clone(),
+                },
+                _ => Error::AttachEgress {
+                    interface: interface.clone(),
+                    why: error,
+                },
             })
         }
         Point::Cgroup { path, .. } => {

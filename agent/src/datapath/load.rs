@@ -20,7 +20,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapInfo},
-    programs::{ProgramError, SockOps, Xdp},
+    programs::{ProgramError, SchedClassifier, SockOps, Xdp},
 };
 use homing_common::settings::Settings;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -29,14 +29,18 @@ pub use crate::config::XdpMode;
 
 use super::{
     Error, OBJECT,
+    control::ControlMap,
     events::Events,
     hosts::Hosts,
     identity::IdentityCell,
+    inject::Injector,
     interface,
     kernel_log::KernelLog,
     link::{self, Attached, How, Point},
     owners::Owners,
-    pins::{Lock, Pins, XDP_PREFIX},
+    parked::ParkedReader,
+    pins::{EGRESS_PREFIX, Lock, Pins, XDP_PREFIX},
+    rendezvous::RendezvousMap,
     services::Services,
     sessions::Sessions,
     stats::Stats,
@@ -79,13 +83,15 @@ pub struct Datapath {
     /// Which life this is.
     pub identity: IdentityCell,
     /// What the agent tells the programs while they run.
-    pub control: Map,
+    pub control: ControlMap,
     /// Where packets go that nobody here may decide on.
-    pub rendezvous: Map,
+    pub rendezvous: RendezvousMap,
     /// Sessions that this host closed lately.
     pub closed: Map,
-    /// Packets that belong to nobody known.
-    pub ask: Map,
+    /// Packets that the programs cannot decide on.
+    pub parked: ParkedReader,
+    /// Gives them back.
+    pub injector: Injector,
     /// Where the rest of fragmented datagrams goes.
     pub fragments: Map,
     /// What the programs have to say; none if they have nothing to say it with.
@@ -117,12 +123,16 @@ impl Datapath {
 
         let mut ebpf = load_object(options, &pins, &wanted)?;
         load_programs(&mut ebpf)?;
-        for name in [XDP_PROGRAM, SOCKOPS_PROGRAM] {
+        for name in [XDP_PROGRAM, EGRESS_PROGRAM, SOCKOPS_PROGRAM] {
             pin_program(&pins, name, program(&ebpf, name)?)?;
         }
         let attached = attach(&pins, &ebpf, points)?;
         remove_old(&pins, &attached, &wanted)?;
 
+        let injector = Injector::new(program(&ebpf, XDP_PROGRAM)?, program(&ebpf, UP_PROGRAM)?)
+            .map_err(|error| Error::Load {
+                why: error.to_string(),
+            })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
@@ -145,10 +155,11 @@ impl Datapath {
                 .map_err(of_map("EVENTS"))?,
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
-            control: maps("CONTROL")?,
-            rendezvous: maps("RENDEZVOUS")?,
+            control: ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?,
+            rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,
-            ask: maps("ASK")?,
+            parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
+            injector,
             fragments: maps("FRAGMENTS")?,
             sessions,
             stats,
@@ -162,6 +173,9 @@ impl Datapath {
 }
 
 const XDP_PROGRAM: &str = "homing_xdp";
+const EGRESS_PROGRAM: &str = "homing_egress";
+/// Attached to nothing: the agent runs it.
+const UP_PROGRAM: &str = "homing_up";
 const SOCKOPS_PROGRAM: &str = "homing_sockops";
 
 /// Everything to attach to, examined: the cgroup first, so that no session that
@@ -174,9 +188,13 @@ fn points(options: &LoadOptions) -> Result<Vec<Point>, Error> {
             why,
         })?;
         points.push(Point::Xdp {
-            interface: found.name,
+            interface: found.name.clone(),
             ifindex: found.index,
             mode: options.xdp_mode,
+        });
+        points.push(Point::Egress {
+            interface: found.name,
+            ifindex: found.index,
         });
     }
     Ok(points)
@@ -302,10 +320,18 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let refused = |name: &str, error: ProgramError| Error::Load {
         why: format!("{name}: {}", why_program(&error)),
     };
-    let xdp: &mut Xdp = program_mut(ebpf, XDP_PROGRAM)?
+    for name in [XDP_PROGRAM, UP_PROGRAM] {
+        let xdp: &mut Xdp = program_mut(ebpf, name)?
+            .try_into()
+            .map_err(|error| refused(name, error))?;
+        xdp.load().map_err(|error| refused(name, error))?;
+    }
+    let egress: &mut SchedClassifier = program_mut(ebpf, EGRESS_PROGRAM)?
         .try_into()
-        .map_err(|error| refused(XDP_PROGRAM, error))?;
-    xdp.load().map_err(|error| refused(XDP_PROGRAM, error))?;
+        .map_err(|error| refused(EGRESS_PROGRAM, error))?;
+    egress
+        .load()
+        .map_err(|error| refused(EGRESS_PROGRAM, error))?;
     let sockops: &mut SockOps = program_mut(ebpf, SOCKOPS_PROGRAM)?
         .try_into()
         .map_err(|error| refused(SOCKOPS_PROGRAM, error))?;
@@ -357,12 +383,21 @@ fn attach(pins: &Pins, ebpf: &Ebpf, points: Vec<Point>) -> Result<Vec<Attached>,
         let (pin, program) = match &point {
             Point::Cgroup { .. } => (pins.sockops_link(), program(ebpf, SOCKOPS_PROGRAM)?),
             Point::Xdp { interface, .. } => (pins.xdp_link(interface), program(ebpf, XDP_PROGRAM)?),
+            Point::Egress { interface, .. } => {
+                (pins.egress_link(interface), program(ebpf, EGRESS_PROGRAM)?)
+            }
         };
         match link::ensure(&pin, point, program) {
             Ok(link) => {
                 tracing::info!(to = ?link.to, link = link.link_id, how = ?link.how, "attached");
                 attached.push(link);
             }
+            // The fast path forwards without it.
+            Err(error @ Error::NoEgress { .. }) => tracing::warn!(
+                %error,
+                "the MSS of new connections is not lowered to what fits into the tunnel, and \
+                 answers of UDP services are not seen"
+            ),
             Err(error) => {
                 let new = attached.iter().filter(|link| link.how == How::New);
                 for link in new {
@@ -380,6 +415,7 @@ fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
     match point {
         Point::Cgroup { .. } => pins.sockops_link(),
         Point::Xdp { interface, .. } => pins.xdp_link(interface),
+        Point::Egress { interface, .. } => pins.egress_link(interface),
     }
 }
 
@@ -392,8 +428,9 @@ fn remove_old(
 ) -> Result<(), Error> {
     let current: BTreeSet<_> = attached.iter().map(|link| pin_of(pins, &link.to)).collect();
     for pin in list(&pins.links())? {
-        let is_xdp = name_of(&pin).starts_with(XDP_PREFIX);
-        if is_xdp && !current.contains(&pin) {
+        let name = name_of(&pin);
+        let of_interface = name.starts_with(XDP_PREFIX) || name.starts_with(EGRESS_PREFIX);
+        if of_interface && !current.contains(&pin) {
             tracing::info!(pin = %pin.display(), "detaching from an interface that is not configured");
             link::remove(&pin)?;
         }

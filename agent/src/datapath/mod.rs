@@ -8,21 +8,28 @@
 //!
 //! The way to each host is found by [`resolver`], which follows the kernel's
 //! route and neighbour tables. The sessions that this host has itself are
-//! reported by [`events`].
+//! reported by [`events`], and packets that the programs cannot decide on by
+//! [`parked`]; [`inject`] gives them back.
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
+pub mod control;
 pub mod error;
 pub mod events;
+pub mod frame;
 pub mod hosts;
 pub mod identity;
+pub mod inject;
 mod interface;
 pub mod kernel_log;
 pub mod link;
 pub mod load;
 pub mod local;
+mod mapped;
 pub mod owners;
+pub mod parked;
 pub mod pins;
+pub mod rendezvous;
 pub mod resolver;
 pub mod services;
 pub mod sessions;

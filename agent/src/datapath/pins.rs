@@ -54,6 +54,12 @@ impl Pins {
             .join(format!("{XDP_PREFIX}{}", escape(interface)))
     }
 
+    /// The pin of an interface's egress link.
+    pub fn egress_link(&self, interface: &str) -> PathBuf {
+        self.links()
+            .join(format!("{EGRESS_PREFIX}{}", escape(interface)))
+    }
+
     /// The pin of the link of the hooks on sockets.
     pub fn sockops_link(&self) -> PathBuf {
         self.links().join("sockops")
@@ -130,6 +136,8 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<
 
 /// What the names of XDP links' pins begin with.
 pub(super) const XDP_PREFIX: &str = "xdp_";
+/// What the names of egress links' pins begin with.
+pub(super) const EGRESS_PREFIX: &str = "egress_";
 
 /// An interface's name as part of a pin's: the BPF file system reserves the dot,
 /// which the names of VLAN interfaces usually have.

@@ -1,5 +1,6 @@
 //! The few `bpf(2)` calls that aya has no safe form of: links that are replaced
-//! in place whatever their type, and reading a hash map in batches.
+//! in place whatever their type, reading a hash map in batches, and running an
+//! XDP program that is held by its file descriptor alone.
 
 use std::{
     ffi::CString,
@@ -14,8 +15,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type::BPF_LINK_TYPE_CGROUP,
-    bpf_link_type::BPF_LINK_TYPE_XDP,
+    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_link_type::{BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP},
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -27,6 +28,8 @@ const BATCH: usize = 4096;
 pub(super) enum Target {
     /// An interface, by index. Zero: it has gone.
     Interface(u32),
+    /// What leaves by an interface, by index. Zero: it has gone.
+    Egress(u32),
     /// A cgroup, by id. Zero: it has gone.
     Cgroup(u64),
     /// Something Homing never attaches to.
@@ -44,6 +47,32 @@ pub(super) struct LinkInfo {
 /// Attaches `program` to the interface `ifindex`; `flags` are `XDP_FLAGS_*`.
 pub(super) fn link_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
     link_create(program, ifindex, bpf_attach_type::BPF_XDP, flags)
+}
+
+/// Attaches `program` to what leaves by the interface `ifindex`, after programs that
+/// are there already.
+pub(super) fn link_egress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    link_create(program, ifindex, bpf_attach_type::BPF_TCX_EGRESS, 0)
+}
+
+/// The ids of the links through which programs are attached to what leaves by an
+/// interface of this network namespace.
+pub(super) fn egress_links(ifindex: u32) -> io::Result<Vec<u32>> {
+    // The kernel allows 64.
+    let (mut programs, mut links) = ([0u32; 64], [0u32; 64]);
+    let mut attr = empty();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = links.len() as u32;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        // SAFETY: the kernel wrote back how many there are.
+        Ok(_) => Ok(links[..unsafe { attr.query.__bindgen_anon_2.count } as usize].to_vec()),
+        // Nothing was ever attached to it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Attaches `program` to sockets of a cgroup and of those below it, beside other
@@ -95,6 +124,14 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let target = if info.type_ == BPF_LINK_TYPE_XDP as u32 {
         // SAFETY: the link's type says which member of the union is filled.
         Target::Interface(unsafe { info.__bindgen_anon_1.xdp.ifindex })
+    } else if info.type_ == BPF_LINK_TYPE_TCX as u32 {
+        // SAFETY: as above.
+        let tcx = unsafe { info.__bindgen_anon_1.tcx };
+        if tcx.attach_type == bpf_attach_type::BPF_TCX_EGRESS as u32 {
+            Target::Egress(tcx.ifindex)
+        } else {
+            Target::Other
+        }
     } else if info.type_ == BPF_LINK_TYPE_CGROUP as u32 {
         // SAFETY: as above.
         Target::Cgroup(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
@@ -171,6 +208,46 @@ pub(super) fn scan<K: Pod, V: Pod>(
         cursor = next;
         first = false;
     }
+}
+
+/// The part of `struct xdp_md` that a run is given.
+#[repr(C)]
+struct Context {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+impl Context {
+    fn new(ifindex: u32, len: usize) -> Self {
+        Self {
+            data: 0,
+            data_end: len as u32,
+            data_meta: 0,
+            ingress_ifindex: ifindex,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        }
+    }
+}
+
+/// Runs an XDP program on a frame as if it had come in by an interface of this
+/// thread's network namespace, and does with the frame what the program says.
+pub(super) fn run_live(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+    let context = Context::new(ifindex, frame.len());
+    let mut attr = empty();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = frame.len() as u32;
+    attr.test.ctx_in = (&raw const context) as u64;
+    attr.test.ctx_size_in = size_of::<Context>() as u32;
+    attr.test.repeat = 1;
+    attr.test.batch_size = 1;
+    attr.test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

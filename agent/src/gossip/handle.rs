@@ -111,6 +111,7 @@ pub struct Stopped;
 
 pub(super) enum Command {
     Leave(Duration, oneshot::Sender<()>),
+    Drain(bool, oneshot::Sender<()>),
     Status(oneshot::Sender<Box<Status>>),
     Hosts(oneshot::Sender<Vec<HostStatus>>),
     Owner(SessionId, oneshot::Sender<OwnerStatus>),
@@ -143,6 +144,11 @@ impl Handle {
     /// that has been said to all members; the task then ends.
     pub async fn leave(&self, hold: Duration) -> Result<(), Stopped> {
         self.ask(|answer| Command::Leave(hold, answer)).await
+    }
+
+    /// Tells the POP whether this host takes no new sessions.
+    pub async fn drain(&self, draining: bool) -> Result<(), Stopped> {
+        self.ask(|answer| Command::Drain(draining, answer)).await
     }
 
     /// All other hosts, anew whenever a state, a life, an address or `routed`

@@ -43,6 +43,7 @@ mod tally;
 pub mod targets;
 pub mod task;
 pub mod view;
+mod vitals;
 pub mod wire;
 
 #[cfg(test)]
@@ -52,3 +53,4 @@ pub use apply::{Table, TableError};
 pub use claims::Claim;
 pub use latency::Latency;
 pub use tally::Tally;
+pub use vitals::Vitals;

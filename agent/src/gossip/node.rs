@@ -266,6 +266,12 @@ impl Node {
         self.membership.has_left()
     }
 
+    /// Tells the POP whether this host takes new sessions.
+    pub fn set_draining(&mut self, now: u64, draining: bool) {
+        self.membership.set_draining(now, draining);
+        self.settle(now);
+    }
+
     /// Begins another life of this host.
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);

@@ -22,6 +22,7 @@ use super::{
     node::{Config, HostView, Node},
     report::Reports,
     socket::{SocketError, Sockets},
+    vitals::{BEAT_INTERVAL, Sight, Standing, Vitals},
 };
 use crate::{
     datapath::{
@@ -60,6 +61,8 @@ pub struct Options {
     pub claims_max: usize,
     /// What the table of owners holds from the agent's life before.
     pub routes: Vec<(SessionId, HostId)>,
+    /// Told how gossip is.
+    pub vitals: Box<dyn Vitals>,
 }
 
 /// Begins a new incarnation of this host above a given one, and remembers it.
@@ -134,6 +137,7 @@ impl<T: Table> Task<T> {
             random,
         };
         let routes = self.options.routes.into_iter();
+        let has_seeds = config.seeds.iter().any(|seed| seed.host != config.me.host);
         let running = Running {
             node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
             applier: self.applier,
@@ -145,6 +149,9 @@ impl<T: Table> Task<T> {
             retry_at: 0,
             leaving: Vec::new(),
             reports: Reports::default(),
+            vitals: self.options.vitals,
+            standing: Standing::new(clock.now(), has_seeds),
+            beat_at: 0,
             clock,
         };
         running.run(self.alarm).await
@@ -189,6 +196,9 @@ struct Running<T> {
     retry_at: u64,
     leaving: Vec<oneshot::Sender<()>>,
     reports: Reports,
+    vitals: Box<dyn Vitals>,
+    standing: Standing,
+    beat_at: u64,
     clock: Clock,
 }
 
@@ -210,6 +220,7 @@ impl<T: Table> Running<T> {
             }
             let now = self.clock.now();
             let next = self.node.next_time().min(self.next_retry());
+            let next = next.min(self.beat_at);
             tokio::select! {
                 command = self.ends.commands.recv(), if commands_open => match command {
                     Some(command) => self.command(command),
@@ -260,7 +271,25 @@ impl<T: Table> Running<T> {
         self.notes(now);
         self.flush();
         self.tell_hosts();
+        self.beat(now);
         Ok(more)
+    }
+
+    /// Tells, at intervals, that this loop runs and what it knows.
+    fn beat(&mut self, now: u64) {
+        if now < self.beat_at {
+            return;
+        }
+        self.beat_at = now + BEAT_INTERVAL;
+        self.vitals.beat();
+        let sight = Sight {
+            alive: self.in_state(membership::State::Alive),
+            down: self.in_state(membership::State::Down),
+            behind: self.is_behind(),
+        };
+        if let Some(synced) = self.standing.look(now, sight) {
+            self.vitals.synced(synced);
+        }
     }
 
     /// Takes in what happened to this host's sessions.
@@ -350,6 +379,10 @@ impl<T: Table> Running<T> {
                 self.leaving.push(told);
                 self.node.leave(self.clock.now(), hold);
             }
+            Command::Drain(draining, told) => {
+                self.node.set_draining(self.clock.now(), draining);
+                let _ = told.send(());
+            }
             Command::Status(answer) => {
                 let _ = answer.send(Box::new(self.status()));
             }
@@ -387,26 +420,34 @@ impl<T: Table> Running<T> {
         self.node.hosts().into_iter().map(status).collect()
     }
 
-    fn status(&self) -> Status {
-        let node = &self.node;
-        let gossip = node.gossip();
-        let in_state = |state| {
-            let entries = node.membership().entries();
-            entries.filter(|entry| entry.state == state).count()
-        };
+    /// How many other hosts are in a state.
+    fn in_state(&self, state: membership::State) -> usize {
+        let entries = self.node.membership().entries();
+        entries.filter(|entry| entry.state == state).count()
+    }
+
+    /// Whether the log of some member that is up is not followed without a gap.
+    fn is_behind(&self) -> bool {
         let is_behind = |view: &HostView| {
             view.state == Some(membership::State::Alive)
                 && view.origin.is_none_or(|origin| {
                     origin.progress != Progress::Following || origin.incomplete
                 })
         };
+        self.node.hosts().iter().any(is_behind)
+    }
+
+    fn status(&self) -> Status {
+        let node = &self.node;
+        let gossip = node.gossip();
+        let in_state = |state| self.in_state(state);
         Status {
             stream: node.membership().me().stream,
             alive: in_state(membership::State::Alive),
             down: in_state(membership::State::Down),
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
-            in_sync: !node.hosts().iter().any(is_behind),
+            in_sync: !self.is_behind(),
             sessions: gossip.tally().count,
             announced: gossip.announced(),
             claimed: gossip.claimed(),

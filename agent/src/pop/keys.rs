@@ -26,8 +26,9 @@ pub struct Keys {
     pub(super) datagrams: [u8; 32],
     /// Hashes session tuples to ids.
     pub session: SessionKey,
-    /// Signs echoes between kernels.
-    pub echo: SessionKey,
+    /// Sign echoes between kernels: what is asked is signed with the first, and
+    /// either is accepted. One of zeros is none.
+    pub echo: [SessionKey; 2],
     /// Names the key in each datagram, so that a host with another key is told
     /// apart from a forger.
     pub id: u8,
@@ -103,11 +104,18 @@ impl Keys {
     pub fn derive(master: &[u8; 32]) -> Self {
         Self {
             datagrams: blake3::derive_key(DATAGRAMS, master),
-            session: words(&blake3::derive_key(SESSIONS, master)),
-            echo: words(&blake3::derive_key(ECHOES, master)),
+            session: siphash_key(SESSIONS, master),
+            echo: [siphash_key(ECHOES, master), SessionKey::default()],
             id: blake3::derive_key(KEY_ID, master)[0],
         }
     }
+}
+
+/// A SipHash key: the first 16 bytes of what is derived.
+fn siphash_key(context: &str, master: &[u8; 32]) -> SessionKey {
+    let key = blake3::derive_key(context, master);
+    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| key[n * 8 + i]));
+    SessionKey([word(0), word(1)])
 }
 
 impl std::fmt::Debug for Keys {
@@ -115,12 +123,6 @@ impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keys(id {:02x})", self.id)
     }
-}
-
-/// A SipHash key: the first 16 bytes as two little-endian words.
-fn words(key: &[u8; 32]) -> SessionKey {
-    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| key[n * 8 + i]));
-    SessionKey([word(0), word(1)])
 }
 
 fn parse(text: &[u8]) -> Result<[u8; 32], String> {
@@ -214,7 +216,7 @@ mod tests {
         let keys = Keys::derive(&[7; 32]);
         let session = keys.session.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.datagrams[..16], session[..]);
-        assert!(keys.echo != keys.session);
+        assert!(keys.echo[0] != keys.session);
         assert_ne!(keys.datagrams, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).datagrams, keys.datagrams);
     }

@@ -116,7 +116,12 @@ pub struct Member {
     pub fingerprint: Fingerprint,
     /// It is leaving, and asks that its sessions be kept for so long.
     pub leaving: Option<Duration>,
+    /// It takes no new sessions.
+    pub draining: bool,
 }
+
+/// The flag of a host that drains.
+const DRAINING: u8 = 1;
 
 /// Stands for "not leaving" where the hold stands on the wire.
 const NOT_LEAVING: u32 = u32::MAX;
@@ -138,6 +143,7 @@ impl Member {
             domain,
             fingerprint,
             leaving: None,
+            draining: false,
         }
     }
 
@@ -152,6 +158,7 @@ impl Member {
             domain,
             fingerprint: Fingerprint(0),
             leaving: None,
+            draining: false,
         }
     }
 
@@ -159,7 +166,7 @@ impl Member {
     /// only makes the order total, so that all members decide alike.
     pub(super) fn is_later_than(&self, other: &Self) -> bool {
         let order = |m: &Self| {
-            let rest = (m.domain, m.fingerprint.0, m.leaving);
+            let rest = (m.domain, m.fingerprint.0, m.leaving, m.draining);
             (m.stream, m.renewal, m.address, rest)
         };
         order(self) > order(other)
@@ -178,6 +185,7 @@ impl Member {
                 .min(NOT_LEAVING - 1),
             None => NOT_LEAVING,
         });
+        buf.put_u8(if self.draining { DRAINING } else { 0 });
         match self.address.ip() {
             IpAddr::V4(ip) => {
                 buf.put_u8(4);
@@ -194,7 +202,7 @@ impl Member {
     }
 
     /// The longest form of a member on the wire, in bytes.
-    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 4 + 4 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
+    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 4 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
 
     /// Bytes of this member on the wire.
     pub(super) fn encoded_len(&self) -> usize {
@@ -214,6 +222,11 @@ impl Member {
         let leaving = match buf.try_get_u32()? {
             NOT_LEAVING => None,
             hold_ms => Some(Duration::from_millis(hold_ms.into())),
+        };
+        let draining = match buf.try_get_u8()? {
+            0 => false,
+            DRAINING => true,
+            _ => return Err(DecodeError("flags")),
         };
         let ip: IpAddr = match buf.try_get_u8()? {
             4 => {
@@ -247,6 +260,7 @@ impl Member {
             domain,
             fingerprint,
             leaving,
+            draining,
         })
     }
 }
@@ -263,6 +277,9 @@ impl fmt::Debug for Member {
         }
         if let Some(hold) = self.leaving {
             write!(f, ", leaving, hold {hold:?}")?;
+        }
+        if self.draining {
+            f.write_str(", draining")?;
         }
         Ok(())
     }
@@ -293,6 +310,7 @@ mod tests {
             renewal: u16,
             fingerprint: u32,
             hold_ms in prop::option::of(0..NOT_LEAVING),
+            draining: bool,
             ip: IpAddr,
             port: u16,
             domain in "[a-zé]{1,16}",
@@ -305,6 +323,7 @@ mod tests {
                 domain: Domain::try_from(domain.as_str()).unwrap(),
                 fingerprint: Fingerprint(fingerprint),
                 leaving: hold_ms.map(|ms| Duration::from_millis(ms.into())),
+                draining,
             }
         }
     }

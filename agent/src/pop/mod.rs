@@ -24,6 +24,7 @@ mod member;
 pub mod membership;
 pub mod rendezvous;
 pub mod seal;
+pub mod slots;
 mod window;
 
 pub use member::{DOMAIN_LEN_MAX, Domain, Fingerprint, Member, Stream};

@@ -10,7 +10,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use homing_tests::{
     demo,
-    lab::{self, Lab, Node, Outer, Tunnel, plan, state},
+    lab::{
+        self, Lab, Node, Outer, Tunnel,
+        fault::{Fault, Traffic, wire},
+        plan, state,
+    },
     random::Random,
     workload::{Clients, Options, server},
 };
@@ -91,6 +95,13 @@ enum Action {
         /// The host: h1, h2, …
         node: Node,
     },
+    /// Let frames be lost, doubled, held or cut off between machines
+    Fault(FaultArgs),
+    /// Take all faults off
+    Heal {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Hold checked connections from a client machine to the servers that `serve` runs
     Load {
         #[command(flatten)]
@@ -117,6 +128,12 @@ enum Action {
         #[arg(long)]
         listen: Vec<SocketAddr>,
     },
+    /// Make a lab's faults (what `fault` starts)
+    #[command(hide = true)]
+    Shim {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Wait for the end of standard input, then clear a lab (what a builder starts)
     #[command(hide = true)]
     Guard {
@@ -132,6 +149,39 @@ struct Which {
     /// The lab's name
     #[arg(long, default_value = plan::DEFAULT_NAME)]
     name: String,
+}
+
+#[derive(Args)]
+struct FaultArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The senders it concerns: `--from h1,h2` (default: all machines)
+    #[arg(long, value_delimiter = ',')]
+    from: Vec<Node>,
+    /// The receivers it concerns (default: all machines)
+    #[arg(long, value_delimiter = ',')]
+    to: Vec<Node>,
+    /// The same in the other direction
+    #[arg(long)]
+    both_ways: bool,
+    /// The traffic it concerns
+    #[arg(long, value_enum, default_value = "gossip")]
+    traffic: Traffic,
+    /// How many of a hundred frames are lost; 100 is a cut
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    loss: f64,
+    /// How many of a hundred frames arrive twice
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    duplicate: f64,
+    /// How long frames are held, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
+    /// How much longer at most, by chance: reorders frames
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    jitter: u64,
+    /// Makes chance repeatable
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Args)]
@@ -229,6 +279,13 @@ fn run(action: Action) -> Result<ExitCode> {
         }
         Action::Stop { which, node } => Lab::open(&which.name)?.stop(host_of(node)?)?,
         Action::Kill { which, node } => Lab::open(&which.name)?.kill(host_of(node)?)?,
+        Action::Fault(args) => lay_fault(args)?,
+        Action::Heal { which } => {
+            let mut lab = Lab::open(&which.name)?;
+            lab.heal()?;
+            println!("healed; so far: {:?}", lab.faults_tally()?);
+        }
+        Action::Shim { which } => wire::run(&which.name)?,
         Action::Load {
             which,
             from,
@@ -273,6 +330,34 @@ fn run(action: Action) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn lay_fault(args: FaultArgs) -> Result<()> {
+    let mut lab = Lab::open(&args.which.name)?;
+    if let Some(seed) = args.seed {
+        lab.seed_faults(seed)?;
+    }
+    let fault = Fault {
+        from: args.from,
+        to: args.to,
+        traffic: args.traffic,
+        loss_percent: args.loss,
+        duplicate_percent: args.duplicate,
+        delay_ms: args.delay,
+        jitter_ms: args.jitter,
+    };
+    lab.fault(fault.clone())?;
+    if args.both_ways {
+        lab.fault(Fault {
+            from: fault.to.clone(),
+            to: fault.from.clone(),
+            ..fault
+        })?;
+    }
+    for fault in &lab.faults().list {
+        println!("{fault:?}");
+    }
+    Ok(())
 }
 
 fn bring_up(up: &Up) -> Result<()> {

@@ -15,18 +15,20 @@
 //! - a [`Lab`] that a program has built goes when the value is dropped, and if
 //!   the program is killed, by its [`guard`] or at the next `up` of any lab.
 //!
-//! It does not lose, delay or reorder packets by itself.
+//! It does not lose, delay or reorder packets by itself; [`fault`] makes it.
 
 mod agent;
 mod clear;
 pub mod ecmp;
+pub mod fault;
 pub mod guard;
 mod net;
 pub mod node;
 pub mod plan;
-mod port;
+pub mod port;
 pub mod state;
 pub mod status;
+mod truth;
 
 use std::{
     fs,
@@ -45,6 +47,7 @@ pub use clear::down;
 use clear::{clear, clear_dead_labs};
 pub use plan::{Node, Outer, Plan, Tunnel};
 use state::{Process, State};
+pub use truth::Tables;
 
 /// How a lab is to be; [`Builder::up`] builds it.
 #[derive(Clone, Debug)]
@@ -149,6 +152,8 @@ impl Builder {
                 homing,
                 keepers: Default::default(),
                 agents: Default::default(),
+                faults: Default::default(),
+                shim: None,
                 owner: Process::own(),
                 guard: None,
             },

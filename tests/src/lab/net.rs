@@ -294,7 +294,7 @@ fn split_family(line: &str) -> (&str, &str) {
 }
 
 /// Runs a program with `input`; what it complains of becomes the error.
-fn run(command: &mut Command, input: Option<&str>) -> Result<()> {
+pub(super) fn run(command: &mut Command, input: Option<&str>) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(if input.is_some() {

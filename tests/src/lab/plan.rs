@@ -30,6 +30,8 @@ pub const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0,
 pub const SERVICE_PORTS: [u16; 5] = [80, 443, 5201, 8080, 9000];
 /// The UDP port of agents.
 pub const AGENT_PORT: u16 = 7946;
+/// The UDP port of their multicast.
+pub const GROUP_PORT: u16 = 7947;
 
 /// How packets travel between hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -70,7 +72,8 @@ impl fmt::Display for Outer {
 }
 
 /// One machine of the lab.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Node {
     /// The router between clients and racks.
     Router,
@@ -87,6 +90,20 @@ impl fmt::Display for Node {
             Self::Host(n) => write!(f, "h{n}"),
             Self::Client(n) => write!(f, "c{n}"),
         }
+    }
+}
+
+impl From<Node> for String {
+    fn from(node: Node) -> Self {
+        node.to_string()
+    }
+}
+
+impl TryFrom<String> for Node {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -274,8 +291,8 @@ impl Plan {
     pub fn config(&self, host: u16, key_file: &str, socket: &str) -> String {
         let (network, prefix_len) = self.tunnel_network();
         let multicast = match self.outer {
-            Outer::V4 => "239.77.77.77:7947",
-            Outer::V6 => "[ff12::7777]:7947",
+            Outer::V4 => format!("239.77.77.77:{GROUP_PORT}"),
+            Outer::V6 => format!("[ff12::7777]:{GROUP_PORT}"),
         };
         let rack = self.rack_of(host);
         let address = SocketAddr::new(self.fabric_address(host), AGENT_PORT);

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
+use super::{fault::Faults, plan::Plan};
 
 /// Where labs keep their state, locks and sockets: short, because the path of
 /// a Unix socket has 108 bytes at most, and empty after a restart of the machine.
@@ -70,6 +70,10 @@ pub struct State {
     pub agents: BTreeMap<u16, Process>,
     /// The hosts that the router spreads connections over, in order.
     pub ecmp: Vec<u16>,
+    /// What goes wrong on the wires.
+    pub faults: Faults,
+    /// The program that makes it go wrong, once there was a fault.
+    pub shim: Option<Process>,
     /// The process that the lab must not outlive; none if it stands until it is
     /// taken down.
     pub owner: Option<Process>,

@@ -147,6 +147,7 @@ impl Pop {
                 domain: Domain::try_from(["even", "odd"][usize::from(domain(host))]).unwrap(),
                 fingerprint: Fingerprint(7),
                 leaving: None,
+                draining: false,
             },
             seeds: (1..=hosts.min(6))
                 .map(|host| Seed {

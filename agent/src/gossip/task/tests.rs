@@ -28,11 +28,26 @@ impl Table for Shared {
     }
 }
 
+/// Beats, and the last word on being synced.
+#[derive(Clone, Default, Debug)]
+struct Pulse(Arc<Mutex<(u32, Option<bool>)>>);
+
+impl Vitals for Pulse {
+    fn beat(&mut self) {
+        self.0.lock().unwrap().0 += 1;
+    }
+
+    fn synced(&mut self, synced: bool) {
+        self.0.lock().unwrap().1 = Some(synced);
+    }
+}
+
 /// One host of a POP on the loopback interface, by unicast.
 struct Host {
     id: u16,
     handle: Handle,
     table: Shared,
+    vitals: Pulse,
     events: mpsc::Sender<Vec<LocalEvent>>,
     running: JoinHandle<Result<(), Error>>,
 }
@@ -47,6 +62,7 @@ fn address(group: u8, host: u16) -> SocketAddr {
 impl Host {
     fn start(group: u8, id: u16, generation: u64, sessions: Vec<u64>) -> Self {
         let table = Shared::default();
+        let vitals = Pulse::default();
         let (events, reader) = mpsc::channel(16);
         let options = Options {
             me: Member::starting(
@@ -68,6 +84,7 @@ impl Host {
             void_after: Duration::from_secs(60),
             claims_max: 1 << 16,
             routes: Vec::new(),
+            vitals: Box::new(vitals.clone()),
         };
         let raise: Raise = Box::new(|_| Err(io::Error::other("not in this test")));
         let (handle, task) = open(options, table.clone(), reader, raise).unwrap();
@@ -75,6 +92,7 @@ impl Host {
             id,
             handle,
             table,
+            vitals,
             events,
             running: tokio::spawn(task.run()),
         };
@@ -152,6 +170,13 @@ async fn hosts_join_announce_query_and_leave_over_real_sockets() {
         host.alive(2).await;
     }
     b.routes(&[(11, 1), (12, 1), (31, 3)]).await;
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while b.vitals.0.lock().unwrap().1 != Some(true) {
+        assert!(Instant::now() < deadline, "{:?}", b.vitals);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(b.vitals.0.lock().unwrap().0 >= 3, "{:?}", b.vitals);
 
     b.tell(vec![opened(21)]);
     a.tell(vec![closed(12), opened(13)]);

@@ -274,6 +274,22 @@ impl Membership {
         self.settle(now);
     }
 
+    /// Tells the members whether this host takes new sessions.
+    pub fn set_draining(&mut self, now: u64, draining: bool) {
+        if self.leave.is_some() || self.me.draining == draining {
+            return;
+        }
+        self.me = canonical(Member {
+            renewal: self.me.renewal.saturating_add(1),
+            draining,
+            ..self.me
+        });
+        let result = self.foca.change_identity(self.me, &mut self.runtime);
+        self.note(result);
+        self.reconnect();
+        self.settle(now);
+    }
+
     /// The next message to send.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
         if let Some(outgoing) = self.outgoing.pop() {

@@ -15,6 +15,7 @@ fn member(host: u16, generation: u64) -> Member {
         domain: Domain::try_from("rack-1").unwrap(),
         fingerprint: Fingerprint(1),
         leaving: None,
+        draining: false,
     }
 }
 
@@ -238,6 +239,35 @@ fn new_life_begun_in_place_is_a_later_one() {
         let entry = net.nodes[&HostId(at)].entry(HostId(3)).unwrap();
         assert_eq!((entry.state, entry.member.stream), (State::Alive, later));
     }
+}
+
+#[test]
+fn whether_a_host_drains_is_known_to_all_and_to_whom_joins_later() {
+    let mut net = Net::new(12);
+    net.run(4 * SECOND);
+    net.changes.clear();
+    for draining in [true, false, true] {
+        let now = net.now;
+        let host = net.nodes.get_mut(&HostId(5)).unwrap();
+        host.set_draining(now, draining);
+        net.run(2 * SECOND);
+        for at in (1..=12).filter(|at| *at != 5) {
+            let entry = net.nodes[&HostId(at)].entry(HostId(5)).unwrap();
+            assert_eq!(entry.state, State::Alive, "{at}");
+            assert_eq!(entry.member.draining, draining, "{at}");
+        }
+        let told = net.changes_about(5);
+        let ups = told.iter().all(|(_, _, c)| matches!(c, Change::Up(_)));
+        assert!(ups, "{told:?}");
+    }
+    net.start(member(13, 1));
+    net.run(3 * SECOND);
+    let entry = net.nodes[&HostId(13)].entry(HostId(5)).unwrap();
+    assert!(entry.member.draining);
+    // It goes on probing: it finds out when another vanishes.
+    net.cut = vec![HostId(7)];
+    net.run(6 * SECOND);
+    assert_eq!(net.state(5, 7), Some(State::Down));
 }
 
 #[test]

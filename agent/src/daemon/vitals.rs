@@ -1,0 +1,40 @@
+//! Gossip's state, handed on to the kernel side and to the parts of the agent.
+
+use tokio::sync::watch;
+
+use crate::{datapath::control::ControlMap, gossip::Vitals};
+
+/// Writes `CONTROL`, and tells whoever watches.
+pub(super) struct KernelVitals {
+    control: ControlMap,
+    synced: watch::Sender<bool>,
+}
+
+impl KernelVitals {
+    /// The kernel side is told at once that this host is not synced any more: what
+    /// an agent before knew is old.
+    pub fn new(control: ControlMap) -> (Self, watch::Receiver<bool>) {
+        control.set_synced(false);
+        let (synced, watched) = watch::channel(false);
+        (Self { control, synced }, watched)
+    }
+}
+
+impl Vitals for KernelVitals {
+    fn beat(&mut self) {
+        self.control.beat();
+    }
+
+    fn synced(&mut self, synced: bool) {
+        self.control.set_synced(synced);
+        self.synced.send_replace(synced);
+        if synced {
+            tracing::info!("the sessions of the whole POP are known");
+        } else {
+            tracing::warn!(
+                "under half of the POP is reached, or the agent was held up for seconds: what \
+                 nobody here knows is sent to other hosts"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Gossip on a bad network: the tables converge, and no connection breaks while
+//! there is a path.
+
+use homing_tests::lab::fault::{Fault, Traffic};
+
+use super::common::Pop;
+
+#[test]
+fn loss_duplication_and_reordering() {
+    let mut pop = Pop::up("fltloss", 4, 2);
+    pop.lab.seed_faults(11).unwrap();
+    let fault = Fault::gossip().loss(30.0).duplicate(10.0).delay(1, 20);
+    pop.lab.fault(fault).unwrap();
+    let first = pop.load(60);
+    let took = pop.converges();
+    println!("with 30 % loss: converged {took:?} after the last was opened");
+    pop.tour(&first);
+    let second = pop.load(60);
+    pop.converges();
+    pop.tour(&second);
+    pop.unbroken(first);
+    pop.tour(&second);
+    pop.unbroken(second);
+    let tally = pop.lab.faults_tally().unwrap();
+    assert!(tally.lost > 200 && tally.duplicated > 40, "{tally:?}");
+    pop.lab.heal().unwrap();
+    pop.lab.wait_settled(0, super::common::PATIENCE).unwrap();
+    pop.converges();
+    pop.down();
+}
+
+#[test]
+fn two_hundred_milliseconds_of_delay() {
+    let mut pop = Pop::up("fltdelay", 4, 2);
+    pop.lab.fault(Fault::gossip().delay(200, 0)).unwrap();
+    let clients = pop.load(60);
+    let took = pop.converges();
+    println!("with 200 ms of delay: converged {took:?} after the last was opened");
+    pop.tour(&clients);
+    pop.lab.heal().unwrap();
+    pop.lab.wait_ready(super::common::PATIENCE).unwrap();
+    pop.converges();
+    pop.tour(&clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn a_host_that_does_not_hear_another() {
+    let mut pop = Pop::up("fltone", 4, 2);
+    let first = pop.load(40);
+    pop.converges();
+    // Within a rack, then from rack to rack.
+    for (from, to) in [(1, 2), (1, 3)] {
+        pop.lab
+            .fault(Fault::gossip().from(&[from]).to(&[to]).cut())
+            .unwrap();
+        pop.tour(&first);
+        let second = pop.load(40);
+        assert!(!pop.lab.untruths().unwrap().is_empty());
+        pop.lab.heal().unwrap();
+        pop.converges();
+        pop.tour(&second);
+        pop.unbroken(second);
+    }
+    pop.unbroken(first);
+    pop.down();
+}
+
+#[test]
+fn partition_of_gossip_and_its_end() {
+    let mut pop = Pop::up("fltpart", 4, 2);
+    let first = pop.load(40);
+    pop.converges();
+    pop.lab.cut(Traffic::Gossip, &[1, 2], &[3, 4]).unwrap();
+    pop.wait_parted(&[1, 2], &[3, 4]);
+    // What was known before is known on: packets still find their way.
+    pop.tour(&first);
+    // What is opened meanwhile is known on its side only.
+    let second = pop.load(40);
+    assert!(!pop.lab.untruths().unwrap().is_empty());
+    pop.lab.heal().unwrap();
+    let took = pop.converges();
+    println!("after a partition of gossip: converged in {took:?}");
+    pop.tour(&first);
+    pop.tour(&second);
+    pop.unbroken(first);
+    pop.unbroken(second);
+    pop.down();
+}
+
+#[test]
+fn partition_of_everything_and_its_end() {
+    let mut pop = Pop::up("fltfull", 4, 2);
+    let first = pop.load(40);
+    pop.converges();
+    // Clients still reach everybody, and ECMP sends nobody elsewhere.
+    pop.lab.cut(Traffic::All, &[1, 2], &[3, 4]).unwrap();
+    pop.wait_parted(&[1, 2], &[3, 4]);
+    let live = first.wait_rounds(3, super::common::PATIENCE).unwrap();
+    assert_eq!(live, first.total());
+    let second = pop.load(40);
+    pop.lab.heal().unwrap();
+    let took = pop.converges();
+    println!("after a full partition: converged in {took:?}");
+    pop.tour(&first);
+    pop.tour(&second);
+    pop.unbroken(first);
+    pop.unbroken(second);
+    pop.down();
+}
+
+#[test]
+fn multicast_dead_and_unicast_alive() {
+    let mut pop = Pop::up("fltmulti", 4, 2);
+    let first = pop.load(40);
+    pop.converges();
+    pop.lab.fault(Fault::multicast().cut()).unwrap();
+    let second = pop.load(60);
+    let took = pop.converges();
+    println!("without multicast: converged {took:?} after the last was opened");
+    pop.tour(&first);
+    pop.tour(&second);
+    assert!(pop.lab.faults_tally().unwrap().lost > 0);
+    pop.lab.heal().unwrap();
+    let third = pop.load(40);
+    pop.converges();
+    for clients in [first, second, third] {
+        pop.tour(&clients);
+        pop.unbroken(clients);
+    }
+    pop.down();
+}
