@@ -8,6 +8,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod answer;
 pub mod checksum;
 pub mod control;
 pub mod direct;

@@ -6,7 +6,7 @@ use crate::packet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use homing_agent::datapath::template::{Hop, Mac, Outer};
@@ -303,17 +303,6 @@ impl Program {
         let mut closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
         closed.insert(id, now_ns - ago_ns, 0)?;
         Ok(())
-    }
-
-    /// When this host closed a session, nanoseconds of `CLOCK_MONOTONIC`.
-    pub fn closed_at(&mut self, client: &str, service: &str) -> Result<Option<u64>> {
-        let id = self.id(client, service)?;
-        let closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
-        match closed.get(&id, 0) {
-            Ok(at_ns) => Ok(Some(at_ns)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Uses up a limit for the present window of time.
