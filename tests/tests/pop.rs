@@ -6,5 +6,7 @@ mod pop {
     mod claims;
     mod common;
     mod keys;
+    mod load;
     mod sessions;
+    mod tables;
 }
