@@ -40,7 +40,12 @@ impl Pop {
     }
 
     pub fn from(lab: Lab) -> Self {
-        let servers = Servers::start(&lab).unwrap();
+        Self::with_ports(lab, &[443])
+    }
+
+    /// With servers on these ports of the services.
+    pub fn with_ports(lab: Lab, ports: &[u16]) -> Self {
+        let servers = Servers::start_ports(&lab, ports).unwrap();
         Self { lab, servers }
     }
 
