@@ -15,7 +15,7 @@ use homing_agent::{
     gossip::node::{Config, Destination, Node, Note},
     pop::{Domain, Fingerprint, MS, Member, SECOND, Stream, keys::Keys, membership::Seed},
 };
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
 use super::histogram::Histogram;
 use crate::random::Random;
@@ -204,6 +204,7 @@ impl Pop {
             keys: Keys::derive(&[5; 32]),
             multicast: true,
             void_after: Duration::from_secs(600),
+            kernel_dead_after: Duration::from_secs(3),
             claims_max: 1 << 24,
             random,
         };
@@ -421,6 +422,10 @@ impl Pop {
         node.routes_applied(WALL + now);
         while let Some(transmit) = node.poll_transmit() {
             host.sent += 1;
+            if transmit.bytes.starts_with(&Echo::MAGIC) {
+                // For a kernel, and there is none here to answer.
+                continue;
+            }
             let (to, base, spread) = match transmit.to {
                 Destination::Multicast => (None, 30, 50),
                 Destination::Address(address) => {
