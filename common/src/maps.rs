@@ -39,7 +39,7 @@ pub struct Records {
     pub parked: Parked,
 }
 
-const _: () = assert!(size_of::<Records>() == 184);
+const _: () = assert!(size_of::<Records>() == 192);
 
 /// Entries of `OWNERS` unless the configuration says otherwise.
 pub const OWNERS_ENTRIES: u32 = 1 << 20;

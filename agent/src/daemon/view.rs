@@ -28,6 +28,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        flows::FlowCounters,
         link::Point,
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
@@ -54,6 +55,8 @@ pub(super) struct AgentView {
     pub stats: Arc<Stats>,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
+    /// What the search for idle UDP flows found.
+    pub flows: Arc<FlowCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -400,6 +403,7 @@ impl View for AgentView {
             hooks: {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
+                hooks.extend(counts::flows(&self.flows));
                 hooks
             },
             gossip: gossip.collect(),
