@@ -95,6 +95,7 @@ impl Host {
             claims_max: 1000,
             routes: Vec::new(),
             vitals: Box::new(()),
+            fast_path: None,
         };
         let table = routes.clone();
         let namespace = namespace.map(|name| File::open(format!("/run/netns/{name}")).unwrap());
@@ -255,6 +256,7 @@ fn group_that_cannot_be_joined_is_named() {
                     claims_max: 1000,
                     routes: Vec::new(),
                     vitals: Box::new(()),
+                    fast_path: None,
                 };
                 let raise: task::Raise = Box::new(|_| Err(io::Error::other("not in this test")));
                 let result = task::open(options, Routes::default(), reader, raise);

@@ -35,11 +35,15 @@ use crate::{
         flows::Flows,
         link::Point,
         local::LocalEvent,
+        parked::BATCHES_WAITING,
         resolver::{self, Resolver},
         sockets::Watcher,
         template::Outer,
     },
-    gossip::task::{self as gossip, Handle, HostStatus},
+    gossip::{
+        ask::FastPath,
+        task::{self as gossip, Handle, HostStatus},
+    },
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
@@ -173,6 +177,19 @@ pub(super) async fn start(
     };
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
     options.me.draining = control.is_draining();
+    let (unknown_to, parked) = mpsc::channel(BATCHES_WAITING);
+    let (fragments_to, _) = mpsc::channel(BATCHES_WAITING);
+    let reader = datapath.parked;
+    let counters = reader.counters();
+    parts.run("the reader of ASK", async move {
+        Ok(reader.run(unknown_to, fragments_to).await?)
+    });
+    options.fast_path = Some(FastPath {
+        parked,
+        reader: counters,
+        answerer: datapath.answerer,
+        injector: datapath.injector,
+    });
     let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
     parts.run("gossip", async move { Ok(task.run().await?) });
 
@@ -292,6 +309,7 @@ fn gossip_options(
         claims_max: config.limits.owners as usize,
         routes,
         vitals: Box::new(vitals),
+        fast_path: None,
     })
 }
 

@@ -11,6 +11,7 @@ use super::{
     latency::Latency,
     log::Log,
     out::Out,
+    provisional::Provisionals,
     relay::Source,
     replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
     view::{Counters, Note},
@@ -62,6 +63,7 @@ pub(super) struct Core {
     pub settings: Settings,
     pub log: Log,
     pub claims: Claims,
+    pub provisional: Provisionals,
     /// Sessions whose route may have changed.
     pub dirty: VecDeque<SessionId>,
     pub out: Out,
@@ -226,6 +228,7 @@ impl Core {
     pub fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
         let claims = peer.replica.tally.count;
         self.claims.sweep(host, None, |id| self.dirty.push_back(id));
+        self.provisional.sweep(host, |id| self.dirty.push_back(id));
         peer.replica = Replica::new(now);
         peer.void_at = None;
         if claims > 0 {

@@ -9,7 +9,7 @@ use homing_common::{host::HostId, session::SessionId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Claim, Latency, apply,
+    Claim, Latency, apply, ask,
     machine::{self, Owner, Progress},
     socket,
 };
@@ -87,6 +87,12 @@ pub struct Status {
     pub gossip: machine::Counters,
     /// What happened to routes.
     pub routes: apply::Counters,
+    /// What happened to packets of unknown sessions, and to asks.
+    pub asks: ask::Counters,
+    /// What is being asked.
+    pub asking: ask::Load,
+    /// Sessions with a route that an ask brought, and no claim has confirmed.
+    pub provisional: usize,
 }
 
 impl Status {
@@ -98,6 +104,7 @@ impl Status {
             .chain(self.membership.iter())
             .chain(self.gossip.iter())
             .chain(self.routes.iter())
+            .chain(self.asks.iter())
     }
 }
 

@@ -207,6 +207,9 @@ impl Core {
             closed,
         } = record;
         if closed {
+            if self.provisional.remove(id, Some(origin)) {
+                self.dirty.push_back(id);
+            }
             if let Some(removed) = self.claims.remove(id, origin) {
                 replica.tally.remove(id, removed.generation);
                 if removed.owner_changed {
@@ -232,6 +235,7 @@ impl Core {
 
     /// A claim was put into the table.
     fn claimed(&mut self, id: SessionId, host: HostId, owner_changed: bool) {
+        self.provisional.remove(id, None);
         if owner_changed {
             self.dirty.push_back(id);
         }
@@ -329,6 +333,7 @@ impl Core {
                         None => {}
                     }
                     apply.tally.add(id, generation);
+                    self.provisional.remove(id, None);
                     if inserted.owner_changed {
                         self.dirty.push_back(id);
                     }

@@ -15,6 +15,7 @@ use super::{
     latency::Latency,
     log::Log,
     out::Out,
+    provisional::Provisionals,
     relay::Relay,
     replica::Phase,
     tally::Tally,
@@ -72,6 +73,7 @@ impl Gossip {
             core: Core {
                 log: Log::new(wall_us, sessions),
                 claims: Claims::new(settings.claims_max),
+                provisional: Provisionals::default(),
                 dirty: VecDeque::new(),
                 out: Out::default(),
                 near_interval: HEARTBEAT,
@@ -177,7 +179,7 @@ impl Gossip {
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.core.log.open(id, generation, at_us);
         self.core.counters.opened_here += 1;
-        if self.core.claims.owner(id).is_some() {
+        if self.core.claims.owner(id).is_some() || self.core.provisional.remove(id, None) {
             self.core.dirty.push_back(id);
         }
         self.plan_flush(now);
@@ -216,11 +218,15 @@ impl Gossip {
             .min(quick_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
+            .min(self.core.provisional.next_time())
             .min(self.tend_at)
     }
 
     /// Does what is due.
     pub fn on_time(&mut self, now: u64) {
+        while let Some(id) = self.core.provisional.due(now) {
+            self.core.dirty.push_back(id);
+        }
         if self.core.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
@@ -360,7 +366,12 @@ impl Gossip {
     pub fn owner(&self, id: SessionId) -> Option<Owner> {
         match self.core.log.generation(id) {
             Some(generation) => Some(Owner::Here(generation)),
-            None => self.core.claims.owner(id).map(Owner::Other),
+            None => {
+                let claimed = self.core.claims.owner(id);
+                claimed
+                    .or_else(|| self.core.provisional.get(id))
+                    .map(Owner::Other)
+            }
         }
     }
 

@@ -27,6 +27,8 @@
 
 mod alarm;
 pub mod apply;
+pub mod ask;
+mod asking;
 mod claims;
 mod core;
 mod handle;
@@ -37,6 +39,7 @@ pub mod machine;
 pub mod node;
 mod out;
 pub mod pacer;
+mod provisional;
 mod relay;
 mod relaying;
 mod replica;

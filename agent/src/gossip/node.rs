@@ -10,6 +10,9 @@ use std::{
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
+    ask::{self, Asks},
+    asking,
+    core::Outgoing,
     machine::{self, Gossip, Origin},
     pacer::Pacer,
 };
@@ -127,7 +130,12 @@ impl HostView {
 pub struct Node {
     seal: Seal,
     membership: Membership,
-    gossip: Gossip,
+    pub(super) gossip: Gossip,
+    pub(super) asks: Asks,
+    /// When asks hear next how gossip sees the POP.
+    pub(super) audience_at: u64,
+    /// Before this time a host that knows nobody may not have been heard yet.
+    pub(super) joining_until: u64,
     pacer: Pacer,
     transmits: VecDeque<Transmit>,
     notes: VecDeque<Note>,
@@ -160,10 +168,23 @@ impl Node {
             void_after: config.void_after,
             claims_max: config.claims_max,
         };
+        let asks = ask::Settings {
+            host: me.host,
+            key: config.keys.session,
+            first: u64::from_be_bytes(std::array::from_fn(|n| config.random[n])),
+        };
+        let joining = if config.seeds.is_empty() {
+            0
+        } else {
+            asking::JOINING
+        };
         Self {
             seal: Seal::new(config.keys, identity, secret),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            asks: Asks::new(asks),
+            audience_at: now,
+            joining_until: now + joining,
             pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
@@ -184,6 +205,7 @@ impl Node {
             }) => match channel {
                 Channel::Membership => self.membership.receive(now, origin, stream, body),
                 Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                Channel::Ask => self.asks.receive(now, origin, body),
                 // The seal keeps its own messages to itself.
                 Channel::Control => {}
             },
@@ -234,6 +256,7 @@ impl Node {
     /// these.
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.gossip.open(now, id, generation, at_us);
+        self.asks.known(id);
     }
 
     /// A session of this host was closed.
@@ -243,7 +266,9 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
+        let asks = self.asks.next_time().min(self.audience_at);
         let next = self.membership.next_time().min(self.gossip.next_time());
+        let next = next.min(asks);
         if self.gossip.has_outgoing() {
             next.min(self.pacer.next_time())
         } else {
@@ -258,6 +283,9 @@ impl Node {
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
+        }
+        if self.audience_at <= now {
+            self.look_around(now);
         }
         self.settle(now);
     }
@@ -308,7 +336,11 @@ impl Node {
 
     /// The next route to put in force; see [`Gossip::poll_route`].
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
-        self.gossip.poll_route()
+        let (id, owner) = self.gossip.poll_route()?;
+        if owner.is_some() && !self.asks.is_idle() {
+            self.asks.known(id);
+        }
+        Some((id, owner))
     }
 
     /// All routes were put in force, at a time of `CLOCK_REALTIME`.
@@ -319,6 +351,11 @@ impl Node {
     /// Gossip.
     pub fn gossip(&self) -> &Gossip {
         &self.gossip
+    }
+
+    /// Asks.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
     }
 
     /// Membership.
@@ -402,10 +439,17 @@ impl Node {
                 Change::Left(member, hold) => self.gossip.member_left(now, member.host, hold),
             }
             self.hosts_version += 1;
+            self.audience_at = now;
             self.notes.push_back(Note::Member(change));
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
+        }
+        if self.asks.next_time() <= now {
+            self.asks.on_time(now);
+        }
+        while let Some(claim) = self.asks.poll_claim() {
+            self.gossip.provide(now, claim);
         }
         while let Some(out) = self.membership.poll_outgoing() {
             let to = To::Host(out.to);
@@ -420,16 +464,13 @@ impl Node {
             let Some(out) = self.gossip.poll_outgoing() else {
                 break;
             };
-            let to = match out.to {
-                To::Domain => Destination::Multicast,
-                To::Host(host) => match self.membership.entry(host) {
-                    Some(entry) => Destination::Address(entry.member.address),
-                    None => continue,
-                },
-            };
-            let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
-            self.pacer.charge();
-            self.transmits.push_back(Transmit { to, bytes });
+            if self.send(Channel::Gossip, &out) {
+                self.pacer.charge();
+            }
+        }
+        // Asks bound themselves, and cannot wait.
+        while let Some(out) = self.asks.poll_outgoing() {
+            self.send(Channel::Ask, &out);
         }
         while let Some(note) = self.gossip.poll_note() {
             if matches!(note, machine::Note::Voided { .. }) {
@@ -437,6 +478,22 @@ impl Node {
             }
             self.notes.push_back(Note::Gossip(note));
         }
+    }
+}
+
+impl Node {
+    /// Seals a message. Says whether its receiver is known.
+    fn send(&mut self, channel: Channel, out: &Outgoing) -> bool {
+        let to = match out.to {
+            To::Domain => Destination::Multicast,
+            To::Host(host) => match self.membership.entry(host) {
+                Some(entry) => Destination::Address(entry.member.address),
+                None => return false,
+            },
+        };
+        let bytes = self.seal.seal(channel, out.to, &out.body);
+        self.transmits.push_back(Transmit { to, bytes });
+        true
     }
 }
 

@@ -110,7 +110,7 @@ impl Gossip {
 
     /// The other domains in which a host is up: whether they have so few that all
     /// are relays, and this host's relays there.
-    fn relays(&self) -> BTreeMap<Domain, (bool, Vec<HostId>)> {
+    pub(super) fn relays(&self) -> BTreeMap<Domain, (bool, Vec<HostId>)> {
         let mut domains: BTreeMap<_, (bool, Vec<HostId>)> = BTreeMap::new();
         for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
             if let Some(domain) = peer.domain

@@ -17,6 +17,10 @@ use super::{
     Table, TableError,
     alarm::Alarm,
     apply::Applier,
+    ask::{
+        FastPath,
+        driver::{self, Driver},
+    },
     handle::{self, Command, Ends},
     machine::Progress,
     node::{Config, HostView, Node},
@@ -28,6 +32,7 @@ use crate::{
     datapath::{
         local::LocalEvent,
         owners::{Owners, OwnersError},
+        parked::Packets,
     },
     pop::{Member, SECOND, Stream, keys::Keys, membership},
 };
@@ -63,6 +68,9 @@ pub struct Options {
     pub routes: Vec<(SessionId, HostId)>,
     /// Told how gossip is.
     pub vitals: Box<dyn Vitals>,
+    /// What asks about unknown sessions need. Without it, this host neither asks
+    /// nor answers.
+    pub fast_path: Option<FastPath>,
 }
 
 /// Begins a new incarnation of this host above a given one, and remembers it.
@@ -138,7 +146,9 @@ impl<T: Table> Task<T> {
         };
         let routes = self.options.routes.into_iter();
         let has_seeds = config.seeds.iter().any(|seed| seed.host != config.me.host);
+        let driver = self.options.fast_path.map(Driver::start).transpose()?;
         let running = Running {
+            driver,
             node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
             applier: self.applier,
             events: self.events,
@@ -186,6 +196,7 @@ impl Clock {
 
 struct Running<T> {
     node: Node,
+    driver: Option<Driver>,
     applier: Applier<T>,
     events: mpsc::Receiver<Vec<LocalEvent>>,
     raise: Raise,
@@ -230,6 +241,9 @@ impl<T: Table> Running<T> {
                     let events = events.ok_or(Error::EventsEnded)?;
                     self.local(events);
                 }
+                packets = parked(&mut self.driver) => {
+                    driver::take_in(&mut self.node, self.clock.now(), packets);
+                }
                 result = self.sockets.readable() => result?,
                 result = alarm.wait(now, next) => result?,
             }
@@ -253,6 +267,12 @@ impl<T: Table> Running<T> {
                 Err(mpsc::error::TryRecvError::Disconnected) => break,
             }
         }
+        if let Some(driver) = &mut self.driver {
+            for packets in driver.parked_now() {
+                driver::take_in(&mut self.node, now, packets);
+            }
+            driver.answer(now, &mut self.node);
+        }
         for _ in 0..COMMANDS_PER_TURN {
             // That nobody can ask any more is seen where the task waits.
             let Ok(command) = self.ends.commands.try_recv() else {
@@ -267,6 +287,9 @@ impl<T: Table> Running<T> {
             self.node.on_time(now);
         }
         more |= self.routes(now);
+        if let Some(driver) = &mut self.driver {
+            driver.give_back(now, &mut self.node);
+        }
         self.flush();
         self.notes(now);
         self.flush();
@@ -465,7 +488,17 @@ impl<T: Table> Running<T> {
             membership: *node.membership_counters(),
             gossip: *gossip.counters(),
             routes: self.applier.counters,
+            asks: node.asks().counters_with(self.driver.as_ref()),
+            asking: node.asks().load(),
+            provisional: gossip.provisional(),
         }
+    }
+}
+
+async fn parked(driver: &mut Option<Driver>) -> Packets {
+    match driver {
+        Some(driver) => driver.parked().await,
+        None => std::future::pending().await,
     }
 }
 

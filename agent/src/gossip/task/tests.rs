@@ -85,6 +85,7 @@ impl Host {
             claims_max: 1 << 16,
             routes: Vec::new(),
             vitals: Box::new(vitals.clone()),
+            fast_path: None,
         };
         let raise: Raise = Box::new(|_| Err(io::Error::other("not in this test")));
         let (handle, task) = open(options, table.clone(), reader, raise).unwrap();
