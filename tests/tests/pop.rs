@@ -5,6 +5,8 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod drain;
+    mod flows;
     mod keys;
     mod sessions;
 }
