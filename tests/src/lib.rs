@@ -13,5 +13,6 @@ pub mod object;
 pub mod packet;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod sandbox;
 pub mod workload;

@@ -4,4 +4,5 @@
 mod faults {
     mod common;
     mod gossip;
+    mod ways;
 }

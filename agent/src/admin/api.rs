@@ -207,6 +207,9 @@ pub struct Host {
     pub applied_seq: u64,
     /// How much of its announcements is known here.
     pub sync: SyncState,
+    /// Whether it hears this host's multicast; null where it is not to: in another
+    /// domain, or without a group.
+    pub hears_us: Option<bool>,
 }
 
 /// What membership says of a host's agent.

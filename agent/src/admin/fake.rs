@@ -143,6 +143,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         claims: 25,
         applied_seq: 30,
         sync,
+        hears_us: (id != 1).then_some(true),
     };
     let resolved = NextHop {
         resolved: true,

@@ -33,6 +33,7 @@ use crate::{
     datapath::{
         Datapath, LoadOptions,
         flows::Flows,
+        keeper::Keeper,
         link::Point,
         local::LocalEvent,
         parked::BATCHES_WAITING,
@@ -214,9 +215,21 @@ pub(super) async fn start(
         Ok(())
     });
 
+    let attachment = datapath.attachment;
+    let (keeper, places) = Keeper::new(
+        attachment.pins.clone(),
+        config.host.interfaces.clone(),
+        config.host.xdp_mode,
+        attachment.attached.clone(),
+    );
+    parts.run("the keeper of attachments", async move {
+        Ok(keeper.run().await?)
+    });
+
     let view = AgentView {
         config: config.clone(),
-        attachment: datapath.attachment,
+        attachment,
+        places,
         started,
         gossip: gossip.clone(),
         resolver,

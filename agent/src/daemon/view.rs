@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     datapath::{
         flows::FlowCounters,
+        keeper::Places,
         link::Point,
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
@@ -41,13 +42,20 @@ use crate::{
         machine::Progress,
         task::{Handle, HostStatus, Status, Stopped},
     },
-    pop::membership::State,
+    pop::{Domain, membership::State},
 };
+
+/// How long a host that is up may take to hear, and to say that it hears.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
     pub config: Config,
+    /// Held against other agents for as long as this one runs.
+    #[expect(dead_code, reason = "held, not used")]
     pub attachment: Attachment,
+    /// What is attached to what.
+    pub places: watch::Receiver<Arc<Places>>,
     pub started: Instant,
     pub gossip: Handle,
     pub resolver: Resolver,
@@ -115,6 +123,19 @@ impl AgentView {
                 ));
             }
         }
+        for (interface, why) in &self.places.borrow().lacking {
+            problems.push(format!(
+                "nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible"
+            ));
+        }
+        let deaf = self.deaf(hosts);
+        if !deaf.is_empty() {
+            problems.push(format!(
+                "the multicast of this host does not reach {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
+                deaf = deaf.join(", "),
+                domain = self.config.host.domain,
+            ));
+        }
         if status.unplaced > 0 {
             problems.push(format!(
                 "{} sessions have no entry: OWNERS is full; raise limits.owners",
@@ -128,6 +149,26 @@ impl AgentView {
             ));
         }
         problems
+    }
+
+    /// The hosts of this domain that have been up for a while and do not hear this
+    /// host's multicast.
+    fn deaf(&self, hosts: &[HostStatus]) -> Vec<String> {
+        let settled = |host: &&HostStatus| {
+            let since = host.since.and_then(|since| since.elapsed().ok());
+            host.state == Some(State::Alive) && since.is_some_and(|since| since > HEARD_WITHIN)
+        };
+        let deaf = hosts.iter().filter(settled);
+        deaf.filter(|host| self.hears_us(host) == Some(false))
+            .map(|host| format!("host {}", host.host))
+            .collect()
+    }
+
+    /// Whether a host hears this host's multicast; none, if it is not to.
+    fn hears_us(&self, host: &HostStatus) -> Option<bool> {
+        let near = |domain: &Domain| domain.to_string() == self.config.host.domain;
+        let near = host.member.is_some_and(|member| near(&member.domain));
+        (near && self.config.pop.multicast.is_some()).then_some(host.hears_us)
     }
 
     fn this_host(&self, status: &Status) -> api::Host {
@@ -148,6 +189,7 @@ impl AgentView {
             claims: status.sessions,
             applied_seq: status.announced,
             sync: api::SyncState::InSync,
+            hears_us: None,
         }
     }
 
@@ -178,6 +220,7 @@ impl AgentView {
                 Some(Progress::Syncing) => api::SyncState::Syncing,
                 Some(Progress::Waiting) | None => api::SyncState::Waiting,
             },
+            hears_us: self.hears_us(host),
         }
     }
 
@@ -210,14 +253,15 @@ impl View for AgentView {
         let config = &self.config;
         let owners = self.owners.usage();
         let mut interfaces = Vec::new();
-        for attached in &self.attachment.attached {
+        let places = self.places.borrow().clone();
+        for attached in &places.attached {
             if let Point::Xdp {
                 interface,
                 ifindex,
                 mode,
             } = &attached.to
             {
-                let all = &self.attachment.attached;
+                let all = &places.attached;
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
@@ -374,8 +418,8 @@ impl View for AgentView {
     async fn stats(&self) -> Result<api::Stats, Refusal> {
         let status = self.gossip.status().await?;
         let stats = self.stats.clone();
-        let names: Vec<_> = self
-            .attachment
+        let places = self.places.borrow().clone();
+        let names: Vec<_> = places
             .attached
             .iter()
             .filter_map(|attached| match &attached.to {

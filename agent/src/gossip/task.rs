@@ -304,6 +304,7 @@ impl<T: Table> Running<T> {
             return;
         }
         self.beat_at = now + BEAT_INTERVAL;
+        self.sockets.tend(now);
         self.vitals.beat();
         let sight = Sight {
             alive: self.in_state(membership::State::Alive),

@@ -182,6 +182,18 @@ impl Lab {
         Ok(sum)
     }
 
+    /// A counter of a host's gossip, as `homing stats` names it.
+    pub fn gossip_count(&self, host: u16, name: &str) -> Result<u64> {
+        let stats = self.homing_json(host, &["stats"])?;
+        let counters = stats.pointer("/gossip").and_then(Value::as_array);
+        let counter = counters
+            .into_iter()
+            .flatten()
+            .find(|counter| counter.pointer("/name").and_then(Value::as_str) == Some(name))
+            .with_context(|| format!("`homing stats` on h{host} has no counter {name}"))?;
+        number(counter, "/count")
+    }
+
     /// The end of an agent's log.
     pub fn last_words(&self, host: u16) -> String {
         let path = self.folder_of(Node::Host(host)).join("agent.log");

@@ -104,6 +104,27 @@ impl Pop {
         }
     }
 
+    /// Waits until every host takes every other one of its rack to hear its
+    /// multicast, or not to.
+    pub fn wait_hears(&self, hears: bool) {
+        let mut all = Vec::new();
+        let reached = wait_until(PATIENCE, || {
+            all.clear();
+            for host in self.lab.running() {
+                let hosts = self.lab.homing_json(host, &["hosts"])?;
+                let list = hosts.pointer("/hosts").and_then(Value::as_array);
+                all.extend(
+                    list.into_iter()
+                        .flatten()
+                        .map(|host| host["hears_us"].clone()),
+                );
+            }
+            Ok(all.iter().all(|said| said.is_null() || *said == hears))
+        });
+        assert!(reached.unwrap(), "never all {hears}: {all:?}");
+        assert!(all.iter().any(Value::is_boolean));
+    }
+
     /// All tables must be right within the bound.
     pub fn converges(&self) -> Duration {
         match self.lab.wait_truth(CONVERGED) {
@@ -113,7 +134,7 @@ impl Pop {
     }
 
     /// How packets ended on each host whose agent runs.
-    fn outcomes(&self) -> String {
+    pub fn outcomes(&self) -> String {
         let mut text = String::new();
         for host in self.lab.running() {
             let stats = self

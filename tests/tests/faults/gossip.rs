@@ -3,7 +3,7 @@
 
 use homing_tests::lab::fault::{Fault, Traffic};
 
-use super::common::Pop;
+use super::common::{PATIENCE, Pop};
 
 #[test]
 fn loss_duplication_and_reordering() {
@@ -24,7 +24,7 @@ fn loss_duplication_and_reordering() {
     let tally = pop.lab.faults_tally().unwrap();
     assert!(tally.lost > 200 && tally.duplicated > 40, "{tally:?}");
     pop.lab.heal().unwrap();
-    pop.lab.wait_settled(0, super::common::PATIENCE).unwrap();
+    pop.lab.wait_settled(0, PATIENCE).unwrap();
     pop.converges();
     pop.down();
 }
@@ -38,7 +38,7 @@ fn two_hundred_milliseconds_of_delay() {
     println!("with 200 ms of delay: converged {took:?} after the last was opened");
     pop.tour(&clients);
     pop.lab.heal().unwrap();
-    pop.lab.wait_ready(super::common::PATIENCE).unwrap();
+    pop.lab.wait_ready(PATIENCE).unwrap();
     pop.converges();
     pop.tour(&clients);
     pop.unbroken(clients);
@@ -97,7 +97,7 @@ fn partition_of_everything_and_its_end() {
     // Clients still reach everybody, and ECMP sends nobody elsewhere.
     pop.lab.cut(Traffic::All, &[1, 2], &[3, 4]).unwrap();
     pop.wait_parted(&[1, 2], &[3, 4]);
-    let live = first.wait_rounds(3, super::common::PATIENCE).unwrap();
+    let live = first.wait_rounds(3, PATIENCE).unwrap();
     assert_eq!(live, first.total());
     let second = pop.load(40);
     pop.lab.heal().unwrap();
@@ -113,20 +113,36 @@ fn partition_of_everything_and_its_end() {
 #[test]
 fn multicast_dead_and_unicast_alive() {
     let mut pop = Pop::up("fltmulti", 4, 2);
-    let first = pop.load(40);
+    let mut loads = vec![pop.load(40)];
     pop.converges();
+    pop.wait_hears(true);
     pop.lab.fault(Fault::multicast().cut()).unwrap();
-    let second = pop.load(60);
+    loads.push(pop.load(40));
     let took = pop.converges();
     println!("without multicast: converged {took:?} after the last was opened");
-    pop.tour(&first);
-    pop.tour(&second);
-    assert!(pop.lab.faults_tally().unwrap().lost > 0);
-    pop.lab.heal().unwrap();
-    let third = pop.load(40);
+
+    // At first by repair; once hosts know that they are not heard, by unicast.
+    pop.wait_hears(false);
+    loads.push(pop.load(12));
     pop.converges();
-    for clients in [first, second, third] {
-        pop.tour(&clients);
+    let repairs = |pop: &Pop| -> u64 {
+        let asked = |host| pop.lab.gossip_count(host, "repairs_asked").unwrap();
+        (1..=4).map(asked).sum()
+    };
+    let before = repairs(&pop);
+    loads.push(pop.load(40));
+    pop.converges();
+    assert_eq!(repairs(&pop), before, "unicast left something to repair");
+    assert!(pop.lab.faults_tally().unwrap().lost > 0);
+
+    pop.lab.heal().unwrap();
+    pop.wait_hears(true);
+    loads.push(pop.load(40));
+    pop.converges();
+    for clients in &loads {
+        pop.tour(clients);
+    }
+    for clients in loads {
         pop.unbroken(clients);
     }
     pop.down();
