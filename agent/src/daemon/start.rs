@@ -319,6 +319,7 @@ fn gossip_options(
         keys,
         multicast: config.pop.multicast,
         void_after: config.pop.void_after,
+        kernel_dead_after: config.pop.kernel_dead_after,
         claims_max: config.limits.owners as usize,
         routes,
         vitals: Box::new(vitals),

@@ -20,6 +20,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     drain::Drain,
+    problems,
     reload::{self, Reload},
     rendezvous::takes_sessions,
     table::{Shared, monotonic_ns},
@@ -42,7 +43,7 @@ use crate::{
         machine::Progress,
         task::{Handle, HostStatus, Status, Stopped},
     },
-    pop::{Domain, membership::State},
+    pop::{Domain, liveness::Kernel, membership::State},
 };
 
 /// How long a host that is up may take to hear, and to say that it hears.
@@ -96,33 +97,16 @@ impl From<Stopped> for Refusal {
 impl AgentView {
     /// What an operator should look at, and what to do about it.
     fn problems(&self, status: &Status, hosts: &[HostStatus]) -> Vec<String> {
-        let mut problems = Vec::new();
-        let ways = self.resolver.ways();
-        for host in hosts {
-            let id = host.host;
-            match host.state {
-                Some(State::Down) => problems.push(format!(
-                    "host {id} is down: its agent does not answer; look at its log, and at the fabric between"
-                )),
-                Some(State::Mismatched) => problems.push(format!(
-                    "host {id} has other tunnel settings: make [tunnel] the same on all hosts"
-                )),
-                _ => {}
-            }
-            if host.incomplete {
-                problems.push(format!(
-                    "not all sessions of host {id} are known: there is no room; raise limits.owners"
-                ));
-            }
-            let way = ways.get(&id).filter(|way| way.state != WayState::Resolved);
-            if let Some(way) = way.filter(|_| host.routed) {
-                problems.push(format!(
-                    "the way to host {id} is not known ({state}): its packets are dropped; look at `ip route get {address}` and `ip neigh show to {address}`",
-                    state = way.state,
-                    address = way.address,
-                ));
-            }
-        }
+        let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
+        let address = self.config.pop.address;
+        let now = SystemTime::now();
+        let mut problems = problems::of_hosts(now, hosts, &self.resolver.ways());
+        problems.extend(
+            status
+                .alerts
+                .iter()
+                .map(|alert| problems::of_pop(alert, address)),
+        );
         for (interface, why) in &self.places.borrow().lacking {
             problems.push(format!(
                 "nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible"
@@ -136,18 +120,7 @@ impl AgentView {
                 domain = self.config.host.domain,
             ));
         }
-        if status.unplaced > 0 {
-            problems.push(format!(
-                "{} sessions have no entry: OWNERS is full; raise limits.owners",
-                status.unplaced
-            ));
-        }
-        let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
-        if unrecorded > 0 {
-            problems.push(format!(
-                "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
-            ));
-        }
+        problems.extend(problems::of_tables(status.unplaced, unrecorded));
         problems
     }
 
@@ -178,6 +151,8 @@ impl AgentView {
             this_host: true,
             domain: Some(config.host.domain.clone()),
             state: api::HostState::Alive,
+            kernel: api::KernelState::Alive,
+            kernel_heard_unix_ms: None,
             draining: self.drain.is_on(),
             key: Some(reload::name(status.keys.0)),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
@@ -204,6 +179,13 @@ impl AgentView {
                 Some(State::Left) => api::HostState::Left,
                 Some(State::Down | State::Mismatched) | None => api::HostState::Down,
             },
+            kernel: match host.kernel.map(|kernel| kernel.kernel) {
+                Some(Kernel::Alive { .. }) => api::KernelState::Alive,
+                Some(Kernel::Silent { .. }) => api::KernelState::Silent,
+                Some(Kernel::Dead { .. }) => api::KernelState::Voided,
+                Some(Kernel::Unheard) | None => api::KernelState::Unheard,
+            },
+            kernel_heard_unix_ms: host.kernel.and_then(|k| k.heard).map(unix_ms),
             draining: host.member.is_some_and(|member| member.draining),
             key: host.key.map(reload::name),
             since_unix_ms: host.since.map_or(0, unix_ms),
