@@ -7,6 +7,9 @@ mod pop {
     mod common;
     mod drain;
     mod flows;
+    mod join;
     mod keys;
+    mod load;
     mod sessions;
+    mod tables;
 }

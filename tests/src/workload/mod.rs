@@ -13,6 +13,7 @@
 pub mod client;
 mod connection;
 mod flow;
+pub mod idle;
 pub mod server;
 
 pub use client::{Clients, Options, Report};
