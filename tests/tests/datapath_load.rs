@@ -25,6 +25,7 @@ const MAPS: [&str; 15] = [
     "CLOSED",
     "CONTROL",
     "EVENTS",
+    "FLOWS",
     "FRAGMENTS",
     "HOSTS",
     "IDENTITY",
