@@ -5,6 +5,7 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod kernels;
     mod keys;
     mod sessions;
 }
