@@ -172,8 +172,8 @@ fn a_host_that_is_cut_off_voids_nothing_and_all_is_back_when_it_is() {
         "connections broke while nothing was moved"
     );
 
-    pop.lab.heal().unwrap();
     let start = Instant::now();
+    pop.lab.heal().unwrap();
     let back = wait_until(PATIENCE, || {
         Ok((1..=3).all(|on| pop.entries(on, 4) == owned))
     });
