@@ -6,6 +6,9 @@ mod pop {
     mod claims;
     mod common;
     mod kernels;
+    mod join;
     mod keys;
+    mod load;
     mod sessions;
+    mod tables;
 }

@@ -14,6 +14,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How soon after the last fault every table must be right.
 pub const CONVERGED: Duration = Duration::from_secs(2);
+/// The same while much is being lost: what tells of a loss may be lost, too.
+pub const CONVERGED_UNDER_LOSS: Duration = Duration::from_secs(10);
 
 /// A lab with its servers.
 pub struct Pop {
@@ -127,7 +129,12 @@ impl Pop {
 
     /// All tables must be right within the bound.
     pub fn converges(&self) -> Duration {
-        match self.lab.wait_truth(CONVERGED) {
+        self.converges_within(CONVERGED, &[])
+    }
+
+    /// The same within another bound and without the tables of some hosts.
+    pub fn converges_within(&self, bound: Duration, without: &[u16]) -> Duration {
+        match self.lab.wait_truth_but(without, bound) {
             Ok(took) => took,
             Err(error) => panic!("{error:#}\n{}", self.outcomes()),
         }
