@@ -7,6 +7,7 @@ mod pop {
     mod common;
     mod drain;
     mod flows;
+    mod kernels;
     mod join;
     mod keys;
     mod load;
