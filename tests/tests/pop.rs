@@ -3,6 +3,7 @@
 
 mod pop {
     mod agents;
+    mod asks;
     mod claims;
     mod common;
     mod keys;
