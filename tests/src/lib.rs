@@ -13,5 +13,7 @@ pub mod object;
 pub mod packet;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod sandbox;
+pub mod scale;
 pub mod workload;

@@ -6,6 +6,9 @@ mod pop {
     mod asks;
     mod claims;
     mod common;
+    mod join;
     mod keys;
+    mod load;
     mod sessions;
+    mod tables;
 }

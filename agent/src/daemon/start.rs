@@ -32,6 +32,7 @@ use crate::{
     config::Config,
     datapath::{
         Datapath, LoadOptions,
+        keeper::Keeper,
         link::Point,
         local::LocalEvent,
         parked::BATCHES_WAITING,
@@ -201,9 +202,21 @@ pub(super) async fn start(
         Ok(())
     });
 
+    let attachment = datapath.attachment;
+    let (keeper, places) = Keeper::new(
+        attachment.pins.clone(),
+        config.host.interfaces.clone(),
+        config.host.xdp_mode,
+        attachment.attached.clone(),
+    );
+    parts.run("the keeper of attachments", async move {
+        Ok(keeper.run().await?)
+    });
+
     let view = AgentView {
         config: config.clone(),
-        attachment: datapath.attachment,
+        attachment,
+        places,
         started,
         gossip: gossip.clone(),
         resolver,
@@ -292,6 +305,7 @@ fn gossip_options(
         keys,
         multicast: config.pop.multicast,
         void_after: config.pop.void_after,
+        kernel_dead_after: config.pop.kernel_dead_after,
         claims_max: config.limits.owners as usize,
         routes,
         vitals: Box::new(vitals),

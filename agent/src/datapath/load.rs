@@ -34,7 +34,7 @@ use super::{
     identity::IdentityCell,
     inject::Injector,
     kernel_log::KernelLog,
-    link::{Attached, Point},
+    link::Attached,
     owners::Owners,
     parked::ParkedReader,
     pins::{Lock, Pins},
@@ -43,7 +43,9 @@ use super::{
     sessions::Sessions,
     stats::Stats,
 };
-use programs::{ANSWER_PROGRAM, UP_PROGRAM, XDP_PROGRAM};
+pub(super) use attach::pin_of;
+use programs::{ANSWER_PROGRAM, UP_PROGRAM};
+pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM};
 use steps::{Load, Loaded};
 
 /// What to load, and where to.
@@ -129,17 +131,13 @@ impl Datapath {
         .map_err(|error| Error::Load {
             why: error.to_string(),
         })?;
-        let ifindex = attached.iter().find_map(|link| match link.to {
-            Point::Xdp { ifindex, .. } => Some(ifindex),
-            Point::Egress { .. } | Point::Cgroup { .. } => None,
-        });
-        let answerer = Answerer::new(
-            programs::fd(&ebpf, ANSWER_PROGRAM)?,
-            ifindex.unwrap_or_default(),
-        )
-        .map_err(|error| Error::Load {
-            why: error.to_string(),
-        })?;
+        let interface = options.interfaces.first().map_or("lo", String::as_str);
+        let answerer =
+            Answerer::new(programs::fd(&ebpf, ANSWER_PROGRAM)?, interface).map_err(|error| {
+                Error::Load {
+                    why: error.to_string(),
+                }
+            })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);

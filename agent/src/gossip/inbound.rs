@@ -110,7 +110,7 @@ impl Gossip {
             }
         }
         let next = core.tend_heard(now, origin, peer);
-        self.tend_at = self.tend_at.min(next);
+        self.agenda.plan(origin, peer, next);
     }
 }
 
@@ -241,6 +241,7 @@ impl Core {
         }
         if self.log.is_live(id) {
             self.counters.conflicts += 1;
+            self.follow_conflict(id);
             self.note(Note::Conflict { id, host });
         }
     }
@@ -339,6 +340,7 @@ impl Core {
                     }
                     if self.log.is_live(id) && inserted.previous.is_none() {
                         self.counters.conflicts += 1;
+                        self.follow_conflict(id);
                     }
                 }
                 Err(Full) => {
@@ -443,7 +445,7 @@ mod tests {
         // What was on its way when the agent restarted.
         gossip.receive(0, ONE, life(1), false, &batch(2, 8));
         assert_eq!(gossip.counters().not_member, 4);
-        gossip.member_down(0, ONE);
+        gossip.member_down(0, ONE, false);
         gossip.receive(0, ONE, life(2), false, &batch(2, 8));
         assert_eq!(gossip.counters().not_member, 5);
         assert_eq!(gossip.route(SessionId(8)), None);

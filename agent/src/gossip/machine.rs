@@ -10,8 +10,10 @@ use std::{
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
+    agenda::Agenda,
     claims::{Claim, Claims},
     core::{Core, HEARTBEAT, Peer},
+    doubles::Doubles,
     latency::Latency,
     log::Log,
     out::Out,
@@ -20,25 +22,12 @@ use super::{
     replica::Phase,
     tally::Tally,
     targets::Targets,
-    wire::PassOn,
 };
 pub use super::{
     core::{Outgoing, Settings},
     view::{Counters, Note, Origin, Owner, Progress},
 };
 use crate::pop::{MS, Member, Stream};
-
-/// After a batch the next one waits this long, for more to come together.
-const FLUSH_INTERVAL: u64 = 200;
-/// Each datagram beyond the first few that a batch costs adds this much to that:
-/// in a large POP a batch is worth its copies, and their rate stays bounded.
-const FLUSH_INTERVAL_PER_TARGET: u64 = 400;
-const CHEAP_TARGETS: u64 = 4;
-/// The most batches that go out at once: some 500 announcements.
-const FLUSH_BATCHES: usize = 4;
-/// After the last batch a heartbeat follows this soon, then again after twice the
-/// time, and so on: it shows receivers what they missed of the end.
-const QUICK_HEARTBEAT: u64 = 20 * MS;
 
 /// Gossip as one host does it.
 pub struct Gossip {
@@ -47,15 +36,15 @@ pub struct Gossip {
     pub(super) relay: Relay,
     /// Whom batches go to; none while it must be made anew.
     pub(super) targets: Option<Targets>,
-    flushed_at: Option<u64>,
+    doubles: Doubles,
+    pub(super) flushed_at: Option<u64>,
     /// The next heartbeat after a batch, and the time from that to the next.
-    quick: Option<(u64, u64)>,
+    pub(super) quick: Option<(u64, u64)>,
     /// When the whole POP gets a heartbeat next.
-    heartbeat_at: u64,
+    pub(super) heartbeat_at: u64,
     /// Heartbeats to other domains so far: relays take turns with them.
-    beats: usize,
-    /// When a peer needs tending next, at the earliest.
-    pub(super) tend_at: u64,
+    pub(super) beats: usize,
+    pub(super) agenda: Agenda,
 }
 
 impl Gossip {
@@ -75,12 +64,15 @@ impl Gossip {
                 claims: Claims::new(settings.claims_max),
                 provisional: Provisionals::default(),
                 dirty: VecDeque::new(),
+                taken: 0,
+                sweeps: VecDeque::new(),
                 out: Out::default(),
                 near_interval: HEARTBEAT,
                 relay_delay: 0,
                 flush_at: None,
                 notes: VecDeque::new(),
                 fresh: Vec::new(),
+                conflicts: VecDeque::new(),
                 latency: Latency::default(),
                 counters: Counters::default(),
                 settings,
@@ -88,11 +80,12 @@ impl Gossip {
             peers: BTreeMap::new(),
             relay: Relay::default(),
             targets: None,
+            doubles: Doubles::default(),
             flushed_at: None,
             quick: None,
             heartbeat_at: now,
             beats: 0,
-            tend_at: now,
+            agenda: Agenda::default(),
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);
@@ -111,6 +104,7 @@ impl Gossip {
             let inserted = self.core.claims.insert(id, host, 0, peer.replica.epoch);
             if inserted.is_ok_and(|inserted| inserted.previous.is_none()) {
                 peer.replica.tally.add(id, 0);
+                self.agenda.plan(host, peer, now);
                 return;
             }
         }
@@ -129,11 +123,13 @@ impl Gossip {
             .peers
             .entry(member.host)
             .or_insert_with(|| Peer::new(now));
-        let known = peer.replica.stream.incarnation;
+        let known = peer.stream.incarnation.max(peer.replica.stream.incarnation);
         if known != 0 && known != member.stream.incarnation {
             // Its kernel began anew: the sessions of before are gone.
             self.core.void(now, member.host, peer);
+            peer.dead = false;
         }
+        peer.voided = peer.dead;
         if peer.stream != member.stream {
             peer.stream = member.stream;
             peer.hears_us = false;
@@ -147,30 +143,58 @@ impl Gossip {
         peer.void_at = None;
         // Says hello at once: that opens windows at the seal.
         peer.heartbeat_at = now;
-        self.tend_at = now;
+        self.agenda.plan(member.host, peer, now);
         self.targets = None;
     }
 
-    /// A member's agent stopped answering: its claims stand for a while.
-    pub fn member_down(&mut self, now: u64, host: HostId) {
+    /// A member's agent stopped answering. Its claims stand until its kernel is
+    /// found dead, or for `void_after` where the kernel cannot be asked.
+    pub fn member_down(&mut self, now: u64, host: HostId, can_be_asked: bool) {
         let keep = self.core.settings.void_after;
-        self.member_gone(now, host, keep);
+        self.member_gone(now, host, (!can_be_asked).then_some(keep));
+    }
+
+    /// The kernel of a member whose agent is down can be asked after all.
+    pub fn kernel_answers(&mut self, host: HostId) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            peer.void_at = None;
+        }
+    }
+
+    /// A host's kernel is dead: its claims are void.
+    pub fn kernel_dead(&mut self, now: u64, host: HostId) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            self.core.void(now, host, peer);
+            peer.dead = true;
+        }
+    }
+
+    /// A host's kernel was taken for dead and is not: its claims may be asked for
+    /// from this time on.
+    pub fn kernel_back(&mut self, now: u64, host: HostId, from: u64) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            peer.dead = false;
+            peer.voided = false;
+            peer.replica.wait(from);
+            self.agenda.plan(host, peer, now);
+        }
     }
 
     /// A member left, and wants its claims kept for so long.
     pub fn member_left(&mut self, now: u64, host: HostId, hold: Duration) {
         let keep = hold.min(self.core.settings.void_after);
-        self.member_gone(now, host, keep);
+        self.member_gone(now, host, Some(keep));
     }
 
-    fn member_gone(&mut self, now: u64, host: HostId, keep: Duration) {
+    fn member_gone(&mut self, now: u64, host: HostId, keep: Option<Duration>) {
         if let Some(peer) = self.peers.get_mut(&host) {
             peer.up = false;
-            peer.void_at = Some(now.saturating_add(keep.as_micros() as u64));
+            let keep = keep.filter(|_| !peer.voided);
+            peer.void_at = keep.map(|keep| now.saturating_add(keep.as_micros() as u64));
             if matches!(peer.replica.phase, Phase::Pulling(_)) {
                 peer.replica.wait(now);
             }
-            self.tend_at = now;
+            self.agenda.plan(host, peer, now);
             self.targets = None;
         }
     }
@@ -181,6 +205,7 @@ impl Gossip {
         self.core.counters.opened_here += 1;
         if self.core.claims.owner(id).is_some() || self.core.provisional.remove(id, None) {
             self.core.dirty.push_back(id);
+            self.core.follow_conflict(id);
         }
         self.plan_flush(now);
     }
@@ -198,18 +223,6 @@ impl Gossip {
         self.plan_flush(now);
     }
 
-    fn plan_flush(&mut self, now: u64) {
-        if self.core.flush_at.is_none() {
-            let free_at = self.flushed_at.map_or(0, |at| at + self.flush_interval());
-            self.core.flush_at = Some(now.max(free_at));
-        }
-    }
-
-    fn flush_interval(&mut self) -> u64 {
-        let dear = (self.targets().len() as u64).saturating_sub(CHEAP_TARGETS);
-        FLUSH_INTERVAL + dear * FLUSH_INTERVAL_PER_TARGET
-    }
-
     /// When [`Gossip::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
         let flush_at = self.core.flush_at.unwrap_or(u64::MAX);
@@ -218,8 +231,8 @@ impl Gossip {
             .min(quick_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
+            .min(self.agenda.next_time())
             .min(self.core.provisional.next_time())
-            .min(self.tend_at)
     }
 
     /// Does what is due.
@@ -243,88 +256,33 @@ impl Gossip {
                 false => self.core.flush_at.unwrap_or(now + MS),
             };
             self.core.log.forget_snapshot(now);
+            self.doubles.look(now, &mut self.core);
         }
         if self.relay.next_time() <= now {
             self.pass_on(now);
         }
-        if self.tend_at <= now {
-            let mut syncing = self
-                .peers
-                .values()
-                .filter(|p| p.replica.is_syncing())
-                .count();
-            self.tend_at = now + HEARTBEAT;
-            for (&host, peer) in &mut self.peers {
+        if self.agenda.next_time() <= now {
+            self.tend(now);
+        }
+    }
+
+    /// Does what is due for peers.
+    fn tend(&mut self, now: u64) {
+        let due = self.agenda.take(now, &mut self.peers);
+        // Only who waits for a sync needs to know how many are under way.
+        let waits = |host| self.peers.get(host).is_some_and(|p| p.replica.is_waiting());
+        let mut syncing = if due.iter().any(waits) {
+            let syncing = self.peers.values().filter(|p| p.replica.is_syncing());
+            syncing.count()
+        } else {
+            0
+        };
+        for host in due {
+            if let Some(peer) = self.peers.get_mut(&host) {
                 let next = self.core.tend(now, host, peer, &mut syncing);
-                self.tend_at = self.tend_at.min(next);
+                self.agenda.plan(host, peer, next);
             }
         }
-    }
-
-    /// Sends what was not sent yet, up to a limit.
-    fn flush(&mut self, now: u64) {
-        let interval = self.flush_interval();
-        if self.core.out.is_congested() {
-            // It waits in the log as well.
-            self.core.flush_at = Some(now + interval);
-            return;
-        }
-        self.core.flush_at = None;
-        self.flushed_at = Some(now);
-        self.targets();
-        let Some(targets) = self.targets.as_ref().filter(|targets| targets.len() > 0) else {
-            // Whoever joins later pulls a snapshot.
-            self.core.log.skip_unsent();
-            return;
-        };
-        for _ in 0..FLUSH_BATCHES {
-            let Some(batch) = self.core.log.take_batch() else {
-                break;
-            };
-            self.core.counters.batches_sent += 1;
-            if targets.group.is_some() {
-                self.core.counters.multicast_unheard += targets.unheard.len() as u64;
-            }
-            for (pass_on, to) in [
-                (PassOn::Now, &targets.first_relays),
-                (PassOn::Unheard, &targets.other_relays),
-            ] {
-                if !to.is_empty() {
-                    let mut batch = batch.clone();
-                    pass_on.put(&mut batch);
-                    self.core.send(to, batch);
-                }
-            }
-            self.core.send(&targets.direct(), batch);
-        }
-        if self.core.log.unsent() > 0 {
-            self.core.flush_at = Some(now + interval);
-        }
-        let after = QUICK_HEARTBEAT.max(2 * interval);
-        self.quick = Some((now + after, after));
-    }
-
-    /// Tells everyone where the log stands: hosts of this domain by multicast,
-    /// those of others by one of their relays, in turns. Says whether it did.
-    fn beat(&mut self, now: u64) -> bool {
-        self.targets();
-        let Some(targets) = &self.targets else {
-            return false;
-        };
-        let relays = match (self.beats % 2, targets.other_relays.is_empty()) {
-            (1, false) => &targets.other_relays,
-            _ => &targets.first_relays,
-        };
-        let mut direct: Vec<_> = targets.group.into_iter().collect();
-        direct.extend(&targets.few);
-        if now < self.heartbeat_at {
-            // Others get theirs one by one, but not so soon after a batch.
-            direct.extend(&targets.unheard);
-        }
-        let done = self.core.heartbeat(&direct, false, PassOn::No)
-            && self.core.heartbeat(relays, false, PassOn::Now);
-        self.beats += usize::from(done);
-        done
     }
 
     /// The next message to send.
@@ -346,7 +304,23 @@ impl Gossip {
     /// packets to: none for a session of this host and for one that nobody owns.
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
         let id = self.core.dirty.pop_front()?;
+        self.core.taken += 1;
         Some((id, self.route(id)))
+    }
+
+    /// Whether the sweep of some host's voided claims has ended since this was
+    /// last asked.
+    pub fn take_swept(&mut self) -> bool {
+        let before = self.core.sweeps.len();
+        while self
+            .core
+            .sweeps
+            .front()
+            .is_some_and(|&end| end <= self.core.taken)
+        {
+            self.core.sweeps.pop_front();
+        }
+        self.core.sweeps.len() < before
     }
 
     /// How many sessions' routes may have changed.
@@ -378,6 +352,11 @@ impl Gossip {
     /// All claims of other hosts to a session, the strongest first.
     pub fn claims(&self, id: SessionId) -> Vec<Claim> {
         self.core.claims.of(id)
+    }
+
+    /// A session that two hosts have claimed for long, if there is one.
+    pub fn doubled(&self, now: u64) -> Option<SessionId> {
+        self.doubles.lasting(now)
     }
 
     /// Sessions that other hosts claim.
@@ -439,6 +418,8 @@ impl Gossip {
             incomplete: peer.replica.incomplete,
             hears_us: peer.hears_us,
             void_at: peer.void_at,
+            voided: peer.voided,
+            sweeping: self.core.taken < peer.sweep_end,
         })
     }
 }

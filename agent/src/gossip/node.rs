@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
 use super::{
+    alerts::{Alert, Alerts},
     ask::{self, Asks},
     asking,
     core::Outgoing,
@@ -19,6 +20,7 @@ use super::{
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
+    liveness::{self, Kernel, Liveness},
     membership::{self, Change, Entry, Membership, Seed, State},
     seal::{self, Channel, Received, Seal, To},
 };
@@ -34,8 +36,11 @@ pub struct Config {
     pub keys: Keys,
     /// Whether the domain has a multicast group.
     pub multicast: bool,
-    /// How long the claims of a host that is down are kept.
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
+    /// Within this time of a kernel's end its claims are void.
+    pub kernel_dead_after: Duration,
     /// Sessions of other hosts that are remembered at most.
     pub claims_max: usize,
     /// Random bytes, new for each process.
@@ -67,6 +72,8 @@ pub enum Note {
     Member(Change),
     /// From gossip.
     Gossip(machine::Note),
+    /// From liveness.
+    Liveness(liveness::Event),
     /// A member knows a later life of this host: one whose incarnation is above
     /// this must begin, by [`Node::restart`].
     Outdated {
@@ -89,6 +96,11 @@ pub enum Note {
         /// Where the other one is.
         other: SocketAddr,
     },
+    /// A datagram was sealed with another POP's key, or forged.
+    Stranger {
+        /// Where it came from.
+        from: SocketAddr,
+    },
     /// Another machine uses this host's own id.
     OwnIdElsewhere {
         /// Where it is.
@@ -110,17 +122,20 @@ pub struct HostView {
     pub since: Option<u64>,
     /// As gossip knows it.
     pub origin: Option<Origin>,
+    /// Its kernel: none likewise.
+    pub kernel: Option<Kernel>,
 }
 
 impl HostView {
-    /// Whether packets are exchanged with the host: it is up, or its claims still
-    /// stand.
+    /// Whether packets are exchanged with the host: it is up, or its kernel is not
+    /// known to be dead. While routes to its life before are being removed it is
+    /// not: another machine may have its id by now.
     pub fn is_routed(&self) -> bool {
         match self.state {
-            Some(State::Alive) => true,
+            Some(State::Alive) => !self.origin.is_some_and(|origin| origin.sweeping),
             Some(State::Mismatched) => false,
             Some(State::Down | State::Left) | None => {
-                self.origin.is_some_and(|origin| origin.void_at.is_some())
+                self.origin.is_some_and(|origin| !origin.voided)
             }
         }
     }
@@ -128,8 +143,9 @@ impl HostView {
 
 /// One host.
 pub struct Node {
-    seal: Seal,
-    membership: Membership,
+    pub(super) seal: Seal,
+    pub(super) membership: Membership,
+    pub(super) liveness: Liveness,
     pub(super) gossip: Gossip,
     pub(super) asks: Asks,
     /// When asks hear next how gossip sees the POP.
@@ -138,9 +154,10 @@ pub struct Node {
     pub(super) joining_until: u64,
     pacer: Pacer,
     transmits: VecDeque<Transmit>,
-    notes: VecDeque<Note>,
+    pub(super) notes: VecDeque<Note>,
+    pub(super) alerts: Alerts,
     /// Grows whenever the views of hosts may have changed.
-    hosts_version: u64,
+    pub(super) hosts_version: u64,
 }
 
 impl Node {
@@ -168,6 +185,14 @@ impl Node {
             void_after: config.void_after,
             claims_max: config.claims_max,
         };
+        let listener = liveness::Settings {
+            host: me.host,
+            address: me.address,
+            domain: me.domain,
+            keys: config.keys.echo,
+            dead_after: config.kernel_dead_after,
+        };
+        let random = blake3::derive_key("homing v1 2026 liveness", &config.random);
         let asks = ask::Settings {
             host: me.host,
             key: config.keys.session,
@@ -180,6 +205,7 @@ impl Node {
         };
         Self {
             seal: Seal::new(config.keys, identity, secret),
+            liveness: Liveness::new(now, me.stream.incarnation, listener, random),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
             asks: Asks::new(asks),
@@ -188,27 +214,43 @@ impl Node {
             pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
+            alerts: Alerts::default(),
             hosts_version: 0,
         }
     }
 
     /// Hears a datagram that came from an address.
     pub fn receive(&mut self, now: u64, from: SocketAddr, datagram: &[u8]) {
+        if datagram.starts_with(&Echo::MAGIC) {
+            self.liveness.echo(now, from, datagram);
+            return self.settle(now);
+        }
+        let strangers = self.strangers();
         match self.seal.open(now, from, datagram) {
-            Err(seal::Dropped) => return,
+            Err(seal::Dropped) => {
+                if self.strangers() > strangers {
+                    self.alerts.raise(now, Alert::Stranger { from });
+                    self.notes.push_back(Note::Stranger { from });
+                }
+                return;
+            }
             Ok(Received::Message {
                 origin,
                 stream,
                 channel,
                 multicast,
                 body,
-            }) => match channel {
-                Channel::Membership => self.membership.receive(now, origin, stream, body),
-                Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
-                Channel::Ask => self.asks.receive(now, origin, body),
-                // The seal keeps its own messages to itself.
-                Channel::Control => {}
-            },
+            }) => {
+                self.liveness.agent_heard(now, origin, stream.incarnation);
+                match channel {
+                    Channel::Membership => self.membership.receive(now, origin, stream, body),
+                    Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                    Channel::Ask => self.asks.receive(now, origin, body),
+                    Channel::Liveness => self.liveness.receive(now, origin, body),
+                    // The seal keeps its own messages to itself.
+                    Channel::Control => {}
+                }
+            }
             Ok(Received::Reply {
                 peer,
                 answer,
@@ -223,13 +265,19 @@ impl Node {
             Ok(Received::Outdated { above, by }) => {
                 self.notes.push_back(Note::Outdated { above, by });
             }
-            Ok(Received::InUse { by }) => self.notes.push_back(Note::InUse { by }),
+            Ok(Received::InUse { by }) => {
+                self.alerts.raise(now, Alert::Refused { by });
+                self.notes.push_back(Note::InUse { by });
+            }
             Ok(Received::Contested {
                 host,
                 holder,
                 bytes,
             }) => {
                 self.transmit(from, bytes);
+                let (one, other) = (holder, from);
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::Contested {
                     host,
                     holder,
@@ -237,6 +285,11 @@ impl Node {
                 });
             }
             Ok(Received::OwnIdElsewhere) => {
+                let me = self.membership.me();
+                let (host, one) = (me.host, me.address);
+                let other = from;
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::OwnIdElsewhere { at: from });
             }
         }
@@ -267,8 +320,8 @@ impl Node {
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
         let asks = self.asks.next_time().min(self.audience_at);
-        let next = self.membership.next_time().min(self.gossip.next_time());
-        let next = next.min(asks);
+        let next = self.gossip.next_time().min(self.liveness.next_time());
+        let next = self.membership.next_time().min(next).min(asks);
         if self.gossip.has_outgoing() {
             next.min(self.pacer.next_time())
         } else {
@@ -280,6 +333,9 @@ impl Node {
     pub fn on_time(&mut self, now: u64) {
         if self.membership.next_time() <= now {
             self.membership.on_time(now);
+        }
+        if self.liveness.next_time() <= now {
+            self.liveness.on_time(now);
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
@@ -313,6 +369,7 @@ impl Node {
 
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
+        self.liveness.set_keys(keys.echo);
         self.seal.rekey(keys);
     }
 
@@ -320,6 +377,7 @@ impl Node {
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);
         self.membership.restart(now, stream);
+        self.liveness.restart(stream.incarnation);
         self.gossip.restart(stream);
         self.settle(now);
     }
@@ -336,7 +394,11 @@ impl Node {
 
     /// The next route to put in force; see [`Gossip::poll_route`].
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
-        let (id, owner) = self.gossip.poll_route()?;
+        let route = self.gossip.poll_route();
+        if self.gossip.take_swept() {
+            self.hosts_version += 1;
+        }
+        let (id, owner) = route?;
         if owner.is_some() && !self.asks.is_idle() {
             self.asks.known(id);
         }
@@ -361,6 +423,11 @@ impl Node {
     /// Membership.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// Liveness of kernels.
+    pub fn liveness(&self) -> &Liveness {
+        &self.liveness
     }
 
     /// The seal.
@@ -401,6 +468,7 @@ impl Node {
                     state: None,
                     since: None,
                     origin: Some(origin),
+                    kernel: None,
                 },
             );
         }
@@ -416,10 +484,12 @@ impl Node {
                 state: None,
                 since: None,
                 origin: None,
+                kernel: None,
             });
             view.member = Some(member);
             view.state = Some(state);
             view.since = Some(since);
+            view.kernel = self.liveness.kernel(member.host);
         }
         hosts.into_values().collect()
     }
@@ -431,16 +501,10 @@ impl Node {
             self.notes.push_back(Note::Outdated { above, by });
         }
         for change in self.membership.take_changes() {
-            match change {
-                Change::Up(member) => self.gossip.member_up(now, &member),
-                Change::Down(member) | Change::Mismatched(member) => {
-                    self.gossip.member_down(now, member.host);
-                }
-                Change::Left(member, hold) => self.gossip.member_left(now, member.host, hold),
-            }
-            self.hosts_version += 1;
-            self.audience_at = now;
-            self.notes.push_back(Note::Member(change));
+            self.changed(now, change);
+        }
+        while let Some(event) = self.liveness.poll_event() {
+            self.heard(now, event);
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
@@ -472,9 +536,17 @@ impl Node {
         while let Some(out) = self.asks.poll_outgoing() {
             self.send(Channel::Ask, &out);
         }
+        while let Some(question) = self.liveness.poll_question() {
+            self.transmit(question.to, question.bytes.to_vec());
+        }
+        while let Some(out) = self.liveness.poll_outgoing() {
+            let to = To::Host(out.to);
+            self.send(Channel::Liveness, &Outgoing { to, body: out.body });
+        }
         while let Some(note) = self.gossip.poll_note() {
-            if matches!(note, machine::Note::Voided { .. }) {
+            if let machine::Note::Voided { host, .. } = note {
                 self.hosts_version += 1;
+                self.voided(now, host);
             }
             self.notes.push_back(Note::Gossip(note));
         }

@@ -198,7 +198,7 @@ mod tests {
         let [first, second] = relays[&domain("b")].1[..] else {
             panic!("{relays:?}")
         };
-        gossip.member_down(0, first);
+        gossip.member_down(0, first, false);
         let now = gossip.relays_of(domain("b"));
         assert_eq!(now[0], second, "the other one knows most");
         assert!(now[1] != first && now[1].0 % 4 == 1);

@@ -12,7 +12,7 @@ use homing_common::{host::HostId, session::SessionId};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
-pub use super::handle::{Handle, HostStatus, OwnerStatus, Status, Stopped};
+pub use super::handle::{Handle, HostStatus, KernelStatus, OwnerStatus, Status, Stopped};
 use super::{
     Table, TableError,
     alarm::Alarm,
@@ -59,8 +59,11 @@ pub struct Options {
     pub keys: Keys,
     /// The domain's multicast group.
     pub multicast: Option<SocketAddr>,
-    /// How long the claims of a host that is down are kept.
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
+    /// Within this time of a kernel's end its claims are void.
+    pub kernel_dead_after: Duration,
     /// Sessions of other hosts that are remembered at most. More than the table
     /// of owners holds is of use: what does not fit is written when there is room.
     pub claims_max: usize,
@@ -141,6 +144,7 @@ impl<T: Table> Task<T> {
             keys: self.options.keys,
             multicast: self.options.multicast.is_some(),
             void_after: self.options.void_after,
+            kernel_dead_after: self.options.kernel_dead_after,
             claims_max: self.options.claims_max,
             random,
         };
@@ -304,6 +308,7 @@ impl<T: Table> Running<T> {
             return;
         }
         self.beat_at = now + BEAT_INTERVAL;
+        self.sockets.tend(now);
         self.vitals.beat();
         let sight = Sight {
             alive: self.in_state(membership::State::Alive),
@@ -433,6 +438,10 @@ impl<T: Table> Running<T> {
             member: view.member,
             state: view.state,
             since: view.since.map(|since| clock.to_wall(since)),
+            kernel: view.kernel.map(|kernel| KernelStatus {
+                kernel,
+                heard: kernel.heard_at().map(|at| clock.to_wall(at)),
+            }),
             routed: view.is_routed(),
             void_at: view
                 .origin
@@ -475,6 +484,7 @@ impl<T: Table> Running<T> {
             down: in_state(membership::State::Down),
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
+            alerts: node.alerts(self.clock.now()),
             in_sync: !self.is_behind(),
             sessions: gossip.tally().count,
             announced: gossip.announced(),
@@ -486,6 +496,7 @@ impl<T: Table> Running<T> {
             keys: (node.seal().keys().id(), node.seal().keys().other_id()),
             wrong_keys: node.seal().wrong_keys().collect(),
             membership: *node.membership_counters(),
+            liveness: node.liveness().counters,
             gossip: *gossip.counters(),
             routes: self.applier.counters,
             asks: node.asks().counters_with(self.driver.as_ref()),

@@ -85,7 +85,8 @@ pub(super) fn attach(pins: &Pins, ebpf: &Ebpf, point: Point) -> Result<Option<At
     }
 }
 
-pub(super) fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
+/// Where the link to a point is pinned.
+pub(in crate::datapath) fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
     match point {
         Point::Cgroup { .. } => pins.sockops_link(),
         Point::Xdp { interface, .. } => pins.xdp_link(interface),

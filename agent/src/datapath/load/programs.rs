@@ -12,8 +12,8 @@ use aya::{
 
 use crate::datapath::{Error, pins::Pins, sys};
 
-pub(super) const XDP_PROGRAM: &str = "homing_xdp";
-pub(super) const EGRESS_PROGRAM: &str = "homing_egress";
+pub(in crate::datapath) const XDP_PROGRAM: &str = "homing_xdp";
+pub(in crate::datapath) const EGRESS_PROGRAM: &str = "homing_egress";
 /// Attached to nothing: the agent runs it.
 pub(super) const UP_PROGRAM: &str = "homing_up";
 /// Likewise.

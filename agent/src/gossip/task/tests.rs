@@ -82,6 +82,7 @@ impl Host {
             keys: Keys::derive(&[3; 32]),
             multicast: None,
             void_after: Duration::from_secs(60),
+            kernel_dead_after: Duration::from_secs(3),
             claims_max: 1 << 16,
             routes: Vec::new(),
             vitals: Box::new(vitals.clone()),
