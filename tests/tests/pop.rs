@@ -6,6 +6,7 @@ mod pop {
     mod asks;
     mod claims;
     mod common;
+    mod kernels;
     mod join;
     mod keys;
     mod load;
