@@ -6,10 +6,11 @@ mod pop {
     mod asks;
     mod claims;
     mod common;
-    mod kernels;
     mod join;
+    mod kernels;
     mod keys;
     mod load;
+    mod rendezvous;
     mod sessions;
     mod tables;
 }
