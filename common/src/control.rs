@@ -38,6 +38,11 @@ impl Control {
     pub const BEAT_EVERY_NS: u64 = 200_000_000;
 }
 
+/// How long a session counts as closed a moment ago, nanoseconds: what arrives for
+/// it on the host that closed it goes up without asking. As long as TIME_WAIT, in
+/// which a kernel expects such packets too (Linux: 60 s).
+pub const CLOSED_NS: u64 = 60_000_000_000;
+
 /// Entries of the map `RENDEZVOUS`. Entry `id % RENDEZVOUS_ENTRIES` names the
 /// hosts that a session's packets go to when nobody here may decide on them.
 pub const RENDEZVOUS_ENTRIES: u32 = 1 << 14;

@@ -14,6 +14,7 @@ pub mod control;
 pub mod echo;
 pub mod event;
 pub mod host;
+pub mod limit;
 pub mod maps;
 pub mod net;
 pub mod outcome;

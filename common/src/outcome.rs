@@ -32,6 +32,15 @@ macro_rules! counters {
                 self as u32
             }
 
+            /// The one that a counter is of.
+            #[inline(always)]
+            pub const fn of_index(index: u32) -> Option<Self> {
+                match index {
+                    $(index if index == Self::$variant as u32 => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
             /// The name in metrics and tables.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
@@ -73,7 +82,8 @@ counters! {
     LocalSocket = 5, "local_socket", Pass;
     /// It completes a handshake by SYN cookie that this host's listener began.
     LocalCookie = 6, "local_cookie", Pass;
-    /// For a service, but nobody is known to own its session.
+    /// Nobody is known to own its session, and nobody is asked: an RST, a SYN|ACK, or
+    /// without ACK.
     Unknown = 7, "unknown", Pass;
     /// Came through the tunnel: this host has the session's socket.
     StrippedSocket = 8, "stripped_socket", Pass;
@@ -81,7 +91,7 @@ counters! {
     StrippedSyn = 9, "stripped_syn", Pass;
     /// Came through the tunnel: it completes a handshake by SYN cookie.
     StrippedCookie = 10, "stripped_cookie", Pass;
-    /// Came through the tunnel, but nobody is known to own its session.
+    /// Came through the tunnel; nobody is known to own its session, and nobody is asked.
     StrippedUnknown = 11, "stripped_unknown", Pass;
     /// Encapsulated and sent to its owner by the interface it came from.
     Forwarded = 12, "forwarded", Forward;
@@ -107,6 +117,34 @@ counters! {
     TunnelHops = 22, "tunnel_hops", Drop;
     /// Came through the tunnel from the very host that the table calls its owner.
     TunnelBounce = 23, "tunnel_bounce", Drop;
+    /// This host closed the session a moment ago.
+    LocalClosed = 24, "local_closed", Pass;
+    /// Came through the tunnel: this host closed the session a moment ago.
+    StrippedClosed = 25, "stripped_closed", Pass;
+    /// A SYN on a host that takes no new sessions: sent to its rendezvous host.
+    RendezvousSyn = 26, "rendezvous_syn", Forward;
+    /// This host cannot know its session's owner: sent to its rendezvous host.
+    Rendezvous = 27, "rendezvous", Forward;
+    /// This host cannot know its session's owner, and knows no host that can.
+    RendezvousNone = 28, "rendezvous_none", Drop;
+    /// Came through the tunnel to a host that cannot know its session's owner either.
+    TunnelUnready = 29, "tunnel_unready", Drop;
+    /// Nobody here knows its session: held by the agent, which asks the POP.
+    Asked = 30, "asked", Drop;
+    /// The POP is asked about its session, but the frame is too long to be held.
+    AskTooLong = 31, "ask_too_long", Drop;
+    /// Nobody here knows its session, and its source has reached the limit of questions.
+    AskLimitedSource = 32, "ask_limited_source", Drop;
+    /// Nobody here knows its session, and the limit of all questions is reached.
+    AskLimited = 33, "ask_limited", Drop;
+    /// Nobody here knows its session, and the agent has not taken what was held for it.
+    AskFull = 34, "ask_full", Drop;
+    /// A member asked whether this kernel lives, and was answered.
+    EchoAnswered = 35, "echo_answered", Forward;
+    /// A question whether this kernel lives that is malformed, forged or no member's.
+    EchoRefused = 36, "echo_refused", Drop;
+    /// A member asked more often whether this kernel lives than is answered.
+    EchoLimited = 37, "echo_limited", Drop;
 }
 
 counters! {

@@ -12,16 +12,20 @@ use aya_ebpf::{
     helpers::{bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6},
     programs::XdpContext,
 };
-use homing_common::ask::{Found, QUESTIONS_MAX, Question};
+use homing_common::{
+    ask::{Found, QUESTIONS_MAX, Question},
+    session::SessionId,
+};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
 };
 
 use crate::{
+    control::now_ns,
     local::{self, TCP_LISTEN, TCP_TIME_WAIT},
-    maps::CLOSED,
     packet::{Flags, Frame},
+    unowned::closed_lately,
 };
 
 /// Bounds offsets in a way that the verifier understands.
@@ -71,13 +75,16 @@ pub extern "C" fn answer(ctx: *mut xdp_md, offset: u32) -> u32 {
 #[inline(always)]
 fn look<const V4: bool>(ctx: &XdpContext, asked: &Question) -> Found {
     match local::state::<V4>(ctx, &asked.tuple) {
-        Some(TCP_LISTEN) if Flags(asked.flags).may_complete() && cookie_is_valid::<V4>(asked) => {
+        Some(TCP_LISTEN) if Flags(asked.flags).may_belong() && cookie_is_valid::<V4>(asked) => {
             Found::Cookie
         }
-        None | Some(TCP_LISTEN) => match CLOSED.get_ptr(&asked.id) {
-            Some(_) => Found::Closed,
-            None => Found::Nothing,
-        },
+        None | Some(TCP_LISTEN) => {
+            if closed_lately(SessionId(asked.id), now_ns()) {
+                Found::Closed
+            } else {
+                Found::Nothing
+            }
+        }
         Some(TCP_TIME_WAIT) => Found::Closing,
         Some(_) => Found::Socket,
     }

@@ -6,11 +6,17 @@
 /// byte order as long as it is stored the way it was read.
 #[inline(always)]
 pub fn ipv4_header(words: [u32; 5]) -> u16 {
-    let mut sum = 0u64;
+    let mut sum = 0;
     for word in words {
         sum += word as u64;
     }
-    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    of_sum(sum)
+}
+
+/// The checksum of words whose sum is given.
+#[inline(always)]
+pub fn of_sum(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let mut sum = ((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32)) as u32;
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);

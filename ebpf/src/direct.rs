@@ -3,17 +3,18 @@
 
 use aya_ebpf::programs::XdpContext;
 use homing_common::{
-    net::{Address, Service, TCP},
+    net::{Address, Service, TCP, UDP},
     outcome::Outcome,
 };
 
 use crate::{
-    End, encap,
+    End, control, echo, encap,
     local::{self, Local},
     maps::SERVICES,
     owners,
     packet::{Frame, Ip, Link, Segment},
     settings, tunnel,
+    unowned::{self, From, Way},
 };
 
 /// Decides the way of a packet.
@@ -27,7 +28,10 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
         return Err(Outcome::Fragment);
     }
     if ip.protocol != TCP {
-        return Err(Outcome::NotService);
+        return Err(match ip.protocol {
+            UDP => echo::handle(ctx, frame, &ip),
+            _ => Outcome::NotService,
+        });
     }
     let segment = Segment::parse(frame, &ip).ok_or(Outcome::Malformed)?;
 
@@ -40,14 +44,23 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     if !is_service(&segment.tuple.service()) {
         return Err(Outcome::NotService);
     }
-    if segment.flags.opens() {
+    let opens = segment.flags.opens();
+    if opens && !control::draining() {
         return Err(Outcome::LocalSyn);
     }
-    Err(match local::find::<V4>(ctx, frame, &segment) {
-        Local::Socket => Outcome::LocalSocket,
-        Local::Cookie => Outcome::LocalCookie,
-        Local::Nothing => Outcome::Unknown,
-    })
+    match local::find::<V4>(ctx, frame, &segment) {
+        Local::Socket => return Err(Outcome::LocalSocket),
+        // A SYN to a session in TIME_WAIT opens a new one.
+        Local::TimeWait if !opens => return Err(Outcome::LocalSocket),
+        Local::Cookie => return Err(Outcome::LocalCookie),
+        Local::TimeWait | Local::Nothing => {}
+    }
+    match unowned::decide(ctx, &segment, id, From::Wire) {
+        Way::End(outcome) => Err(outcome),
+        Way::Rendezvous(host) => {
+            encap::send(ctx, &segment, id, host, encap::Origin::Rendezvous { opens })
+        }
+    }
 }
 
 #[inline(always)]

@@ -21,6 +21,11 @@ use crate::{
 pub enum Origin {
     /// From the wire, with no outer header.
     Wire,
+    /// From the wire, for a host that may know whose it is.
+    Rendezvous {
+        /// Whether it opens a session.
+        opens: bool,
+    },
     /// From the tunnel: its outer header is replaced.
     Tunnel {
         /// What is left of its hops.
@@ -60,7 +65,7 @@ pub fn send(
         return Err(Outcome::NoHeadroom);
     }
     let ttl = match origin {
-        Origin::Wire => settings::hop_limit(),
+        Origin::Wire | Origin::Rendezvous { .. } => settings::hop_limit(),
         Origin::Tunnel { ttl } => ttl,
     };
     let outer = Outer {
@@ -79,14 +84,17 @@ pub fn send(
         .ok_or(Outcome::NoHeadroom)?;
     // SAFETY: the context is valid as long as the program runs.
     let ingress = unsafe { (*ctx.ctx).ingress_ifindex };
+    let elsewhere = template.ifindex != ingress;
     let outcome = match origin {
-        _ if template.ifindex != ingress => Outcome::Redirected,
+        Origin::Wire if elsewhere => Outcome::Redirected,
         Origin::Wire => Outcome::Forwarded,
+        Origin::Rendezvous { opens: true } => Outcome::RendezvousSyn,
+        Origin::Rendezvous { opens: false } => Outcome::Rendezvous,
         Origin::Tunnel { .. } => Outcome::SentOn,
     };
     Ok(End {
         outcome,
-        ifindex: template.ifindex,
+        ifindex: if elsewhere { template.ifindex } else { 0 },
     })
 }
 

@@ -10,18 +10,23 @@
 
 pub mod answer;
 pub mod checksum;
+pub mod control;
 pub mod direct;
+pub mod echo;
 pub mod egress;
 pub mod encap;
+pub mod limit;
 pub mod local;
 pub mod maps;
 pub mod mss;
 pub mod owners;
 pub mod packet;
+pub mod park;
 pub mod settings;
 pub mod sockops;
 pub mod stats;
 pub mod tunnel;
+pub mod unowned;
 
 use aya_ebpf::programs::XdpContext;
 use homing_common::outcome::Outcome;
@@ -31,8 +36,8 @@ use homing_common::outcome::Outcome;
 pub struct End {
     /// The outcome to count.
     pub outcome: Outcome,
-    /// The interface to send it by, where `outcome` is
-    /// [`Outcome::Redirected`].
+    /// The interface to send it by, where that is another than it came by; zero
+    /// otherwise.
     pub ifindex: u32,
 }
 

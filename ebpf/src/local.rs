@@ -22,8 +22,10 @@ use crate::packet::{Frame, Segment};
 /// What the kernel has for a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Local {
-    /// A socket of the session, in any state but LISTEN.
+    /// A socket of the session, in any state but LISTEN and TIME_WAIT.
     Socket,
+    /// The session's socket in TIME_WAIT: it has closed.
+    TimeWait,
     /// A listener, and the segment completes a handshake by SYN cookie.
     Cookie,
     /// Neither.
@@ -50,12 +52,13 @@ pub fn find<const V4: bool>(ctx: &XdpContext, frame: &Frame, segment: &Segment) 
     match state::<V4>(ctx, &segment.tuple) {
         None => Local::Nothing,
         Some(TCP_LISTEN) => {
-            if segment.flags.may_complete() && cookie_is_valid::<V4>(frame, segment) {
+            if segment.flags.may_belong() && cookie_is_valid::<V4>(frame, segment) {
                 Local::Cookie
             } else {
                 Local::Nothing
             }
         }
+        Some(TCP_TIME_WAIT) => Local::TimeWait,
         Some(_) => Local::Socket,
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::{classifier, sock_ops, xdp},
     programs::{SockOpsContext, TcContext, XdpContext},
 };
-use homing_common::outcome::{Outcome, Verdict};
+use homing_common::outcome::Verdict;
 use homing_ebpf::{answer, egress, handle, sockops, stats};
 
 /// Every packet that reaches an interface of this host.
@@ -22,9 +22,7 @@ pub fn homing_xdp(ctx: XdpContext) -> u32 {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
         // SAFETY: a helper without preconditions.
-        Verdict::Forward if end.outcome == Outcome::Redirected => unsafe {
-            bpf_redirect(end.ifindex, 0) as u32
-        },
+        Verdict::Forward if end.ifindex != 0 => unsafe { bpf_redirect(end.ifindex, 0) as u32 },
         Verdict::Forward => xdp_action::XDP_TX,
     }
 }

@@ -9,6 +9,7 @@ use homing_common::{
     control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
     event::Event,
     host::{Host, MAX_HOSTS},
+    limit::LIMITS_ENTRIES,
     maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
     net::Service,
     outcome::STATS_ENTRIES,
@@ -64,6 +65,10 @@ pub static RENDEZVOUS: Array<
     { RENDEZVOUS_ENTRIES as usize },
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
+
+/// How often what is limited was done lately.
+#[btf_map]
+pub static LIMITS: Array<u64, { LIMITS_ENTRIES as usize }> = Array::new();
 
 /// One counter per outcome and hook.
 #[btf_map]

@@ -337,9 +337,10 @@ impl Flags {
         self.0 & all == Self::SYN | Self::ACK
     }
 
-    /// A segment that may complete a handshake: ACK, and neither SYN nor RST.
+    /// A segment that may belong to a session that lives, or complete its
+    /// handshake: ACK, and neither SYN nor RST.
     #[inline(always)]
-    pub fn may_complete(self) -> bool {
+    pub fn may_belong(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
     }
 }

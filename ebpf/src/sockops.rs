@@ -7,7 +7,7 @@ use aya_ebpf::{
         BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     },
-    helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    helpers::bpf_get_socket_cookie,
     programs::SockOpsContext,
 };
 use aya_log_ebpf::warn;
@@ -19,8 +19,9 @@ use homing_common::{
 };
 
 use crate::{
+    control::now_ns,
     direct::is_service,
-    maps::{EVENTS, SESSIONS},
+    maps::{CLOSED, EVENTS, SESSIONS},
     settings, stats,
 };
 
@@ -89,11 +90,15 @@ fn closed(ctx: &SockOpsContext) {
     if session.cookie != cookie_of(ctx) {
         return;
     }
+    // Before the session goes, so that a packet of it always meets one or the
+    // other. The oldest entry makes room, so there is nothing to do if this fails.
+    let now = now_ns();
+    let _ = CLOSED.insert(session.id.0, now, BPF_ANY as u64);
     if SESSIONS.remove(tuple).is_err() {
         return;
     }
     stats::count(Hook::Closed.index());
-    tell(EventKind::Closed, tuple, session, now_ns());
+    tell(EventKind::Closed, tuple, session, now);
 }
 
 #[inline(always)]
@@ -163,10 +168,4 @@ fn address_v6(words: [u32; 4]) -> Address {
 fn cookie_of(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the helper takes the context of any sockops program.
     unsafe { bpf_get_socket_cookie(ctx.ops.cast()) }
-}
-
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: a helper without preconditions.
-    unsafe { bpf_ktime_get_ns() }
 }

@@ -4,7 +4,8 @@ use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use homing_common::{
     host::{GUE_PORT, Host, HostId},
     net::{Address, IPIP, IPV6_IN_IP, TCP, UDP},
-    outcome::Outcome,
+    outcome::{Outcome, Verdict},
+    session::SessionId,
 };
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
+    unowned::{self, From, Way},
 };
 
 const UDP_LEN: usize = 8;
@@ -140,15 +142,17 @@ impl Arrival {
             return Err(Outcome::TunnelNotService);
         }
         let outcome = match local::find::<V4>(ctx, frame, &segment) {
-            Local::Socket => Outcome::StrippedSocket,
+            Local::Socket | Local::TimeWait => Outcome::StrippedSocket,
             Local::Cookie => Outcome::StrippedCookie,
             Local::Nothing => {
                 let id = segment.tuple.id(&settings::session_key());
-                match owners::owner_of(id) {
-                    Some(owner) if owner != self.from => return self.send_on(ctx, &segment, owner),
+                let owner = owners::owner_of(id);
+                match owner {
+                    Some(owner) if owner != self.from => {
+                        return self.send_on(ctx, &segment, id, owner);
+                    }
                     _ if segment.flags.opens() => Outcome::StrippedSyn,
-                    Some(_) => return Err(Outcome::TunnelBounce),
-                    None => Outcome::StrippedUnknown,
+                    _ => self.unowned(ctx, &segment, id, owner.is_some())?,
                 }
             }
         };
@@ -156,14 +160,41 @@ impl Arrival {
         Err(outcome)
     }
 
+    /// Nobody but the sender is known to own the session. Whether it goes up: if
+    /// so, with which outcome.
+    #[inline(always)]
+    fn unowned(
+        &self,
+        ctx: &XdpContext,
+        segment: &Segment,
+        id: SessionId,
+        owner: bool,
+    ) -> Result<Outcome, Outcome> {
+        let from = From::Tunnel {
+            host: self.from,
+            owner,
+        };
+        match unowned::decide(ctx, segment, id, from) {
+            Way::End(outcome) if matches!(outcome.verdict(), Verdict::Pass) => Ok(outcome),
+            Way::End(outcome) => Err(outcome),
+            // A packet that came to be decided on here is sent to nobody else.
+            Way::Rendezvous(_) => Err(Outcome::TunnelUnready),
+        }
+    }
+
     /// The session has moved on since the sender heard of it: one hop more, but
     /// never back to the sender and never without end.
     #[inline(always)]
-    fn send_on(&self, ctx: &XdpContext, segment: &Segment, owner: HostId) -> Result<End, Outcome> {
+    fn send_on(
+        &self,
+        ctx: &XdpContext,
+        segment: &Segment,
+        id: SessionId,
+        owner: HostId,
+    ) -> Result<End, Outcome> {
         if self.ttl <= 1 {
             return Err(Outcome::TunnelHops);
         }
-        let id = segment.tuple.id(&settings::session_key());
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
         encap::send(ctx, segment, id, owner, origin)
     }

@@ -19,7 +19,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -29,6 +29,7 @@ const MAPS: [&str; 14] = [
     "HOSTS",
     "IDENTITY",
     "LAYOUT",
+    "LIMITS",
     "OWNERS",
     "RENDEZVOUS",
     "SERVICES",

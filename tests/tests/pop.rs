@@ -5,6 +5,11 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod join;
+    mod kernels;
     mod keys;
+    mod load;
+    mod rendezvous;
     mod sessions;
+    mod tables;
 }

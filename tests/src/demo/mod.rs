@@ -97,15 +97,19 @@ pub fn play(options: &Options) -> Result<Outcome> {
         "building a lab: {} hosts in {} racks",
         options.hosts, options.racks
     ));
-    let builder = Lab::builder()
-        .name(&options.lab)
-        .hosts(options.hosts)
-        .racks(options.racks)
-        .tunnel(options.tunnel)
-        .outer(options.outer);
-    let mut lab = builder.no_homing().up()?;
-    let servers = Servers::start(&lab)?;
-    let web = download::Web::start(&lab, options.download_mib)?;
+    let build = || -> Result<(Lab, Servers, download::Web)> {
+        let builder = Lab::builder()
+            .name(&options.lab)
+            .hosts(options.hosts)
+            .racks(options.racks)
+            .tunnel(options.tunnel)
+            .outer(options.outer);
+        let lab = builder.no_homing().up()?;
+        let servers = Servers::start(&lab)?;
+        let web = download::Web::start(&lab, options.download_mib)?;
+        Ok((lab, servers, web))
+    };
+    let (mut lab, mut servers, mut web) = build()?;
 
     say("control: no Homing".to_owned());
     let (control, _) = half(&mut lab, options, seed, false, &say)?;
@@ -129,7 +133,11 @@ pub fn play(options: &Options) -> Result<Outcome> {
         seconds: 0.0,
     };
     if !options.control_only {
-        lab.set_ecmp(&(1..=options.hosts).collect::<Vec<_>>())?;
+        // A lab of its own: the hosts of the first still have the sockets of all
+        // connections that broke, and their agents would find them.
+        drop((web, servers));
+        lab.down()?;
+        (lab, servers, web) = build()?;
         say("starting the agents".to_owned());
         lab.start_all()?;
         say("Homing: same connections, same reshuffles".to_owned());
@@ -221,22 +229,33 @@ impl Servers {
     /// Starts a server on every host, in the host's cgroup, and waits until all
     /// listen.
     pub fn start(lab: &Lab) -> Result<Self> {
-        let mut servers = Vec::new();
-        for host in 1..=lab.plan().hosts {
-            servers.push(Self::start_on(lab, host)?);
-        }
-        Ok(Self(servers))
+        Self::start_ports(lab, &[PORT])
     }
 
-    fn start_on(lab: &Lab, host: u16) -> Result<Child> {
-        let log = std::fs::File::create(lab.folder_of(Node::Host(host)).join("serve.log"))?;
+    /// The same for several ports of the services, with a process for each.
+    pub fn start_ports(lab: &Lab, ports: &[u16]) -> Result<Self> {
+        let mut servers = Self(Vec::new());
+        for host in 1..=lab.plan().hosts {
+            for port in ports {
+                servers.0.push(Self::start_on(lab, host, *port)?);
+            }
+        }
+        Ok(servers)
+    }
+
+    fn start_on(lab: &Lab, host: u16, port: u16) -> Result<Child> {
+        let log = lab.folder_of(Node::Host(host)).join("serve.log");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)?;
         let mut command = Command::new(crate::lab::own_program()?);
         command
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
-        for address in lab.plan().service(PORT) {
+        for address in lab.plan().service(port) {
             command.arg("--listen").arg(address.to_string());
         }
         let mut child = lab.spawn(Node::Host(host), &mut command)?;

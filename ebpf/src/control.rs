@@ -1,0 +1,69 @@
+//! What the agent says while it runs, and where packets go that this host may not
+//! decide on.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use homing_common::{
+    control::{Control, RENDEZVOUS_ENTRIES},
+    host::HostId,
+    session::SessionId,
+};
+
+use crate::{
+    maps::{CONTROL, RENDEZVOUS},
+    settings,
+};
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: a helper without preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// One field of [`Control`], read at once: the agent changes it at any time.
+macro_rules! field {
+    ($field:ident) => {
+        match CONTROL.get_ptr(0) {
+            // SAFETY: the pointer is to the map's one value.
+            Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).$field) },
+            None => Default::default(),
+        }
+    };
+}
+
+/// Whether this host takes no new sessions.
+#[inline(always)]
+pub fn draining() -> bool {
+    let flags: u32 = field!(flags);
+    flags & Control::DRAINING != 0
+}
+
+/// Whether this host knows the sessions of the whole POP, and its agent lives to
+/// learn of more.
+#[inline(always)]
+pub fn knows(now_ns: u64) -> bool {
+    let flags: u32 = field!(flags);
+    let beat_ns: u64 = field!(beat_ns);
+    flags & Control::SYNCED != 0 && now_ns.saturating_sub(beat_ns) <= Control::BEAT_MAX_NS
+}
+
+/// This life of the host's kernel.
+#[inline(always)]
+pub fn incarnation() -> u64 {
+    field!(incarnation)
+}
+
+/// The host that a session's packets go to when this one may not decide on them.
+#[inline(always)]
+pub fn rendezvous(id: SessionId) -> Option<HostId> {
+    let slot = id.0 as u32 & (RENDEZVOUS_ENTRIES - 1);
+    let entry = RENDEZVOUS.get_ptr(slot)?;
+    // SAFETY: the pointer is to a value of the map. Both hosts are read at once.
+    let entry = unsafe { core::ptr::read_volatile(entry) };
+    let host = if entry.first == settings::host().0 {
+        entry.second
+    } else {
+        entry.first
+    };
+    (host != 0 && host != settings::host().0).then_some(HostId(host))
+}

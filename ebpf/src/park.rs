@@ -1,0 +1,109 @@
+//! Packets for the agent to hold until it is known where they belong: the ring
+//! buffer `ASK`.
+//!
+//! Limits come before a place is reserved: reserving takes a lock that all CPUs
+//! share, and a flood must not fight for it.
+
+use core::ptr::{addr_of_mut, read_volatile};
+
+use aya_ebpf::{helpers::bpf_xdp_load_bytes, programs::XdpContext};
+use homing_common::{
+    limit::Limit,
+    net::Address,
+    park::{PARKED_FRAME_MAX, Parked, Why},
+};
+
+use crate::{limit, maps::ASK, settings};
+
+/// Frames up to this length are held in records that are this much shorter than
+/// the longest: most segments of an unknown session carry no payload.
+const SHORT_FRAME_MAX: usize = 256;
+
+/// What became of a packet for the agent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The agent gets it.
+    Whole,
+    /// The agent gets its head: the frame is too long.
+    Head,
+    /// Its source has reached its limit.
+    LimitedSource,
+    /// The limit of all sources is reached.
+    Limited,
+    /// `ASK` is full.
+    Full,
+}
+
+/// A record of `ASK`.
+#[repr(C)]
+struct Record<const N: usize> {
+    head: Parked,
+    frame: [u8; N],
+}
+
+/// Parks the packet that `head` describes, within the limits of its source and of
+/// its kind. Fills in the head's time, interface and length of frame.
+#[inline(always)]
+pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: u64) -> Held {
+    if !limit::take(Limit::source(source, &settings::session_key()), now_ns) {
+        return Held::LimitedSource;
+    }
+    let all = match why {
+        Why::Unknown => Limit::Unknown,
+        Why::Fragment | Why::Decided => Limit::Fragments,
+    };
+    if !limit::take(all, now_ns) {
+        return Held::Limited;
+    }
+    // SAFETY: the context is valid as long as the program runs.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let head = Parked {
+        at_ns: now_ns,
+        ifindex,
+        why: why as u16,
+        ..head
+    };
+    match ctx.data_end() - ctx.data() {
+        len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, len),
+        len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, len),
+        _ => reserve::<0>(ctx, head, 0),
+    }
+}
+
+/// Takes a record with room for `len` bytes of frame, which are at most `N`, and
+/// fills it. With room for none, the frame is left out.
+#[inline(always)]
+fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: usize) -> Held {
+    const { assert!(N == 0 || N.is_power_of_two()) };
+    // The same number, in a form in which the verifier sees its bounds, and which
+    // the compiler, that has seen them, does not take back.
+    // SAFETY: it reads a local variable.
+    let len = unsafe { read_volatile(&raw const len) };
+    let len = match N {
+        0 => 0,
+        _ => (len.wrapping_sub(1) & (N - 1)) + 1,
+    };
+    let Some(mut record) = ASK.reserve_untyped::<Record<N>>(0) else {
+        return Held::Full;
+    };
+    let at = record.as_mut_ptr();
+    // SAFETY: the record has room for a head and `N` bytes, and `len` is at most
+    // that.
+    unsafe {
+        addr_of_mut!((*at).head).write(Parked {
+            captured: len as u32,
+            ..head
+        });
+        if N == 0 {
+            record.submit(0);
+            return Held::Head;
+        }
+        let frame = addr_of_mut!((*at).frame);
+        if bpf_xdp_load_bytes(ctx.ctx, 0, frame.cast(), len as u32) != 0 {
+            record.discard(0);
+            return Held::Full;
+        }
+    }
+    record.submit(0);
+    Held::Whole
+}
