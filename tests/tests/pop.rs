@@ -3,8 +3,11 @@
 
 mod pop {
     mod agents;
+    mod asks;
     mod claims;
     mod common;
+    mod drain;
+    mod flows;
     mod join;
     mod kernels;
     mod keys;
