@@ -30,6 +30,8 @@ pub enum Limit {
     Unknown,
     /// Fragments parked.
     Fragments,
+    /// Senders told that their packets are too large for the tunnel.
+    TooBig,
 }
 
 impl Limit {
@@ -53,6 +55,7 @@ impl Limit {
             Self::Echo(host) => SOURCES + host.0 as u32,
             Self::Unknown => SOURCES + MAX_HOSTS,
             Self::Fragments => SOURCES + MAX_HOSTS + 1,
+            Self::TooBig => SOURCES + MAX_HOSTS + 2,
         }
     }
 
@@ -67,12 +70,14 @@ impl Limit {
             Self::Echo(_) => 256,
             // Some 15,000 a second: what the agent takes without falling behind.
             Self::Unknown | Self::Fragments => 2048,
+            // Some 7,600 a second, of which a sender needs one.
+            Self::TooBig => 1024,
         }
     }
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 2;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 3;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -119,6 +124,7 @@ mod tests {
             Limit::Echo(HostId(MAX_HOSTS as u16 - 1)),
             Limit::Unknown,
             Limit::Fragments,
+            Limit::TooBig,
         ];
         let indices = limits.map(Limit::index);
         assert!(indices.is_sorted_by(|a, b| a < b));

@@ -9,7 +9,7 @@
 pub enum Verdict {
     /// Up to the local stack.
     Pass,
-    /// Out to another host, encapsulated.
+    /// Out again: encapsulated to another host, or as an answer.
     Forward,
     /// Away.
     Drop,
@@ -145,6 +145,8 @@ counters! {
     EchoRefused = 36, "echo_refused", Drop;
     /// A member asked more often whether this kernel lives than is answered.
     EchoLimited = 37, "echo_limited", Drop;
+    /// Too large for the way to its owner once encapsulated: its sender was told.
+    TooBigTold = 64, "too_big_told", Forward;
 }
 
 counters! {

@@ -39,7 +39,13 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     // look-up of its service.
     let id = segment.tuple.id(&settings::session_key());
     if let Some(owner) = owners::owner_of(id) {
-        return encap::send(ctx, &segment, id, owner, encap::Origin::Wire);
+        return encap::send(
+            ctx,
+            &segment.inner(),
+            id.entropy(),
+            owner,
+            encap::Origin::Wire,
+        );
     }
     if !is_service(&segment.tuple.service()) {
         return Err(Outcome::NotService);
@@ -57,9 +63,13 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     }
     match unowned::decide(ctx, &segment, id, From::Wire) {
         Way::End(outcome) => Err(outcome),
-        Way::Rendezvous(host) => {
-            encap::send(ctx, &segment, id, host, encap::Origin::Rendezvous { opens })
-        }
+        Way::Rendezvous(host) => encap::send(
+            ctx,
+            &segment.inner(),
+            id.entropy(),
+            host,
+            encap::Origin::Rendezvous { opens },
+        ),
     }
 }
 

@@ -6,15 +6,9 @@ use homing_common::{
     host::{Encapsulation, Host, HostId, MAX_HEADER_LEN, Template},
     net::{IPIP, IPV6_IN_IP},
     outcome::Outcome,
-    session::SessionId,
 };
 
-use crate::{
-    End, checksum,
-    maps::HOSTS,
-    packet::{Frame, Segment},
-    settings,
-};
+use crate::{End, checksum, maps::HOSTS, packet::Frame, settings, too_big};
 
 /// Where a packet that goes into the tunnel came from.
 #[derive(Clone, Copy)]
@@ -41,25 +35,44 @@ const UDP_LEN: usize = 8;
 /// the outer header goes (RFC 6040, compatibility mode).
 const DSCP_MASK: u8 = 0xfc;
 
-/// Encapsulates a segment and sends it to a host.
+/// The packet that goes into the tunnel.
+#[derive(Clone, Copy)]
+pub struct Inner {
+    /// Offset of the IP header in the frame.
+    pub start: usize,
+    /// Length in bytes of the IP packet.
+    pub len: usize,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Whether it is IPv4.
+    pub v4: bool,
+}
+
+/// Encapsulates a packet and sends it to a host. `entropy` is the same for all
+/// packets of a session.
 ///
-/// `segment.start` may lie behind an outer header that is being replaced: the
+/// `inner.start` may lie behind an outer header that is being replaced: the
 /// frame's head moves by the difference, in either direction.
 #[inline(always)]
 pub fn send(
     ctx: &XdpContext,
-    segment: &Segment,
-    id: SessionId,
+    inner: &Inner,
+    entropy: u32,
     host: HostId,
     origin: Origin,
 ) -> Result<End, Outcome> {
     let template = template(host).ok_or(Outcome::NoWay)?;
     let (l2_len, l3_len) = (template.l2_len as usize, template.l3_len as usize);
-    let outer_len = l3_len + segment.len;
+    let outer_len = l3_len + inner.len;
     if outer_len > template.mtu as usize {
-        return Err(Outcome::TooBig);
+        return Err(match origin {
+            // What another host sent here went through as long a header before:
+            // the ways differ, and the sender is not where the frame came from.
+            Origin::Tunnel { .. } => Outcome::TooBig,
+            _ => too_big::tell(ctx, inner, template.mtu as usize - l3_len),
+        });
     }
-    let delta = segment.start as i32 - (l2_len + l3_len) as i32;
+    let delta = inner.start as i32 - (l2_len + l3_len) as i32;
     // SAFETY: the frame is not touched through old pointers after this.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
         return Err(Outcome::NoHeadroom);
@@ -70,14 +83,10 @@ pub fn send(
     };
     let outer = Outer {
         len: outer_len as u16,
-        tos: segment.tos & DSCP_MASK,
+        tos: inner.tos & DSCP_MASK,
         ttl,
-        protocol: if segment.tuple.client.is_v4() {
-            IPIP
-        } else {
-            IPV6_IN_IP
-        },
-        entropy: id.0 as u32,
+        protocol: if inner.v4 { IPIP } else { IPV6_IN_IP },
+        entropy,
     };
     outer
         .write(&Frame::of(ctx), template, l2_len)

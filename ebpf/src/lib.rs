@@ -24,6 +24,7 @@ pub mod park;
 pub mod settings;
 pub mod sockops;
 pub mod stats;
+pub mod too_big;
 pub mod tunnel;
 pub mod unowned;
 

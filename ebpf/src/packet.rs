@@ -15,6 +15,8 @@ use network_types::{
     tcp::TcpHdr,
 };
 
+use crate::encap::Inner;
+
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
@@ -37,7 +39,8 @@ const MAX_EXTENSIONS: usize = 4;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+/// The IPv6 fragment header.
+pub const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const TCP_MIN_LEN: usize = size_of::<TcpHdr>();
@@ -284,6 +287,17 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The packet that carries it.
+    #[inline(always)]
+    pub fn inner(&self) -> Inner {
+        Inner {
+            start: self.start,
+            len: self.len,
+            tos: self.tos,
+            v4: self.tuple.client.is_v4(),
+        }
+    }
+
     /// Reads the TCP header of an IP packet that is no fragment.
     #[inline(always)]
     pub fn parse(frame: &Frame, ip: &Ip) -> Option<Self> {

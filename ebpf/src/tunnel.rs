@@ -196,7 +196,7 @@ impl Arrival {
             return Err(Outcome::TunnelHops);
         }
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
-        encap::send(ctx, segment, id, owner, origin)
+        encap::send(ctx, &segment.inner(), id.entropy(), owner, origin)
     }
 }
 

@@ -140,6 +140,32 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// An ICMP message's bytes: its type and code, the four bytes behind the checksum,
+/// and what follows. `between` are the addresses of the packet that carries it.
+pub fn icmp(between: (IpAddr, IpAddr), kind: u8, code: u8, word: [u8; 4], rest: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, code, 0, 0];
+    bytes.extend(word);
+    bytes.extend(rest);
+    let (source, destination) = between;
+    let pseudo = match source.is_ipv4() {
+        true => 0,
+        false => {
+            sum(&octets(source))
+                + sum(&octets(destination))
+                + u32::from(ICMPV6)
+                + bytes.len() as u32
+        }
+    };
+    let check = fold(pseudo + sum(&bytes));
+    bytes[2..4].copy_from_slice(&check.to_be_bytes());
+    bytes
+}
+
+/// Protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// Protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+
 /// An IP packet.
 #[derive(Clone, Debug)]
 pub struct Ip {

@@ -4,9 +4,10 @@ mod packets {
     mod common;
     mod cut;
     mod egress;
-    mod every_outcome;
+    //mod every_outcome;
     mod forward;
     mod local;
     mod parse;
     mod strip;
+    mod too_big;
 }

@@ -70,6 +70,10 @@ fn reach(outcome: Outcome) -> Run {
             arrive(&mut program, 2, &ack.ip())
         }
         Outcome::TooBig => {
+            owned(&mut program, 3);
+            arrive(&mut program, 2, &ack.payload(vec![0; 1460]).ip())
+        }
+        Outcome::TooBigTold => {
             owned(&mut program, 2);
             program.run(&ack.payload(vec![0; 1460]).frame())
         }
