@@ -20,6 +20,14 @@ pub enum Origin {
         /// Whether it opens a session.
         opens: bool,
     },
+    /// A fragment: to the host where the fragments of its datagram meet, or from there
+    /// to the one that they are for.
+    Fragment {
+        /// The hops it has.
+        ttl: u8,
+        /// Whether it is for the host that it is sent to: the outer header says so.
+        decided: bool,
+    },
     /// From the tunnel: its outer header is replaced.
     Tunnel {
         /// What is left of its hops.
@@ -79,7 +87,13 @@ pub fn send(
     }
     let ttl = match origin {
         Origin::Wire | Origin::Rendezvous { .. } => settings::hop_limit(),
-        Origin::Tunnel { ttl } => ttl,
+        Origin::Tunnel { ttl } | Origin::Fragment { ttl, .. } => ttl,
+    };
+    // Fragments that are decided on have the last bit of their entropy set, all others
+    // have it clear; only they are looked at for it.
+    let (decided, entropy) = match origin {
+        Origin::Fragment { decided, .. } => (decided, entropy & !1 | decided as u32),
+        _ => (false, entropy),
     };
     let outer = Outer {
         len: outer_len as u16,
@@ -87,6 +101,7 @@ pub fn send(
         ttl,
         protocol: if inner.v4 { IPIP } else { IPV6_IN_IP },
         entropy,
+        decided,
     };
     outer
         .write(&Frame::of(ctx), template, l2_len)
@@ -99,6 +114,8 @@ pub fn send(
         Origin::Wire => Outcome::Forwarded,
         Origin::Rendezvous { opens: true } => Outcome::RendezvousSyn,
         Origin::Rendezvous { opens: false } => Outcome::Rendezvous,
+        Origin::Fragment { decided: false, .. } => Outcome::FragmentGathered,
+        Origin::Fragment { decided: true, .. } => Outcome::FragmentForwarded,
         Origin::Tunnel { .. } => Outcome::SentOn,
     };
     Ok(End {
@@ -135,6 +152,8 @@ struct Outer {
     protocol: u8,
     /// Bits that are the same for all packets of a session.
     entropy: u32,
+    /// A fragment that the receiver takes as it is.
+    decided: bool,
 }
 
 impl Outer {
@@ -183,6 +202,11 @@ impl Outer {
         unsafe {
             ip.add(1).write(self.tos);
             ip.add(2).cast::<u16>().write_unaligned(self.len.to_be());
+            if self.decided {
+                // The identification, without meaning in a packet that must not be
+                // fragmented (RFC 6864).
+                ip.add(5).write(1);
+            }
             ip.add(8).write(self.ttl);
             if !is_gue() {
                 ip.add(9).write(self.protocol);

@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
     programs::XdpContext,
 };
-use homing_common::session::Tuple;
+use homing_common::{net::TCP, session::Tuple};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
@@ -58,6 +58,15 @@ pub fn find<const V4: bool>(ctx: &XdpContext, frame: &Frame, segment: &Segment) 
         }
         Some(TCP_TIME_WAIT) => Local::TimeWait,
         Some(_) => Local::Socket,
+    }
+}
+
+/// Whether this host has a socket of the session, in any state but LISTEN.
+#[inline(always)]
+pub fn is_open<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> bool {
+    match state::<V4>(ctx, tuple) {
+        None | Some(TCP_LISTEN) => false,
+        Some(_) => tuple.protocol == TCP,
     }
 }
 

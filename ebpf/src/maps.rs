@@ -15,7 +15,7 @@ use homing_common::{
     },
     net::Service,
     outcome::STATS_ENTRIES,
-    park::{ASK_BYTES, CLOSED_ENTRIES, Datagram, FRAGMENTS_ENTRIES, Parked},
+    park::{ASK_BYTES, CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
     session::{Session, Tuple},
 };
 
@@ -53,7 +53,8 @@ pub static ASK: RingBuf<Parked, { ASK_BYTES as usize }> = RingBuf::new();
 /// Where the rest of a fragmented datagram goes. Written by XDP; the oldest make
 /// room.
 #[btf_map]
-pub static FRAGMENTS: LruHashMap<Datagram, u64, { FRAGMENTS_ENTRIES as usize }> = LruHashMap::new();
+pub static FRAGMENTS: LruHashMap<Datagram, Course, { FRAGMENTS_ENTRIES as usize }> =
+    LruHashMap::new();
 
 /// What the agent tells the programs while they run. Mapped by the agent.
 #[btf_map]

@@ -62,6 +62,12 @@ impl Frame {
         }
     }
 
+    /// The context that it belongs to.
+    #[inline(always)]
+    pub fn ctx(&self) -> *mut xdp_md {
+        self.ctx
+    }
+
     /// Where the frame ends.
     ///
     /// Read anew for every check: from an earlier check the compiler may
@@ -230,9 +236,12 @@ impl Ip {
     }
 }
 
-const UPPER_MASK: u32 = 0x1fff;
-const UPPER_FRAGMENT: u32 = 1 << 30;
-const UPPER_VALID: u32 = 1 << 31;
+/// In what [`ipv6_upper`] returns: the upper header's offset.
+pub const UPPER_MASK: u32 = 0x1fff;
+/// There is a fragment header, and the offset is its own.
+pub const UPPER_FRAGMENT: u32 = 1 << 30;
+/// The walk stayed within the frame.
+pub const UPPER_VALID: u32 = 1 << 31;
 
 /// Walks a packet's IPv6 extension headers (RFC 8200, section 4) from the offset
 /// `upper`, where a header of the kind `protocol` begins. Returns the upper
@@ -289,12 +298,12 @@ pub struct Segment {
 impl Segment {
     /// The packet that carries it.
     #[inline(always)]
-    pub fn inner(&self) -> Inner {
+    pub fn inner<const V4: bool>(&self) -> Inner {
         Inner {
             start: self.start,
             len: self.len,
             tos: self.tos,
-            v4: self.tuple.client.is_v4(),
+            v4: V4,
         }
     }
 

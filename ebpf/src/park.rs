@@ -75,6 +75,22 @@ pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: 
     }
 }
 
+/// Hands the agent a record without a frame, within the limit of its kind.
+#[inline(always)]
+pub fn tell(head: Parked, why: Why, now_ns: u64) {
+    if !limit::take(Limit::Fragments, now_ns) {
+        return;
+    }
+    if let Some(mut record) = ASK.reserve_untyped::<Parked>(0) {
+        record.write(Parked {
+            at_ns: now_ns,
+            why: why as u16,
+            ..head
+        });
+        record.submit(0);
+    }
+}
+
 /// Takes a record with room for `N` bytes of frame and fills it.
 #[inline(always)]
 fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: u32) -> Held {
@@ -89,7 +105,7 @@ fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: u32) -> Held {
             captured: len,
             ..head
         });
-        if N == 0 {
+        if N == 0 || len < 4000 {
             record.submit(0);
             return Held::Head;
         }

@@ -11,7 +11,7 @@ use core::{mem::size_of, ptr::copy_nonoverlapping};
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use homing_common::{
@@ -224,9 +224,12 @@ fn grow(ctx: &XdpContext, len: usize) -> Option<()> {
 /// Cuts the frame to a length.
 #[inline(always)]
 fn cut(ctx: &XdpContext, len: usize) -> Option<()> {
-    let more = (ctx.data_end() - ctx.data()) as i32 - len as i32;
     // SAFETY: as above.
-    (unsafe { bpf_xdp_adjust_tail(ctx.ctx, -more) } == 0).then_some(())
+    let cut = unsafe {
+        let more = bpf_xdp_get_buff_len(ctx.ctx) as i32 - len as i32;
+        bpf_xdp_adjust_tail(ctx.ctx, -more)
+    };
+    (cut == 0).then_some(())
 }
 
 /// Moves the link layer forward by `by` bytes, which are more than it is long, and

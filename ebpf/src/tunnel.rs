@@ -15,6 +15,7 @@ use crate::{
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
+    uncommon::{self, Source},
     unowned::{self, From, Way},
 };
 
@@ -128,11 +129,21 @@ impl Arrival {
         start: usize,
     ) -> Result<End, Outcome> {
         let ip = Ip::parse::<V4>(frame, start).ok_or(Outcome::TunnelMalformed)?;
-        if ip.start + ip.len > self.end || ip.fragment {
+        if ip.start + ip.len > self.end {
             return Err(Outcome::TunnelMalformed);
+        }
+        let source = Source::Tunnel {
+            host: self.from,
+            ttl: self.ttl,
+        };
+        if ip.fragment {
+            return uncommon::fragment::<V4>(ctx, self.link, start, source);
         }
         if is_nested(frame, &ip) {
             return Err(Outcome::TunnelNested);
+        }
+        if uncommon::is_icmp::<V4>(ip.protocol) {
+            return uncommon::icmp::<V4>(ctx, self.link, start, source);
         }
         if ip.protocol != TCP {
             return Err(Outcome::TunnelNotService);
@@ -149,7 +160,7 @@ impl Arrival {
                 let owner = owners::owner_of(id);
                 match owner {
                     Some(owner) if owner != self.from => {
-                        return self.send_on(ctx, &segment, id, owner);
+                        return self.send_on::<V4>(ctx, &segment, id, owner);
                     }
                     _ if segment.flags.opens() => Outcome::StrippedSyn,
                     _ => self.unowned(ctx, &segment, id, owner.is_some())?,
@@ -185,7 +196,7 @@ impl Arrival {
     /// The session has moved on since the sender heard of it: one hop more, but
     /// never back to the sender and never without end.
     #[inline(always)]
-    fn send_on(
+    fn send_on<const V4: bool>(
         &self,
         ctx: &XdpContext,
         segment: &Segment,
@@ -196,7 +207,7 @@ impl Arrival {
             return Err(Outcome::TunnelHops);
         }
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
-        encap::send(ctx, &segment.inner(), id.entropy(), owner, origin)
+        encap::send(ctx, &segment.inner::<V4>(), id.entropy(), owner, origin)
     }
 }
 
@@ -217,7 +228,7 @@ fn is_nested(frame: &Frame, inner: &Ip) -> bool {
 /// Takes the outer headers off: the link layer, VLAN tags and all, moves to where
 /// the inner packet begins.
 #[inline(always)]
-fn strip<const V4: bool>(
+pub fn strip<const V4: bool>(
     ctx: &XdpContext,
     frame: &Frame,
     link_len: usize,
