@@ -56,9 +56,10 @@ fn build() -> Result<(), String> {
     let flags = [
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
+        "-Ctarget-cpu=v3",
         // Packets are not aligned and the kernels we run on do not mind; without
         // this every access becomes a row of byte accesses.
-        "-Ctarget-feature=+alu32,+allows-misaligned-mem-access",
+        "-Ctarget-feature=+allows-misaligned-mem-access",
         &format!("-Clinker={}", linker.display()),
         &format!(
             "--cfg=bpf_target_arch=\"{}\"",

@@ -14,6 +14,7 @@ use crate::{
     owners,
     packet::{Frame, Ip, Link, Segment},
     settings, tunnel,
+    uncommon::{self, Source},
     unowned::{self, From, Way},
 };
 
@@ -25,7 +26,10 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
         return tunnel::handle::<V4>(ctx, frame, link, &ip);
     }
     if ip.fragment {
-        return Err(Outcome::Fragment);
+        return uncommon::fragment::<V4>(ctx, link, ip.start, Source::Wire);
+    }
+    if uncommon::is_icmp::<V4>(ip.protocol) {
+        return uncommon::icmp::<V4>(ctx, link, ip.start, Source::Wire);
     }
     if ip.protocol != TCP {
         return Err(match ip.protocol {
@@ -41,7 +45,7 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     if let Some(owner) = owners::owner_of(id) {
         return encap::send(
             ctx,
-            &segment.inner(),
+            &segment.inner::<V4>(),
             id.entropy(),
             owner,
             encap::Origin::Wire,
@@ -65,7 +69,7 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
         Way::End(outcome) => Err(outcome),
         Way::Rendezvous(host) => encap::send(
             ctx,
-            &segment.inner(),
+            &segment.inner::<V4>(),
             id.entropy(),
             host,
             encap::Origin::Rendezvous { opens },

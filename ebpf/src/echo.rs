@@ -1,7 +1,7 @@
 //! Answers to hosts that ask whether this kernel lives (see
 //! [`homing_common::echo`]). No part of it needs the agent to be up.
 
-use core::{mem::swap, ptr::read_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
@@ -90,15 +90,15 @@ fn answer_v4(frame: &Frame, start: usize) -> Result<(), Outcome> {
     // alone.
     let packet = unsafe { &mut *packet };
     let asker = Address::v4(packet.ip.src_addr);
-    let answer = answer(&packet.echo, &asker)?;
+    answer(&mut packet.echo, &asker)?;
     turn_round(frame)?;
-    swap(&mut packet.ip.src_addr, &mut packet.ip.dst_addr);
+    swap::<4, 2>(&mut packet.ip.src_addr, &mut packet.ip.dst_addr);
     packet.ip.ttl = TTL;
     packet.ip.check = [0; 2];
     // SAFETY: an IPv4 header without options is five words long.
     let words = unsafe { (&raw const packet.ip).cast::<[u32; 5]>().read_unaligned() };
     packet.ip.check = checksum::ipv4_header(words).to_ne_bytes();
-    packet.turn_round(answer);
+    packet.turn_round();
     // SAFETY: source address, destination address, UDP header and echo are 48
     // bytes that follow each other.
     let sum = unsafe { sum::<12>((&raw const packet.ip.src_addr).cast()) };
@@ -112,11 +112,11 @@ fn answer_v6(frame: &Frame, start: usize) -> Result<(), Outcome> {
     // SAFETY: as in `answer_v4`.
     let packet = unsafe { &mut *packet };
     let asker = Address(packet.ip.src_addr);
-    let answer = answer(&packet.echo, &asker)?;
+    answer(&mut packet.echo, &asker)?;
     turn_round(frame)?;
-    swap(&mut packet.ip.src_addr, &mut packet.ip.dst_addr);
+    swap::<16, 8>(&mut packet.ip.src_addr, &mut packet.ip.dst_addr);
     packet.ip.hop_limit = TTL;
-    packet.turn_round(answer);
+    packet.turn_round();
     // SAFETY: source address, destination address, UDP header and echo are 72
     // bytes that follow each other.
     let sum = unsafe { sum::<18>((&raw const packet.ip.src_addr).cast()) };
@@ -127,16 +127,15 @@ fn answer_v6(frame: &Frame, start: usize) -> Result<(), Outcome> {
 impl<I> Packet<I> {
     /// Makes the UDP part that of the answer, but for its checksum.
     #[inline(always)]
-    fn turn_round(&mut self, answer: Echo) {
-        swap(&mut self.source_port, &mut self.destination_port);
+    fn turn_round(&mut self) {
+        swap::<2, 1>(&mut self.source_port, &mut self.destination_port);
         self.checksum = [0; 2];
-        self.echo = answer;
     }
 }
 
-/// The answer to a question, if it deserves one.
+/// Makes a question its answer, if it deserves one.
 #[inline(always)]
-fn answer(question: &Echo, asker: &Address) -> Result<Echo, Outcome> {
+fn answer(question: &mut Echo, asker: &Address) -> Result<(), Outcome> {
     if question.incarnation != [0; 8] {
         // An answer, which the agent waits for.
         return Err(Outcome::NotService);
@@ -153,12 +152,11 @@ fn answer(question: &Echo, asker: &Address) -> Result<Echo, Outcome> {
     if !limit::take(Limit::Echo(from), control::now_ns()) {
         return Err(Outcome::EchoLimited);
     }
-    let mut answer = Echo {
-        incarnation: incarnation.to_be_bytes(),
-        ..*question
-    };
-    answer.tag = answer.tag(asker, &key);
-    Ok(answer)
+    // In place: a copy would go over the stack, in pieces that do not lie where
+    // their size asks for, and the verifier refuses that.
+    question.incarnation = incarnation.to_be_bytes();
+    question.tag = question.tag(asker, &key);
+    Ok(())
 }
 
 #[inline(always)]
@@ -191,8 +189,27 @@ fn key_of(question: &Echo, asker: &Address) -> Option<SessionKey> {
 fn turn_round(frame: &Frame) -> Result<(), Outcome> {
     let addresses: *mut [[u8; 6]; 2] = frame.at(0).ok_or(Outcome::EchoRefused)?;
     // SAFETY: `at` has checked that the bytes lie within the frame.
-    unsafe { *addresses = [(*addresses)[1], (*addresses)[0]] };
+    let [destination, source] = unsafe { &mut *addresses };
+    swap::<6, 3>(destination, source);
     Ok(())
+}
+
+/// Swaps `N` bytes, which are `WORDS` words of two. Not [`core::mem::swap`], which
+/// goes over the stack: see [`answer`].
+#[inline(always)]
+fn swap<const N: usize, const WORDS: usize>(a: &mut [u8; N], b: &mut [u8; N]) {
+    const { assert!(N == WORDS * 2) };
+    let (a, b) = (a.as_mut_ptr().cast::<u16>(), b.as_mut_ptr().cast::<u16>());
+    let mut n = 0;
+    while n < WORDS {
+        // SAFETY: both arrays hold that many words.
+        unsafe {
+            let (from_a, from_b) = (a.add(n).read_unaligned(), b.add(n).read_unaligned());
+            a.add(n).write_unaligned(from_b);
+            b.add(n).write_unaligned(from_a);
+        }
+        n += 1;
+    }
 }
 
 /// Sums words as they lie in memory.

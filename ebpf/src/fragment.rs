@@ -9,20 +9,23 @@
 //!
 //! A later fragment that comes before the first one waits with the agent.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST, xdp_md},
+    programs::XdpContext,
+};
 use homing_common::{
     host::HostId,
     net::{Address, Port, Service, TCP, UDP},
     outcome::Outcome,
     park::{Course, Datagram, Parked, Why},
-    session::Tuple,
+    session::{SessionId, Tuple},
 };
 
 use crate::{
     End, control,
     encap::Origin,
     local,
-    maps::{FRAGMENTS, SERVICES},
+    maps::{FRAGMENTS, SCRATCH, SERVICES},
     owners,
     packet::{Flags, Frame, Ip},
     park::{self, Held},
@@ -37,49 +40,49 @@ const HEADER_LEN: usize = 8;
 
 /// Decides the way of a fragment.
 #[inline(always)]
-pub fn decide<const V4: bool>(case: &Case<'_>) -> Result<End, Outcome> {
+pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
+    let seen = Seen::unpack(fragment_read(
+        case.ctx.ctx,
+        case.start as u32,
+        case.v4 as u32,
+    ));
     let malformed = case.either(Outcome::Malformed, Outcome::TunnelMalformed);
-    let ip = Ip::parse::<V4>(&case.frame, case.start).ok_or(malformed)?;
-    if !is_service_address(&ip.destination) {
+    // SAFETY: a place of this CPU's own, where no other program runs meanwhile.
+    let head = unsafe { &mut *SCRATCH.get_ptr_mut(0).ok_or(malformed)? };
+    if seen.kind == Seen::MALFORMED {
+        return Err(malformed);
+    }
+    if !is_service_address(&head.tuple.service) {
         return Err(case.either(Outcome::Fragment, Outcome::TunnelNotService));
     }
     if case.tunnelled() && is_decided(case) {
-        return Err(case.up::<V4>(Outcome::FragmentLocal, Outcome::StrippedFragment));
+        return Err(case.up(Outcome::FragmentLocal, Outcome::StrippedFragment));
     }
-    let piece = Piece::read::<V4>(&case.frame, &ip).ok_or(malformed)?;
-    let key = settings::session_key();
-    let protocol = if V4 { piece.protocol } else { 0 };
-    let datagram = Datagram::new(
-        ip.source,
-        ip.destination,
-        piece.identification,
-        protocol,
-        &key,
-    );
+    if seen.kind == Seen::TINY {
+        return Err(Outcome::FragmentTiny);
+    }
     let me = settings::host();
-    let entropy = datagram.rest as u32;
+    let entropy = head.datagram.rest as u32;
     if !case.tunnelled() {
-        let meeting = control::meeting(datagram.slot());
+        let meeting = control::meeting(head.datagram.slot());
         if meeting != me {
             let origin = Origin::Fragment {
                 ttl: settings::hop_limit(),
                 decided: false,
             };
-            return case.send::<V4>(&ip, entropy, meeting, origin);
+            return case.send(seen.len, seen.tos, entropy, meeting, origin);
         }
     }
-    let host = if piece.offset == 0 {
-        let host = owner::<V4>(case, &ip, &piece)?;
-        set_course(&datagram, host, case);
+    head.from = case.from;
+    let host = if seen.kind == Seen::FIRST {
+        let host = owner(case, head)?;
+        set_course(head, host);
         host
-    } else if piece.offset == 1 && piece.protocol == TCP {
-        // It overlaps TCP's header (RFC 3128).
-        return Err(Outcome::FragmentTiny);
     } else {
-        course(&datagram, case)?
+        course(head, case)?
     };
     if host == me {
-        return Err(case.up::<V4>(Outcome::FragmentLocal, Outcome::StrippedFragment));
+        return Err(case.up(Outcome::FragmentLocal, Outcome::StrippedFragment));
     }
     let ttl = match case.ttl {
         _ if !case.tunnelled() => settings::hop_limit(),
@@ -87,7 +90,7 @@ pub fn decide<const V4: bool>(case: &Case<'_>) -> Result<End, Outcome> {
         ttl => ttl - 1,
     };
     let origin = Origin::Fragment { ttl, decided: true };
-    case.send::<V4>(&ip, entropy, host, origin)
+    case.send(seen.len, seen.tos, entropy, host, origin)
 }
 
 /// Whether an address is that of some service: it has an entry without port and
@@ -107,11 +110,183 @@ fn is_decided(case: &Case<'_>) -> bool {
         return false;
     };
     // SAFETY: `at` has checked that the bytes lie within the frame.
-    let outer = unsafe { *outer };
+    let outer = unsafe { &*outer };
     if outer[0] >> 4 == 4 {
         outer[5] & 1 != 0
     } else {
         outer[3] & 1 != 0
+    }
+}
+
+/// The host that a datagram is for, as its first fragment says; this one, where no
+/// other is known.
+#[inline(always)]
+fn owner(case: &Case<'_>, head: &Parked) -> Result<HostId, Outcome> {
+    let me = settings::host();
+    // Whatever belongs to no session: its fragments meet, and go up together.
+    if head.tuple.protocol == 0 {
+        return Ok(me);
+    }
+    if let Some(owner) = owners::owner_of(SessionId(head.id)) {
+        return Ok(owner);
+    }
+    // The stack would reset it, and its owner may not have been heard of yet: the
+    // client sends it again.
+    let asks = head.tuple.protocol == TCP && head.flags != 0 && !Flags(head.flags).opens();
+    if asks && !case.has_socket(&head.tuple) {
+        return Err(Outcome::FragmentUnknown);
+    }
+    Ok(me)
+}
+
+/// Writes where a datagram's fragments go, and has those released that wait.
+#[inline(always)]
+fn set_course(head: &Parked, host: HostId) {
+    let now_ns = control::now_ns();
+    let course = Course::new(host.0, now_ns);
+    if insert(head, &course, BPF_NOEXIST) {
+        return;
+    }
+    let waiting = read(head).is_some_and(|course| course.host == 0);
+    insert(head, &course, BPF_ANY);
+    if waiting {
+        park::tell(head, Why::Decided, now_ns);
+    }
+}
+
+/// Where a datagram's first fragment went. If it has not come yet, this one waits.
+#[inline(always)]
+fn course(head: &Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
+    let now_ns = control::now_ns();
+    let known = read(head).filter(|course| course.holds(now_ns));
+    if let Some(course) = known
+        && course.host != 0
+    {
+        return Ok(HostId(course.host));
+    }
+    let source = Address(head.datagram.source);
+    match park::park(case.ctx, head, &source, Why::Fragment, now_ns) {
+        Held::Whole => {}
+        _ => return Err(Outcome::FragmentLimited),
+    }
+    if known.is_none() {
+        wait(head, now_ns);
+    }
+    Err(Outcome::FragmentHeld)
+}
+
+/// Notes that a fragment waits for the first one, which may come this very moment
+/// on another CPU: either that one finds the note, or this finds its course.
+#[inline(always)]
+fn wait(head: &Parked, now_ns: u64) {
+    let note = Course::new(0, now_ns);
+    if insert(head, &note, BPF_NOEXIST) {
+        return;
+    }
+    match read(head).filter(|course| course.holds(now_ns)) {
+        Some(course) if course.host != 0 => park::tell(head, Why::Decided, now_ns),
+        Some(_) => {}
+        // Of a datagram that had the same key a while ago.
+        None => {
+            insert(head, &note, BPF_ANY);
+        }
+    }
+}
+
+#[inline(always)]
+fn read(head: &Parked) -> Option<Course> {
+    // SAFETY: an entry is replaced whole; an element that is used anew meanwhile is a
+    // course too, and no worse than one that has just been replaced.
+    unsafe { FRAGMENTS.get(&head.datagram) }.copied()
+}
+
+#[inline(always)]
+fn insert(head: &Parked, course: &Course, flags: u32) -> bool {
+    FRAGMENTS
+        .insert(&head.datagram, course, flags as u64)
+        .is_ok()
+}
+
+/// What [`fragment_read`] returns.
+struct Seen {
+    kind: u64,
+    /// Length in bytes of the IP packet.
+    len: usize,
+    /// TOS or traffic class.
+    tos: u8,
+}
+
+impl Seen {
+    /// Its headers contradict themselves.
+    const MALFORMED: u64 = 0;
+    /// A first fragment without all headers, or one that overlaps them: so little is
+    /// sent to deceive (RFC 1858, RFC 3128, RFC 7112).
+    const TINY: u64 = 1;
+    const FIRST: u64 = 2;
+    const LATER: u64 = 3;
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        Self {
+            kind: word >> 32,
+            len: word as u16 as usize,
+            tos: (word >> 16) as u8,
+        }
+    }
+}
+
+/// Reads the fragment whose IP header begins at `start` into `SCRATCH`: datagram and
+/// service; and if it is the first one of a session's datagram, the session's tuple
+/// and id, and the flags of TCP. Returns [`Seen`]: kind (from bit 32 on), TOS (bits
+/// 16 to 23), length (below).
+///
+/// A function of its own, and global: the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn fragment_read(ctx: *mut xdp_md, start: u32, v4: u32) -> u64 {
+    let frame = Frame::of(&XdpContext::new(ctx));
+    let start = (start & 0xff) as usize;
+    // SAFETY: as in `decide`.
+    let Some(head) = SCRATCH.get_ptr_mut(0).map(|head| unsafe { &mut *head }) else {
+        return 0;
+    };
+    let seen = if v4 != 0 {
+        Ip::parse::<true>(&frame, start)
+            .map(|ip| (examine::<true>(&frame, &ip, head), ip.len, ip.tos))
+    } else {
+        Ip::parse::<false>(&frame, start)
+            .map(|ip| (examine::<false>(&frame, &ip, head), ip.len, ip.tos))
+    };
+    match seen {
+        Some((kind, len, tos)) => kind << 32 | (tos as u64) << 16 | len as u64,
+        None => Seen::MALFORMED,
+    }
+}
+
+/// Fills in the head; returns the kind.
+#[inline(always)]
+fn examine<const V4: bool>(frame: &Frame, ip: &Ip, head: &mut Parked) -> u64 {
+    let Some(piece) = Piece::read::<V4>(frame, ip) else {
+        return Seen::MALFORMED;
+    };
+    let key = settings::session_key();
+    let protocol = if V4 { piece.protocol } else { 0 };
+    let (source, destination) = (ip.source, ip.destination);
+    head.datagram = Datagram::new(source, destination, piece.identification, protocol, &key);
+    head.tuple = Tuple::new(source, Port([0; 2]), destination, Port([0; 2]), 0);
+    (head.id, head.flags) = (0, 0);
+    if piece.offset > 0 {
+        let overlaps = piece.offset == 1 && piece.protocol == TCP;
+        return if overlaps { Seen::TINY } else { Seen::LATER };
+    }
+    match session::<V4>(frame, ip, &piece) {
+        Some(Some((tuple, flags))) => {
+            head.tuple = tuple;
+            (head.id, head.flags) = (tuple.id(&key).0, flags);
+            Seen::FIRST
+        }
+        Some(None) => Seen::FIRST,
+        None => Seen::TINY,
     }
 }
 
@@ -155,161 +330,40 @@ impl Piece {
     }
 }
 
-/// The host that a datagram is for, as its first fragment says; this one, where no
-/// other is known.
+/// The session of a first fragment, and TCP's flags; nothing, if headers are missing,
+/// and no session, if it is of another protocol.
 #[inline(always)]
-fn owner<const V4: bool>(case: &Case<'_>, ip: &Ip, piece: &Piece) -> Result<HostId, Outcome> {
+fn session<const V4: bool>(frame: &Frame, ip: &Ip, piece: &Piece) -> Option<Option<(Tuple, u8)>> {
     let (protocol, upper) = if V4 {
         (piece.protocol, piece.body)
     } else {
-        // All headers must be in the first fragment (RFC 7112).
-        related::first_upper(&case.frame, piece.body, piece.protocol)
-            .ok_or(Outcome::FragmentTiny)?
+        related::first_upper(frame, piece.body, piece.protocol)?
     };
-    let end = ip.start + ip.len;
-    let me = settings::host();
-    let key = settings::session_key();
     if is_icmp::<V4>(protocol) {
         let icmp = Ip {
             protocol,
             upper,
             ..*ip
         };
-        let about = related::session::<V4>(&case.frame, &icmp);
-        let owner = about.and_then(|tuple| owners::owner_of(tuple.id(&key)));
-        return Ok(owner.unwrap_or(me));
+        return Some(related::session::<V4>(frame, &icmp).map(|tuple| (tuple, 0)));
     }
     let header_len = match protocol {
         TCP => TCP_MIN_LEN,
         UDP => UDP_LEN,
-        // Whatever it is, its fragments meet.
-        _ => return Ok(me),
+        _ => return Some(None),
     };
-    // So little would be sent to deceive (RFC 1858).
-    if upper + header_len > end {
-        return Err(Outcome::FragmentTiny);
+    if upper + header_len > ip.start + ip.len {
+        return None;
     }
-    let header: *const [u8; UDP_LEN] = case.frame.at(upper).ok_or(Outcome::FragmentTiny)?;
+    let header: *const [u8; UDP_LEN] = frame.at(upper)?;
     // SAFETY: `at` has checked that the bytes lie within the frame.
     let [s0, s1, d0, d1, ..] = unsafe { *header };
-    let tuple = Tuple::new(
-        ip.source,
-        Port([s0, s1]),
-        ip.destination,
-        Port([d0, d1]),
-        protocol,
-    );
-    if let Some(owner) = owners::owner_of(tuple.id(&key)) {
-        return Ok(owner);
+    let (client, service) = (Port([s0, s1]), Port([d0, d1]));
+    let tuple = Tuple::new(ip.source, client, ip.destination, service, protocol);
+    if protocol == UDP {
+        return Some(Some((tuple, 0)));
     }
-    if protocol == TCP {
-        let flags: *const [u8; TCP_MIN_LEN] = case.frame.at(upper).ok_or(Outcome::FragmentTiny)?;
-        // SAFETY: as above.
-        let flags = Flags(unsafe { (*flags)[13] });
-        // The stack would reset it, and its owner may not have been heard of yet: the
-        // client sends it again.
-        if !flags.opens() && !local::is_open::<V4>(case.ctx, &tuple) {
-            return Err(Outcome::FragmentUnknown);
-        }
-    }
-    Ok(me)
-}
-
-/// Writes where a datagram's fragments go, and has those released that wait.
-#[inline(always)]
-fn set_course(datagram: &Datagram, host: HostId, case: &Case<'_>) {
-    let course = Course::new(host.0, control::now_ns());
-    if FRAGMENTS
-        .insert(datagram, &course, BPF_NOEXIST as u64)
-        .is_ok()
-    {
-        return;
-    }
-    let waiting = read(datagram).is_some_and(|course| course.host == 0);
-    // Without room the next fragments wait in vain.
-    let _ = FRAGMENTS.insert(datagram, &course, BPF_ANY as u64);
-    if waiting {
-        release(datagram, case);
-    }
-}
-
-/// Where a datagram's first fragment went. If it has not come yet, this one waits.
-#[inline(always)]
-fn course(datagram: &Datagram, case: &Case<'_>) -> Result<HostId, Outcome> {
-    let now_ns = control::now_ns();
-    let mut waits = false;
-    if let Some(course) = read(datagram) {
-        if course.holds(now_ns) && course.host != 0 {
-            return Ok(HostId(course.host));
-        }
-        waits = course.holds(now_ns);
-    }
-    match park::park(
-        case.ctx,
-        head(datagram, case),
-        &Address(datagram.source),
-        Why::Fragment,
-        now_ns,
-    ) {
-        Held::Whole => {}
-        _ => return Err(Outcome::FragmentLimited),
-    }
-    if !waits {
-        wait(datagram, now_ns, case);
-    }
-    Err(Outcome::FragmentHeld)
-}
-
-/// Notes that a fragment waits for the first one, which may come this very moment
-/// on another CPU: either that one finds the note, or this finds its course.
-#[inline(always)]
-fn wait(datagram: &Datagram, now_ns: u64, case: &Case<'_>) {
-    let note = Course::new(0, now_ns);
-    if FRAGMENTS
-        .insert(datagram, &note, BPF_NOEXIST as u64)
-        .is_ok()
-    {
-        return;
-    }
-    match read(datagram) {
-        Some(course) if course.holds(now_ns) => {
-            if course.host != 0 {
-                release(datagram, case);
-            }
-        }
-        // Of a datagram that had the same key a while ago.
-        _ => {
-            let _ = FRAGMENTS.insert(datagram, &note, BPF_ANY as u64);
-        }
-    }
-}
-
-#[inline(always)]
-fn read(datagram: &Datagram) -> Option<Course> {
-    // SAFETY: an entry is replaced whole; an element that is used anew meanwhile is a
-    // course too, and no worse than one that has just been replaced.
-    unsafe { FRAGMENTS.get(datagram) }.copied()
-}
-
-/// Tells the agent that a datagram's course is known.
-#[inline(always)]
-fn release(datagram: &Datagram, case: &Case<'_>) {
-    park::tell(head(datagram, case), Why::Decided, control::now_ns());
-}
-
-#[inline(always)]
-fn head(datagram: &Datagram, case: &Case<'_>) -> Parked {
-    let nobody = Address([0; 16]);
-    Parked {
-        tuple: Tuple::new(nobody, Port([0; 2]), nobody, Port([0; 2]), 0),
-        datagram: *datagram,
-        id: 0,
-        at_ns: 0,
-        ifindex: 0,
-        captured: 0,
-        why: 0,
-        from: case.from,
-        flags: 0,
-        zero: [0; 3],
-    }
+    let header: *const [u8; TCP_MIN_LEN] = frame.at(upper)?;
+    // SAFETY: as above.
+    Some(Some((tuple, unsafe { (*header)[13] })))
 }

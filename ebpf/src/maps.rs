@@ -69,6 +69,11 @@ pub static RENDEZVOUS: Array<
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
 
+/// Room for what is too large for the stack, on the ways of fragments and ICMP
+/// errors.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Parked, 1> = PerCpuArray::new();
+
 /// How often what is limited was done lately.
 #[btf_map]
 pub static LIMITS: Array<u64, { LIMITS_ENTRIES as usize }> = Array::new();

@@ -4,7 +4,7 @@
 //! Limits come before a place is reserved: reserving takes a lock that all CPUs
 //! share, and a flood must not fight for it.
 
-use core::ptr::addr_of_mut;
+use core::ptr::{addr_of_mut, read_volatile};
 
 use aya_ebpf::{helpers::bpf_xdp_load_bytes, programs::XdpContext};
 use homing_common::{
@@ -44,7 +44,7 @@ struct Record<const N: usize> {
 /// Parks the packet that `head` describes, within the limits of its source and of
 /// its kind. Fills in the head's time, interface and length of frame.
 #[inline(always)]
-pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: u64) -> Held {
+pub fn park(ctx: &XdpContext, head: &Parked, source: &Address, why: Why, now_ns: u64) -> Held {
     if !limit::take(Limit::source(source, &settings::session_key()), now_ns) {
         return Held::LimitedSource;
     }
@@ -56,28 +56,23 @@ pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: 
         return Held::Limited;
     }
     // SAFETY: the context is valid as long as the program runs.
-    let (ifindex, len) = unsafe {
-        let xdp = &*ctx.ctx;
-        (xdp.ingress_ifindex, xdp.data_end - xdp.data)
-    };
-    let head = Parked {
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let head = &Parked {
         at_ns: now_ns,
         ifindex,
         why: why as u16,
-        ..head
+        ..*head
     };
-    if len as usize <= SHORT_FRAME_MAX {
-        reserve::<SHORT_FRAME_MAX>(ctx, head, len)
-    } else if len as usize <= PARKED_FRAME_MAX {
-        reserve::<PARKED_FRAME_MAX>(ctx, head, len)
-    } else {
-        reserve::<0>(ctx, head, 0)
+    match ctx.data_end() - ctx.data() {
+        len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, len),
+        len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, len),
+        _ => reserve::<0>(ctx, head, 0),
     }
 }
 
 /// Hands the agent a record without a frame, within the limit of its kind.
 #[inline(always)]
-pub fn tell(head: Parked, why: Why, now_ns: u64) {
+pub fn tell(head: &Parked, why: Why, now_ns: u64) {
     if !limit::take(Limit::Fragments, now_ns) {
         return;
     }
@@ -85,15 +80,25 @@ pub fn tell(head: Parked, why: Why, now_ns: u64) {
         record.write(Parked {
             at_ns: now_ns,
             why: why as u16,
-            ..head
+            ..*head
         });
         record.submit(0);
     }
 }
 
-/// Takes a record with room for `N` bytes of frame and fills it.
+/// Takes a record with room for `len` bytes of frame, which are at most `N`, and
+/// fills it. With room for none, the frame is left out.
 #[inline(always)]
-fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: u32) -> Held {
+fn reserve<const N: usize>(ctx: &XdpContext, head: &Parked, len: usize) -> Held {
+    const { assert!(N == 0 || N.is_power_of_two()) };
+    // The same number, in a form in which the verifier sees its bounds, and which
+    // the compiler, that has seen them, does not take back.
+    // SAFETY: it reads a local variable.
+    let len = unsafe { read_volatile(&raw const len) };
+    let len = match N {
+        0 => 0,
+        _ => (len.wrapping_sub(1) & (N - 1)) + 1,
+    };
     let Some(mut record) = ASK.reserve_untyped::<Record<N>>(0) else {
         return Held::Full;
     };
@@ -102,15 +107,15 @@ fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: u32) -> Held {
     // that.
     unsafe {
         addr_of_mut!((*at).head).write(Parked {
-            captured: len,
-            ..head
+            captured: len as u32,
+            ..*head
         });
-        if N == 0 || len < 4000 {
+        if N == 0 {
             record.submit(0);
             return Held::Head;
         }
         let frame = addr_of_mut!((*at).frame);
-        if bpf_xdp_load_bytes(ctx.ctx, 0, frame.cast(), len) != 0 {
+        if bpf_xdp_load_bytes(ctx.ctx, 0, frame.cast(), len as u32) != 0 {
             record.discard(0);
             return Held::Full;
         }

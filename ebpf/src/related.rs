@@ -2,18 +2,20 @@
 //! says whose they are. They go to the owner, whose kernel acts on them; nobody is
 //! asked about them.
 
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
-    host::HostId,
     net::{Address, Port, TCP, UDP},
     outcome::Outcome,
-    session::Tuple,
+    park::Parked,
+    session::{SessionId, Tuple},
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     End, control, direct,
     encap::Origin,
-    local, owners,
+    maps::SCRATCH,
+    owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
     settings,
     uncommon::{Case, is_icmp},
@@ -30,42 +32,88 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 
 /// Decides the way of an ICMP packet.
 #[inline(always)]
-pub fn decide<const V4: bool>(case: &Case<'_>) -> Result<End, Outcome> {
+pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
+    let read = related_read(case.ctx.ctx, case.start as u32, case.v4 as u32);
+    let (kind, len, tos) = (read >> 32, read as u16 as usize, (read >> 16) as u8);
     let malformed = case.either(Outcome::Malformed, Outcome::TunnelMalformed);
-    let ip = Ip::parse::<V4>(&case.frame, case.start).ok_or(malformed)?;
+    // SAFETY: a place of this CPU's own, where no other program runs meanwhile.
+    let head = unsafe { &*SCRATCH.get_ptr_mut(0).ok_or(malformed)? };
     // Echo requests and the like are the local stack's business.
     let none = case.either(Outcome::NotService, Outcome::TunnelNotService);
-    let tuple = session::<V4>(&case.frame, &ip).ok_or(none)?;
-    let id = tuple.id(&settings::session_key());
-    let owner = owners::owner_of(id);
-    if !case.tunnelled() {
-        if let Some(owner) = owner {
-            return case.send::<V4>(&ip, id.entropy(), owner, Origin::Wire);
-        }
+    match kind {
+        MALFORMED => return Err(malformed),
+        NO_SESSION => return Err(none),
+        _ => {}
     }
-    if !direct::is_service(&tuple.service()) {
+    let id = SessionId(head.id);
+    let entropy = id.entropy();
+    let owner = owners::owner_of(id);
+    if !case.tunnelled()
+        && let Some(owner) = owner
+    {
+        return case.send(len, tos, entropy, owner, Origin::Wire);
+    }
+    if !direct::is_service(&head.tuple.service()) {
         return Err(none);
     }
-    match owner {
-        // The session has moved on since the sender heard of it.
-        Some(owner) if owner != HostId(case.from) && !local::is_open::<V4>(case.ctx, &tuple) => {
+    if case.tunnelled() {
+        // The session may have moved on since the sender heard of it.
+        if let Some(owner) = owner
+            && owner.0 != case.from
+            && !case.has_socket(&head.tuple)
+        {
             if case.ttl <= 1 {
                 return Err(Outcome::TunnelHops);
             }
             let origin = Origin::Tunnel { ttl: case.ttl - 1 };
-            return case.send::<V4>(&ip, id.entropy(), owner, origin);
+            return case.send(len, tos, entropy, owner, origin);
         }
-        _ => {}
-    }
-    if !case.tunnelled()
-        && !control::knows(control::now_ns())
-        && !local::is_open::<V4>(case.ctx, &tuple)
+    } else if !control::knows(control::now_ns())
+        && !case.has_socket(&head.tuple)
         && let Some(host) = control::rendezvous(id)
     {
         let origin = Origin::Rendezvous { opens: false };
-        return case.send::<V4>(&ip, id.entropy(), host, origin);
+        return case.send(len, tos, entropy, host, origin);
     }
-    Err(case.up::<V4>(Outcome::IcmpLocal, Outcome::StrippedIcmp))
+    Err(case.up(Outcome::IcmpLocal, Outcome::StrippedIcmp))
+}
+
+const MALFORMED: u64 = 0;
+const NO_SESSION: u64 = 1;
+const SESSION: u64 = 2;
+
+/// Reads the ICMP packet whose IP header begins at `start`: if it is an error about a
+/// session, tuple and id go to `SCRATCH`. Returns what it is (from bit 32 on), TOS
+/// (bits 16 to 23) and length (below).
+///
+/// A function of its own, and global: the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn related_read(ctx: *mut xdp_md, start: u32, v4: u32) -> u64 {
+    let frame = Frame::of(&XdpContext::new(ctx));
+    let start = (start & 0xff) as usize;
+    // SAFETY: as in `decide`.
+    let Some(head) = SCRATCH.get_ptr_mut(0).map(|head| unsafe { &mut *head }) else {
+        return MALFORMED;
+    };
+    let read = if v4 != 0 {
+        read::<true>(&frame, start, head)
+    } else {
+        read::<false>(&frame, start, head)
+    };
+    read.unwrap_or(MALFORMED)
+}
+
+#[inline(always)]
+fn read<const V4: bool>(frame: &Frame, start: usize, head: &mut Parked) -> Option<u64> {
+    let ip = Ip::parse::<V4>(frame, start)?;
+    let rest = (ip.tos as u64) << 16 | ip.len as u64;
+    let Some(tuple) = session::<V4>(frame, &ip) else {
+        return Some(NO_SESSION << 32 | rest);
+    };
+    head.tuple = tuple;
+    head.id = tuple.id(&settings::session_key()).0;
+    Some(SESSION << 32 | rest)
 }
 
 /// The session that an ICMP error is about: the embedded packet was sent by this

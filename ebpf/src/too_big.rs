@@ -115,7 +115,8 @@ fn answer_v4(ctx: &XdpContext, start: usize, room: u32) -> Option<()> {
     let len = IPV4_LEN + ICMP_LEN + V4_REPEATED;
     let header: *mut Ipv4Hdr = frame.at(start)?;
     let message: *mut Message = frame.at(start + IPV4_LEN)?;
-    let repeated: *mut [u8; V4_REPEATED] = frame.at(start + IPV4_LEN + ICMP_LEN)?;
+    // Right behind the message, and summed with it.
+    frame.at::<[u8; ICMP_LEN + V4_REPEATED]>(start + IPV4_LEN)?;
     // SAFETY: `at` has checked that all of them lie within the frame.
     unsafe {
         header.write(Ipv4Hdr {

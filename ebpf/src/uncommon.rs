@@ -9,13 +9,14 @@ use homing_common::{
     host::HostId,
     net::{ICMP, ICMPV6},
     outcome::Outcome,
+    session::Tuple,
 };
 
 use crate::{
     End,
     encap::{self, Inner, Origin},
-    fragment,
-    packet::{Frame, Ip, Link},
+    fragment, local,
+    packet::{Frame, Link},
     related, tunnel,
 };
 
@@ -70,11 +71,7 @@ pub fn is_icmp<const V4: bool>(protocol: u8) -> bool {
 pub extern "C" fn homing_fragment(ctx: *mut xdp_md, start: u32, arguments: u32) -> u64 {
     let ctx = XdpContext::new(ctx);
     let case = Case::new(&ctx, start, arguments);
-    pack_end(if arguments & ARGUMENTS_V4 != 0 {
-        fragment::decide::<true>(&case)
-    } else {
-        fragment::decide::<false>(&case)
-    })
+    pack_end(fragment::decide(&case))
 }
 
 /// The same for an ICMP packet.
@@ -83,11 +80,7 @@ pub extern "C" fn homing_fragment(ctx: *mut xdp_md, start: u32, arguments: u32) 
 pub extern "C" fn homing_icmp(ctx: *mut xdp_md, start: u32, arguments: u32) -> u64 {
     let ctx = XdpContext::new(ctx);
     let case = Case::new(&ctx, start, arguments);
-    pack_end(if arguments & ARGUMENTS_V4 != 0 {
-        related::decide::<true>(&case)
-    } else {
-        related::decide::<false>(&case)
-    })
+    pack_end(related::decide(&case))
 }
 
 // Arguments: the sending member (bits 0 to 15, zero for none), what is left of the
@@ -131,6 +124,8 @@ pub struct Case<'a> {
     pub frame: Frame,
     /// Offset of the packet's IP header in the frame.
     pub start: usize,
+    /// Whether it is IPv4.
+    pub v4: bool,
     /// Length of the link layer. Behind it begins the outer header, if there is one.
     pub link_len: usize,
     /// The member that sent it here; zero for none.
@@ -147,6 +142,7 @@ impl<'a> Case<'a> {
             frame: Frame::of(ctx),
             // Behind link layer and tunnel header; the verifier has not seen it.
             start: (start & 0xff) as usize,
+            v4: arguments & ARGUMENTS_V4 != 0,
             link_len: (arguments >> 24 & 0x1f) as usize,
             from: arguments as u16,
             ttl: (arguments >> 16) as u8,
@@ -165,13 +161,28 @@ impl<'a> Case<'a> {
         if self.tunnelled() { tunnel } else { wire }
     }
 
+    /// Whether this host has a socket of a session of TCP.
+    #[inline(always)]
+    pub fn has_socket(&self, tuple: &Tuple) -> bool {
+        if self.v4 {
+            local::is_open::<true>(self.ctx, tuple)
+        } else {
+            local::is_open::<false>(self.ctx, tuple)
+        }
+    }
+
     /// Up to the local stack, without the outer header if there is one.
     #[inline(always)]
-    pub fn up<const V4: bool>(&self, wire: Outcome, stripped: Outcome) -> Outcome {
+    pub fn up(&self, wire: Outcome, stripped: Outcome) -> Outcome {
         if !self.tunnelled() {
             return wire;
         }
-        match tunnel::strip::<V4>(self.ctx, &self.frame, self.link_len, self.start) {
+        let done = if self.v4 {
+            tunnel::strip::<true>(self.ctx, &self.frame, self.link_len, self.start)
+        } else {
+            tunnel::strip::<false>(self.ctx, &self.frame, self.link_len, self.start)
+        };
+        match done {
             Ok(()) => stripped,
             Err(outcome) => outcome,
         }
@@ -179,18 +190,19 @@ impl<'a> Case<'a> {
 
     /// Into the tunnel, towards a host.
     #[inline(always)]
-    pub fn send<const V4: bool>(
+    pub fn send(
         &self,
-        ip: &Ip,
+        len: usize,
+        tos: u8,
         entropy: u32,
         host: HostId,
         origin: Origin,
     ) -> Result<End, Outcome> {
         let inner = Inner {
             start: self.start,
-            len: ip.len,
-            tos: ip.tos,
-            v4: V4,
+            len,
+            tos,
+            v4: self.v4,
         };
         encap::send(self.ctx, &inner, entropy, host, origin)
     }

@@ -179,7 +179,7 @@ impl Unowned {
             flags: self.flags.0,
             zero: [0; 3],
         };
-        match park::park(ctx, head, &self.tuple.client, Why::Unknown, self.now_ns) {
+        match park::park(ctx, &head, &self.tuple.client, Why::Unknown, self.now_ns) {
             Held::Whole => Outcome::Asked,
             Held::Head => Outcome::AskTooLong,
             Held::LimitedSource => Outcome::AskLimitedSource,

@@ -140,6 +140,17 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The checksum of a UDP datagram, whatever stands in its place.
+pub fn udp_checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> [u8; 2] {
+    let mut bytes = datagram.to_vec();
+    bytes[6..8].fill(0);
+    let pseudo = sum(&octets(source)) + sum(&octets(destination)) + 17 + bytes.len() as u32;
+    match fold(pseudo + sum(&bytes)) {
+        0 => [0xff; 2],
+        checksum => checksum.to_be_bytes(),
+    }
+}
+
 /// An ICMP message's bytes: its type and code, the four bytes behind the checksum,
 /// and what follows. `between` are the addresses of the packet that carries it.
 pub fn icmp(between: (IpAddr, IpAddr), kind: u8, code: u8, word: [u8; 4], rest: &[u8]) -> Vec<u8> {

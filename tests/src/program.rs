@@ -6,19 +6,22 @@ use crate::packet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use homing_agent::datapath::template::{Hop, Mac, Outer};
 use homing_common::{
-    control::Control,
+    control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
+    limit::{Limit, WINDOW_SHIFT},
     maps::Owner,
     net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
+    park::Parked,
     session::{SessionKey, Tuple},
     settings::Settings,
 };
+use nix::time::{ClockId, clock_gettime};
 
 /// XDP's actions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,6 +211,28 @@ impl Program {
         })
     }
 
+    /// Runs one frame so many times in a row, which must leave it as it was, and
+    /// returns how often each outcome came.
+    pub fn run_many(&mut self, frame: &[u8], times: u32) -> Result<Vec<(Outcome, u64)>> {
+        let before = self.stats()?;
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut("homing_xdp")
+            .context("loaded above")?
+            .try_into()?;
+        xdp.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat: times,
+            ..TestRunOptions::new()
+        })?;
+        let after = self.stats()?;
+        let counted = Outcome::ALL.iter().map(|outcome| {
+            let index = outcome.index() as usize;
+            (*outcome, after[index] - before[index])
+        });
+        Ok(counted.filter(|(_, times)| *times > 0).collect())
+    }
+
     /// Runs one frame through the egress program, as if this host sent it, and
     /// returns it as it would leave.
     pub fn leave(&mut self, frame: &[u8]) -> Result<Vec<u8>> {
@@ -237,6 +262,81 @@ impl Program {
         Ok(cell.set(0, control, 0)?)
     }
 
+    /// Makes it a host that knows the sessions of the whole POP, whose agent lives
+    /// as long as the test does.
+    pub fn know(&mut self) -> Result<()> {
+        self.control(|control| {
+            control.flags |= Control::SYNCED;
+            control.beat_ns = u64::MAX;
+        })
+    }
+
+    /// Names the hosts that all sessions' packets go to which this host may not
+    /// decide on.
+    pub fn set_rendezvous(&mut self, first: u16, second: u16) -> Result<()> {
+        let mut table: Array<_, Rendezvous> = self.map("RENDEZVOUS")?.try_into()?;
+        for slot in 0..RENDEZVOUS_ENTRIES {
+            table.set(slot, Rendezvous { first, second }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Names the hosts that one session's packets go to which this host may not
+    /// decide on.
+    pub fn set_rendezvous_of(
+        &mut self,
+        client: &str,
+        service: &str,
+        first: u16,
+        second: u16,
+    ) -> Result<()> {
+        let slot = self.id(client, service)? % u64::from(RENDEZVOUS_ENTRIES);
+        let mut table: Array<_, Rendezvous> = self.map("RENDEZVOUS")?.try_into()?;
+        table.set(slot as u32, Rendezvous { first, second }, 0)?;
+        Ok(())
+    }
+
+    /// Records that this host closed a session so many nanoseconds ago.
+    pub fn set_closed(&mut self, client: &str, service: &str, ago_ns: u64) -> Result<()> {
+        let id = self.id(client, service)?;
+        let now_ns = monotonic_ns()?;
+        let mut closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
+        closed.insert(id, now_ns - ago_ns, 0)?;
+        Ok(())
+    }
+
+    /// When this host closed a session, nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn closed_at(&mut self, client: &str, service: &str) -> Result<Option<u64>> {
+        let id = self.id(client, service)?;
+        let closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
+        match closed.get(&id, 0) {
+            Ok(at_ns) => Ok(Some(at_ns)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Uses up a limit for the present window of time.
+    pub fn exhaust(&mut self, limit: Limit) -> Result<()> {
+        let window = monotonic_ns()? >> WINDOW_SHIFT & u64::from(u32::MAX);
+        let mut limits: Array<_, u64> = self.map("LIMITS")?.try_into()?;
+        limits.set(limit.index(), window << 32 | u64::from(limit.max()), 0)?;
+        Ok(())
+    }
+
+    /// Takes the packets that were parked for the agent.
+    pub fn parked(&mut self) -> Result<Vec<(Parked, Vec<u8>)>> {
+        let mut ring: RingBuf<_> = self.map("ASK")?.try_into()?;
+        let mut all = Vec::new();
+        while let Some(record) = ring.next() {
+            let (head, frame) = record.split_at(size_of::<Parked>());
+            // SAFETY: a record begins with a head, and any bytes make one.
+            let head = unsafe { head.as_ptr().cast::<Parked>().read_unaligned() };
+            all.push((head, frame[..head.captured as usize].to_vec()));
+        }
+        Ok(all)
+    }
+
     /// What a hook has counted.
     pub fn hook(&self, hook: Hook) -> Result<u64> {
         Ok(self.stats()?[hook.index() as usize])
@@ -263,17 +363,33 @@ impl Program {
 }
 
 /// Host 1 with the services of the tests, and hosts 2 and 3 as members that are
-/// reached by the interface that packets come in by.
+/// reached by the interface that packets come in by. It knows the whole POP.
 pub fn host_1(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Result<Program> {
-    let mut program = Program::load(settings(tunnel, encapsulation))?;
+    host(settings(tunnel, encapsulation))
+}
+
+/// The same host of another id or with other addresses; the other two of hosts 1,
+/// 2 and 3 are the members.
+pub fn host(settings: Settings) -> Result<Program> {
+    let mut program = Program::load(settings)?;
     for service in [packet::SERVICE_V4, packet::SERVICE_V6] {
         program.add_service(service)?;
     }
-    for host in [2, 3] {
+    for host in [1, 2, 3] {
+        if host == settings.host.0 {
+            continue;
+        }
         let template = template(&program.settings, host, LOOPBACK, None);
         program.add_host(host, template)?;
     }
+    program.know()?;
     Ok(program)
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+pub fn monotonic_ns() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 /// Index of the loopback interface in every network namespace.

@@ -1,12 +1,16 @@
 //! The XDP program, packet in and packet out. One file per topic.
 
 mod packets {
+    mod ask;
     mod common;
     mod cut;
+    mod echo;
     mod egress;
     //mod every_outcome;
     mod forward;
     mod local;
+    mod loops;
+    mod order;
     mod parse;
     mod strip;
     mod too_big;

@@ -3,7 +3,9 @@
 use std::net::{TcpListener, TcpStream};
 
 use homing_common::{
-    host::{Encapsulation, Template},
+    control::Control,
+    host::{Encapsulation, HostId, Template},
+    limit::Limit,
     outcome::{Outcome, Verdict},
 };
 use homing_tests::{
@@ -11,7 +13,7 @@ use homing_tests::{
     program::{self, Action, Program, Run, host_1, in_namespace, tunnel_v4},
 };
 
-use super::{common::outer, local::Handshake};
+use super::{ask, common::outer, echo, local::Handshake};
 
 /// A packet whose way ends like this. A new outcome does not compile until it has
 /// one.
@@ -42,7 +44,7 @@ fn reach(outcome: Outcome) -> Run {
             let (_handshake, ack) = Handshake::by_cookie(true);
             program.run(&ack.frame())
         }
-        Outcome::Unknown => program.run(&ack.frame()),
+        Outcome::Unknown => program.run(&segment(true, flags::RST).frame()),
         Outcome::StrippedSocket => {
             let (service, source, _sockets) = connection();
             program.add_service(&service).unwrap();
@@ -54,7 +56,7 @@ fn reach(outcome: Outcome) -> Run {
             let (_handshake, ack) = Handshake::by_cookie(true);
             arrive(&mut program, 2, &ack.ip())
         }
-        Outcome::StrippedUnknown => arrive(&mut program, 2, &ack.ip()),
+        Outcome::StrippedUnknown => arrive(&mut program, 2, &segment(true, flags::RST).ip()),
         Outcome::Forwarded => {
             owned(&mut program, 2);
             program.run(&ack.frame())
@@ -110,6 +112,55 @@ fn reach(outcome: Outcome) -> Run {
             owned(&mut program, 2);
             arrive(&mut program, 2, &ack.ip())
         }
+        Outcome::LocalClosed => {
+            program.set_closed(CLIENT_V4, SERVICE_V4, 0).unwrap();
+            program.run(&ack.frame())
+        }
+        Outcome::StrippedClosed => {
+            program.set_closed(CLIENT_V4, SERVICE_V4, 0).unwrap();
+            arrive(&mut program, 2, &ack.ip())
+        }
+        Outcome::RendezvousSyn => {
+            program.set_rendezvous(2, 3).unwrap();
+            program.control(|it| it.flags |= Control::DRAINING).unwrap();
+            program.run(&segment(true, flags::SYN).frame())
+        }
+        Outcome::Rendezvous => {
+            program.set_rendezvous(2, 3).unwrap();
+            program.control(|it| it.flags = 0).unwrap();
+            program.run(&ack.frame())
+        }
+        Outcome::RendezvousNone => {
+            program.control(|it| it.flags = 0).unwrap();
+            program.run(&ack.frame())
+        }
+        Outcome::TunnelUnready => {
+            program.control(|it| it.flags = 0).unwrap();
+            arrive(&mut program, 2, &ack.ip())
+        }
+        Outcome::Asked => program.run(&ack.frame()),
+        Outcome::AskTooLong => program.run(&ack.payload(vec![0; 3000]).frame()),
+        Outcome::AskLimitedSource => until(outcome, || {
+            program.exhaust(ask::limit(&program, CLIENT_V4))?;
+            program.run(&ack.frame())
+        }),
+        Outcome::AskLimited => until(outcome, || {
+            program.exhaust(Limit::Unknown)?;
+            program.run(&ack.frame())
+        }),
+        Outcome::AskFull => {
+            let mut source = 0;
+            until(outcome, || {
+                source += 1;
+                program.run(&ask::from(source).payload(vec![0; 1200]).frame())
+            })
+        }
+        Outcome::EchoAnswered => echo::ask(&mut program, |_| {}),
+        Outcome::EchoRefused => echo::ask(&mut program, |echo| echo.tag[7] ^= 1),
+        Outcome::EchoLimited => until(outcome, || {
+            program.exhaust(Limit::Echo(HostId(2)))?;
+            echo::ask(&mut program, |_| {})
+        }),
     }
     .unwrap()
 }
@@ -121,6 +172,16 @@ fn arrive(
 ) -> anyhow::Result<Run> {
     let packet = outer(program, from, 1, inner, 0);
     program.run(&packet.frame(&[]))
+}
+
+/// Repeats what in the end has this outcome.
+fn until(outcome: Outcome, mut run: impl FnMut() -> anyhow::Result<Run>) -> anyhow::Result<Run> {
+    loop {
+        let run = run()?;
+        if run.outcome == outcome {
+            return Ok(run);
+        }
+    }
 }
 
 /// A service's endpoint, a client's, and the sockets that keep their session.

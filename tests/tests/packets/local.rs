@@ -181,7 +181,7 @@ fn a_cookie_of_this_kernel_and_no_other() {
             let mut guessed = ack.clone();
             guessed.ack = guessed.ack.wrapping_add(0x0010_0000);
             let run = program.run(&guessed.frame()).unwrap();
-            assert_end(&run, Action::Pass, Outcome::Unknown);
+            assert_end(&run, Action::Drop, Outcome::Asked);
             // No segment but the one that completes a handshake carries a cookie.
             for flags in [
                 flags::RST,
@@ -205,16 +205,21 @@ fn a_listener_alone_owns_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let service = listener.local_addr().unwrap().to_string();
         program.add_service(&service).unwrap();
-        for (flags, outcome) in [
-            (flags::SYN, Outcome::LocalSyn),
-            (flags::ACK, Outcome::Unknown),
-            (flags::SYN | flags::ACK, Outcome::Unknown),
-            (flags::SYN | flags::FIN, Outcome::Unknown),
-            (flags::SYN | flags::RST, Outcome::Unknown),
+        for (flags, action, outcome) in [
+            (flags::SYN, Action::Pass, Outcome::LocalSyn),
+            (flags::ACK, Action::Drop, Outcome::Asked),
+            (flags::FIN | flags::ACK, Action::Drop, Outcome::Asked),
+            (flags::SYN | flags::ACK, Action::Pass, Outcome::Unknown),
+            (flags::SYN | flags::FIN, Action::Pass, Outcome::Unknown),
+            (flags::SYN | flags::RST, Action::Pass, Outcome::Unknown),
+            (flags::RST, Action::Pass, Outcome::Unknown),
+            (flags::RST | flags::ACK, Action::Pass, Outcome::Unknown),
+            (flags::FIN, Action::Pass, Outcome::Unknown),
+            (0, Action::Pass, Outcome::Unknown),
         ] {
             let frame = Tcp::new("127.0.0.9:1234", &service, flags).frame();
             let run = program.run(&frame).unwrap();
-            assert_end(&run, Action::Pass, outcome);
+            assert_end(&run, action, outcome);
         }
     });
 }

@@ -82,7 +82,11 @@ fn a_local_socket_comes_before_the_table() {
 fn nobody_knows_it() {
     in_namespace(|| {
         for mut program in programs() {
-            let inner = segment(true, flags::ACK).ip();
+            let packet = arriving(&program, &segment(true, flags::ACK).ip());
+            let run = program.run(&packet.frame(&[])).unwrap();
+            assert_end(&run, Action::Drop, Outcome::Asked);
+            // What nobody is asked about goes up.
+            let inner = segment(true, flags::RST).ip();
             let packet = arriving(&program, &inner);
             let run = program.run(&packet.frame(&[])).unwrap();
             assert_end(&run, Action::Pass, Outcome::StrippedUnknown);
@@ -314,7 +318,7 @@ fn services_and_sessions_of_both_families_are_told_apart() {
         program.set_owner(CLIENT_V6, SERVICE_V6, 3).unwrap();
         let packet = arriving(&program, &segment(true, flags::ACK).ip());
         let run = program.run(&packet.frame(&[])).unwrap();
-        assert_end(&run, Action::Pass, Outcome::StrippedUnknown);
+        assert_end(&run, Action::Drop, Outcome::Asked);
         let packet = arriving(&program, &segment(false, flags::ACK).ip());
         let run = program.run(&packet.frame(&[])).unwrap();
         assert_end(&run, Action::Tx, Outcome::SentOn);
