@@ -8,6 +8,7 @@
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod ask;
 pub mod bench;
 pub mod control;
 pub mod echo;

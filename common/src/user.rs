@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    ask::Question,
     bench::Bench,
     control::{Control, Rendezvous},
     event::Event,
@@ -29,8 +30,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Bench, Control, Course, Datagram, Event, Host, Identity, Owner, Parked, Rendezvous, Service,
-    Session, SessionId, Settings, Tuple
+    Bench, Control, Course, Datagram, Event, Host, Identity, Owner, Parked, Question, Rendezvous,
+    Service, Session, SessionId, Settings, Tuple
 );
 
 impl From<IpAddr> for Address {

@@ -8,28 +8,32 @@ use homing_common::{
 };
 
 use crate::{
-    End, control, echo, encap,
+    Next, control, echo, encap,
     local::{self, Local},
     maps::SERVICES,
     owners,
     packet::{Frame, Ip, Link, Segment},
     settings, tunnel,
-    uncommon::{self, Source},
+    uncommon::{Uncommon, is_icmp},
     unowned::{self, From, Way},
 };
 
 /// Decides the way of a packet.
 #[inline(always)]
-pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Result<End, Outcome> {
+pub fn handle<const V4: bool>(
+    ctx: &XdpContext,
+    frame: &Frame,
+    link: Link,
+) -> Result<Next, Outcome> {
     let ip = Ip::parse::<V4>(frame, link.len).ok_or(Outcome::Malformed)?;
     if is_tunnel_address(&ip.destination) {
         return tunnel::handle::<V4>(ctx, frame, link, &ip);
     }
     if ip.fragment {
-        return uncommon::fragment::<V4>(ctx, link, ip.start, Source::Wire);
+        return Ok(Next::Fragment(Uncommon::off_the_wire::<V4>(link)));
     }
-    if uncommon::is_icmp::<V4>(ip.protocol) {
-        return uncommon::icmp::<V4>(ctx, link, ip.start, Source::Wire);
+    if is_icmp::<V4>(ip.protocol) {
+        return Ok(Next::Icmp(Uncommon::off_the_wire::<V4>(link)));
     }
     if ip.protocol != TCP {
         return Err(match ip.protocol {
@@ -49,7 +53,8 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
             id.entropy(),
             owner,
             encap::Origin::Wire,
-        );
+        )
+        .map(Next::End);
     }
     if !is_service(&segment.tuple.service()) {
         return Err(Outcome::NotService);
@@ -73,7 +78,8 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
             id.entropy(),
             host,
             encap::Origin::Rendezvous { opens },
-        ),
+        )
+        .map(Next::End),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
     packet::{Flags, Frame, Ip},
     park::{self, Held},
     related, settings,
-    uncommon::{Case, is_icmp},
+    uncommon::{Case, Uncommon, is_icmp},
 };
 
 const TCP_MIN_LEN: usize = 20;
@@ -40,12 +40,8 @@ const HEADER_LEN: usize = 8;
 
 /// Decides the way of a fragment.
 #[inline(always)]
-pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
-    let seen = Seen::unpack(fragment_read(
-        case.ctx.ctx,
-        case.start as u32,
-        case.v4 as u32,
-    ));
+pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
+    let seen = Seen::unpack(read);
     let malformed = case.either(Outcome::Malformed, Outcome::TunnelMalformed);
     // SAFETY: a place of this CPU's own, where no other program runs meanwhile.
     let head = unsafe { &mut *SCRATCH.get_ptr_mut(0).ok_or(malformed)? };
@@ -73,7 +69,7 @@ pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
             return case.send(seen.len, seen.tos, entropy, meeting, origin);
         }
     }
-    head.from = case.from;
+    head.from = case.packet.from;
     let host = if seen.kind == Seen::FIRST {
         let host = owner(case, head)?;
         set_course(head, host);
@@ -84,7 +80,7 @@ pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
     if host == me {
         return Err(case.up(Outcome::FragmentLocal, Outcome::StrippedFragment));
     }
-    let ttl = match case.ttl {
+    let ttl = match case.packet.ttl {
         _ if !case.tunnelled() => settings::hop_limit(),
         0 | 1 => return Err(Outcome::TunnelHops),
         ttl => ttl - 1,
@@ -106,7 +102,7 @@ fn is_service_address(address: &Address) -> bool {
 /// says so (see [`encap`](crate::encap)).
 #[inline(always)]
 fn is_decided(case: &Case<'_>) -> bool {
-    let Some(outer) = case.frame.at::<[u8; 6]>(case.link_len) else {
+    let Some(outer) = case.frame.at::<[u8; 6]>(case.packet.link_len) else {
         return false;
     };
     // SAFETY: `at` has checked that the bytes lie within the frame.
@@ -141,7 +137,7 @@ fn owner(case: &Case<'_>, head: &Parked) -> Result<HostId, Outcome> {
 
 /// Writes where a datagram's fragments go, and has those released that wait.
 #[inline(always)]
-fn set_course(head: &Parked, host: HostId) {
+fn set_course(head: &mut Parked, host: HostId) {
     let now_ns = control::now_ns();
     let course = Course::new(host.0, now_ns);
     if insert(head, &course, BPF_NOEXIST) {
@@ -156,7 +152,7 @@ fn set_course(head: &Parked, host: HostId) {
 
 /// Where a datagram's first fragment went. If it has not come yet, this one waits.
 #[inline(always)]
-fn course(head: &Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
+fn course(head: &mut Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
     let now_ns = control::now_ns();
     let known = read(head).filter(|course| course.holds(now_ns));
     if let Some(course) = known
@@ -178,7 +174,7 @@ fn course(head: &Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
 /// Notes that a fragment waits for the first one, which may come this very moment
 /// on another CPU: either that one finds the note, or this finds its course.
 #[inline(always)]
-fn wait(head: &Parked, now_ns: u64) {
+fn wait(head: &mut Parked, now_ns: u64) {
     let note = Course::new(0, now_ns);
     if insert(head, &note, BPF_NOEXIST) {
         return;
@@ -235,22 +231,22 @@ impl Seen {
     }
 }
 
-/// Reads the fragment whose IP header begins at `start` into `SCRATCH`: datagram and
-/// service; and if it is the first one of a session's datagram, the session's tuple
-/// and id, and the flags of TCP. Returns [`Seen`]: kind (from bit 32 on), TOS (bits
-/// 16 to 23), length (below).
+/// Reads a fragment, given [`Uncommon`], into `SCRATCH`: datagram and service; and if
+/// it is the first one of a session's datagram, the session's tuple and id, and the
+/// flags of TCP. Returns [`Seen`]: kind (from bit 32 on), TOS (bits 16 to 23), length
+/// (below).
 ///
 /// A function of its own, and global: the verifier looks at it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn fragment_read(ctx: *mut xdp_md, start: u32, v4: u32) -> u64 {
+pub extern "C" fn fragment_read(ctx: *mut xdp_md, packet: u64) -> u64 {
     let frame = Frame::of(&XdpContext::new(ctx));
-    let start = (start & 0xff) as usize;
+    let Uncommon { start, v4, .. } = Uncommon::unpack(packet);
     // SAFETY: as in `decide`.
     let Some(head) = SCRATCH.get_ptr_mut(0).map(|head| unsafe { &mut *head }) else {
         return 0;
     };
-    let seen = if v4 != 0 {
+    let seen = if v4 {
         Ip::parse::<true>(&frame, start)
             .map(|ip| (examine::<true>(&frame, &ip, head), ip.len, ip.tos))
     } else {

@@ -32,8 +32,10 @@ pub enum Local {
     Nothing,
 }
 
-const TCP_TIME_WAIT: u32 = 6;
-const TCP_LISTEN: u32 = 10;
+/// The state of a listener (`include/net/tcp_states.h`).
+pub const TCP_LISTEN: u32 = 10;
+/// The state of a socket that has been closed and stays for stragglers.
+pub const TCP_TIME_WAIT: u32 = 6;
 
 /// Addresses and ports in the layout of `struct bpf_sock_tuple`.
 #[repr(C)]
@@ -73,7 +75,7 @@ pub fn is_open<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> bool {
 /// The TCP state of the socket that serves a tuple. Handshakes in progress and
 /// TIME_WAIT count.
 #[inline(always)]
-fn state<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> Option<u32> {
+pub fn state<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> Option<u32> {
     if V4 {
         let (client, service) = (&tuple.client.0, &tuple.service.0);
         state_of(

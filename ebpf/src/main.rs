@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::{SockOpsContext, TcContext, XdpContext},
 };
 use homing_common::outcome::Verdict;
-use homing_ebpf::{egress, handle, sockops, stats};
+use homing_ebpf::{answer, egress, handle, sockops, stats};
 
 /// Every packet that reaches an interface of this host.
 #[xdp]
@@ -40,6 +40,14 @@ pub fn homing_egress(ctx: TcContext) -> i32 {
 #[xdp]
 pub fn homing_up(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Questions of other hosts about sessions that they do not know. Attached to
+/// nothing: the agent runs it.
+#[xdp]
+pub fn homing_answer(ctx: XdpContext) -> u32 {
+    answer::handle(&ctx);
+    xdp_action::XDP_DROP
 }
 
 /// Every socket under the cgroup that is established or closes.

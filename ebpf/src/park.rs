@@ -44,7 +44,7 @@ struct Record<const N: usize> {
 /// Parks the packet that `head` describes, within the limits of its source and of
 /// its kind. Fills in the head's time, interface and length of frame.
 #[inline(always)]
-pub fn park(ctx: &XdpContext, head: &Parked, source: &Address, why: Why, now_ns: u64) -> Held {
+pub fn park(ctx: &XdpContext, head: &mut Parked, source: &Address, why: Why, now_ns: u64) -> Held {
     if !limit::take(Limit::source(source, &settings::session_key()), now_ns) {
         return Held::LimitedSource;
     }
@@ -57,12 +57,10 @@ pub fn park(ctx: &XdpContext, head: &Parked, source: &Address, why: Why, now_ns:
     }
     // SAFETY: the context is valid as long as the program runs.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let head = &Parked {
-        at_ns: now_ns,
-        ifindex,
-        why: why as u16,
-        ..*head
-    };
+    // In place: the stack has no room for copies.
+    head.at_ns = now_ns;
+    head.ifindex = ifindex;
+    head.why = why as u16;
     match ctx.data_end() - ctx.data() {
         len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, len),
         len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, len),
@@ -72,16 +70,15 @@ pub fn park(ctx: &XdpContext, head: &Parked, source: &Address, why: Why, now_ns:
 
 /// Hands the agent a record without a frame, within the limit of its kind.
 #[inline(always)]
-pub fn tell(head: &Parked, why: Why, now_ns: u64) {
+pub fn tell(head: &mut Parked, why: Why, now_ns: u64) {
     if !limit::take(Limit::Fragments, now_ns) {
         return;
     }
     if let Some(mut record) = ASK.reserve_untyped::<Parked>(0) {
-        record.write(Parked {
-            at_ns: now_ns,
-            why: why as u16,
-            ..*head
-        });
+        head.at_ns = now_ns;
+        head.why = why as u16;
+        head.captured = 0;
+        record.write(*head);
         record.submit(0);
     }
 }
@@ -89,7 +86,7 @@ pub fn tell(head: &Parked, why: Why, now_ns: u64) {
 /// Takes a record with room for `len` bytes of frame, which are at most `N`, and
 /// fills it. With room for none, the frame is left out.
 #[inline(always)]
-fn reserve<const N: usize>(ctx: &XdpContext, head: &Parked, len: usize) -> Held {
+fn reserve<const N: usize>(ctx: &XdpContext, head: &mut Parked, len: usize) -> Held {
     const { assert!(N == 0 || N.is_power_of_two()) };
     // The same number, in a form in which the verifier sees its bounds, and which
     // the compiler, that has seen them, does not take back.
@@ -106,10 +103,8 @@ fn reserve<const N: usize>(ctx: &XdpContext, head: &Parked, len: usize) -> Held 
     // SAFETY: the record has room for a head and `N` bytes, and `len` is at most
     // that.
     unsafe {
-        addr_of_mut!((*at).head).write(Parked {
-            captured: len as u32,
-            ..*head
-        });
+        head.captured = len as u32;
+        addr_of_mut!((*at).head).write(*head);
         if N == 0 {
             record.submit(0);
             return Held::Head;

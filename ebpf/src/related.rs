@@ -18,7 +18,7 @@ use crate::{
     owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
     settings,
-    uncommon::{Case, is_icmp},
+    uncommon::{Case, Uncommon, is_icmp},
 };
 
 const ICMP_LEN: usize = 8;
@@ -32,8 +32,7 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 
 /// Decides the way of an ICMP packet.
 #[inline(always)]
-pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
-    let read = related_read(case.ctx.ctx, case.start as u32, case.v4 as u32);
+pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     let (kind, len, tos) = (read >> 32, read as u16 as usize, (read >> 16) as u8);
     let malformed = case.either(Outcome::Malformed, Outcome::TunnelMalformed);
     // SAFETY: a place of this CPU's own, where no other program runs meanwhile.
@@ -59,13 +58,15 @@ pub fn decide(case: &Case<'_>) -> Result<End, Outcome> {
     if case.tunnelled() {
         // The session may have moved on since the sender heard of it.
         if let Some(owner) = owner
-            && owner.0 != case.from
+            && owner.0 != case.packet.from
             && !case.has_socket(&head.tuple)
         {
-            if case.ttl <= 1 {
+            if case.packet.ttl <= 1 {
                 return Err(Outcome::TunnelHops);
             }
-            let origin = Origin::Tunnel { ttl: case.ttl - 1 };
+            let origin = Origin::Tunnel {
+                ttl: case.packet.ttl - 1,
+            };
             return case.send(len, tos, entropy, owner, origin);
         }
     } else if !control::knows(control::now_ns())
@@ -82,21 +83,21 @@ const MALFORMED: u64 = 0;
 const NO_SESSION: u64 = 1;
 const SESSION: u64 = 2;
 
-/// Reads the ICMP packet whose IP header begins at `start`: if it is an error about a
-/// session, tuple and id go to `SCRATCH`. Returns what it is (from bit 32 on), TOS
+/// Reads an ICMP packet, given [`Uncommon`]: if it is an error about a session, tuple
+/// and id go to `SCRATCH`. Returns what it is (from bit 32 on), TOS
 /// (bits 16 to 23) and length (below).
 ///
 /// A function of its own, and global: the verifier looks at it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn related_read(ctx: *mut xdp_md, start: u32, v4: u32) -> u64 {
+pub extern "C" fn icmp_read(ctx: *mut xdp_md, packet: u64) -> u64 {
     let frame = Frame::of(&XdpContext::new(ctx));
-    let start = (start & 0xff) as usize;
+    let Uncommon { start, v4, .. } = Uncommon::unpack(packet);
     // SAFETY: as in `decide`.
     let Some(head) = SCRATCH.get_ptr_mut(0).map(|head| unsafe { &mut *head }) else {
         return MALFORMED;
     };
-    let read = if v4 != 0 {
+    let read = if v4 {
         read::<true>(&frame, start, head)
     } else {
         read::<false>(&frame, start, head)

@@ -9,13 +9,13 @@ use homing_common::{
 };
 
 use crate::{
-    End, direct, encap,
+    Next, direct, encap,
     local::{self, Local},
     maps::HOSTS,
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
-    uncommon::{self, Source},
+    uncommon::{Uncommon, is_icmp},
     unowned::{self, From, Way},
 };
 
@@ -28,7 +28,7 @@ pub fn handle<const V4: bool>(
     frame: &Frame,
     link: Link,
     outer: &Ip,
-) -> Result<End, Outcome> {
+) -> Result<Next, Outcome> {
     // What is no tunnel packet (a ping, say) is the local stack's business. The
     // agent sets how this host sends; it understands both ways, so that a POP
     // can change from one to the other host by host.
@@ -127,23 +127,30 @@ impl Arrival {
         ctx: &XdpContext,
         frame: &Frame,
         start: usize,
-    ) -> Result<End, Outcome> {
+    ) -> Result<Next, Outcome> {
         let ip = Ip::parse::<V4>(frame, start).ok_or(Outcome::TunnelMalformed)?;
         if ip.start + ip.len > self.end {
             return Err(Outcome::TunnelMalformed);
         }
-        let source = Source::Tunnel {
-            host: self.from,
+        let uncommon = Uncommon {
+            v4: V4,
+            link_len: self.link.len,
+            start,
+            from: self.from.0,
             ttl: self.ttl,
         };
+        let is_uncommon = ip.fragment || is_icmp::<V4>(ip.protocol);
+        if is_uncommon && start > Uncommon::START_MAX {
+            return Err(Outcome::TunnelMalformed);
+        }
         if ip.fragment {
-            return uncommon::fragment::<V4>(ctx, self.link, start, source);
+            return Ok(Next::Fragment(uncommon));
         }
         if is_nested(frame, &ip) {
             return Err(Outcome::TunnelNested);
         }
-        if uncommon::is_icmp::<V4>(ip.protocol) {
-            return uncommon::icmp::<V4>(ctx, self.link, start, source);
+        if is_icmp::<V4>(ip.protocol) {
+            return Ok(Next::Icmp(uncommon));
         }
         if ip.protocol != TCP {
             return Err(Outcome::TunnelNotService);
@@ -202,12 +209,12 @@ impl Arrival {
         segment: &Segment,
         id: SessionId,
         owner: HostId,
-    ) -> Result<End, Outcome> {
+    ) -> Result<Next, Outcome> {
         if self.ttl <= 1 {
             return Err(Outcome::TunnelHops);
         }
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
-        encap::send(ctx, &segment.inner::<V4>(), id.entropy(), owner, origin)
+        encap::send(ctx, &segment.inner::<V4>(), id.entropy(), owner, origin).map(Next::End)
     }
 }
 

@@ -4,6 +4,8 @@
 //! Both are decided on by functions of their own, and global: the verifier looks at
 //! each once, and they do not weigh on the ways of packets that are many.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     host::HostId,
@@ -20,42 +22,58 @@ use crate::{
     related, tunnel,
 };
 
-/// Where a packet came from.
+/// A packet that is no plain segment, as far as it has been read.
 #[derive(Clone, Copy)]
-pub enum Source {
-    /// Off the wire.
-    Wire,
-    /// Through the tunnel, from a member.
-    Tunnel {
-        /// The member.
-        host: HostId,
-        /// What is left of its hops.
-        ttl: u8,
-    },
+pub struct Uncommon {
+    /// Whether it is IPv4.
+    pub v4: bool,
+    /// Length of the link layer: 14, 18 or 22.
+    pub link_len: usize,
+    /// Offset in the frame of its IP header; behind the outer headers, if there are
+    /// some.
+    pub start: usize,
+    /// The member that sent it here through the tunnel; zero for none.
+    pub from: u16,
+    /// What is left of its hops in the tunnel.
+    pub ttl: u8,
 }
 
-/// Decides the way of a fragment.
-#[inline(always)]
-pub fn fragment<const V4: bool>(
-    ctx: &XdpContext,
-    link: Link,
-    start: usize,
-    source: Source,
-) -> Result<End, Outcome> {
-    let (start, arguments) = (start as u32, pack::<V4>(link, source));
-    unpack(homing_fragment(ctx.ctx, start, arguments))
-}
+impl Uncommon {
+    /// A packet that begins behind the link layer.
+    #[inline(always)]
+    pub fn off_the_wire<const V4: bool>(link: Link) -> Self {
+        Self {
+            v4: V4,
+            link_len: link.len,
+            start: link.len,
+            from: 0,
+            ttl: 0,
+        }
+    }
 
-/// Decides the way of an ICMP packet.
-#[inline(always)]
-pub fn icmp<const V4: bool>(
-    ctx: &XdpContext,
-    link: Link,
-    start: usize,
-    source: Source,
-) -> Result<End, Outcome> {
-    let (start, arguments) = (start as u32, pack::<V4>(link, source));
-    unpack(homing_icmp(ctx.ctx, start, arguments))
+    /// Where the packet begins at most: members put no extension headers before it.
+    pub const START_MAX: usize = 0xff;
+
+    /// Below bit 62, where others count.
+    #[inline(always)]
+    pub fn pack(self) -> u64 {
+        self.from as u64
+            | (self.ttl as u64) << 16
+            | (self.start as u64) << 24
+            | (self.link_len as u64) << 32
+            | (self.v4 as u64) << 40
+    }
+
+    #[inline(always)]
+    pub fn unpack(word: u64) -> Self {
+        Self {
+            v4: word & 1 << 40 != 0,
+            link_len: (word >> 32 & 0x1f) as usize,
+            start: (word >> 24 & 0xff) as usize,
+            from: word as u16,
+            ttl: (word >> 16) as u8,
+        }
+    }
 }
 
 /// Whether a protocol is the ICMP of an IP version.
@@ -64,56 +82,30 @@ pub fn is_icmp<const V4: bool>(protocol: u8) -> bool {
     protocol == if V4 { ICMP } else { ICMPV6 }
 }
 
-/// Takes a fragment whose IP header begins at `start`, and [`Arguments`]. Returns
-/// an [`End`], packed.
+/// Decides the way of a fragment, given [`Uncommon`] and what
+/// [`fragment_read`](fragment::fragment_read) returned. Returns an [`End`]. All are
+/// packed.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn homing_fragment(ctx: *mut xdp_md, start: u32, arguments: u32) -> u64 {
+pub extern "C" fn homing_fragment(ctx: *mut xdp_md, packet: u64, read: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
-    let case = Case::new(&ctx, start, arguments);
-    pack_end(fragment::decide(&case))
+    pack(fragment::decide(&Case::new(&ctx, packet), read))
 }
 
 /// The same for an ICMP packet.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn homing_icmp(ctx: *mut xdp_md, start: u32, arguments: u32) -> u64 {
+pub extern "C" fn homing_icmp(ctx: *mut xdp_md, packet: u64, read: u64) -> u64 {
     let ctx = XdpContext::new(ctx);
-    let case = Case::new(&ctx, start, arguments);
-    pack_end(related::decide(&case))
-}
-
-// Arguments: the sending member (bits 0 to 15, zero for none), what is left of the
-// packet's hops (16 to 23), the link layer's length (24 to 28), and whether the
-// packet is IPv4 (bit 31).
-const ARGUMENTS_V4: u32 = 1 << 31;
-
-#[inline(always)]
-fn pack<const V4: bool>(link: Link, source: Source) -> u32 {
-    let (host, ttl) = match source {
-        Source::Wire => (0, 0),
-        Source::Tunnel { host, ttl } => (host.0 as u32, ttl as u32),
-    };
-    host | ttl << 16 | (link.len as u32) << 24 | if V4 { ARGUMENTS_V4 } else { 0 }
+    pack(related::decide(&Case::new(&ctx, packet), read))
 }
 
 #[inline(always)]
-fn pack_end(end: Result<End, Outcome>) -> u64 {
-    let end = match end {
-        Ok(end) => end,
-        Err(outcome) => outcome.into(),
-    };
-    end.outcome as u64 | (end.ifindex as u64) << 32
-}
-
-#[inline(always)]
-fn unpack(end: u64) -> Result<End, Outcome> {
-    // The verifier has not seen that nothing but outcomes is returned.
-    let outcome = Outcome::of_index(end as u32).ok_or(Outcome::Malformed)?;
-    Ok(End {
-        outcome,
-        ifindex: (end >> 32) as u32,
-    })
+fn pack(end: Result<End, Outcome>) -> u64 {
+    match end {
+        Ok(end) => end.pack(),
+        Err(outcome) => End::from(outcome).pack(),
+    }
 }
 
 /// A packet to be decided on.
@@ -122,37 +114,24 @@ pub struct Case<'a> {
     pub ctx: &'a XdpContext,
     /// The frame.
     pub frame: Frame,
-    /// Offset of the packet's IP header in the frame.
-    pub start: usize,
-    /// Whether it is IPv4.
-    pub v4: bool,
-    /// Length of the link layer. Behind it begins the outer header, if there is one.
-    pub link_len: usize,
-    /// The member that sent it here; zero for none.
-    pub from: u16,
-    /// What is left of its hops.
-    pub ttl: u8,
+    /// The packet in it.
+    pub packet: Uncommon,
 }
 
 impl<'a> Case<'a> {
     #[inline(always)]
-    fn new(ctx: &'a XdpContext, start: u32, arguments: u32) -> Self {
+    fn new(ctx: &'a XdpContext, packet: u64) -> Self {
         Self {
             ctx,
             frame: Frame::of(ctx),
-            // Behind link layer and tunnel header; the verifier has not seen it.
-            start: (start & 0xff) as usize,
-            v4: arguments & ARGUMENTS_V4 != 0,
-            link_len: (arguments >> 24 & 0x1f) as usize,
-            from: arguments as u16,
-            ttl: (arguments >> 16) as u8,
+            packet: Uncommon::unpack(packet),
         }
     }
 
     /// Whether it came through the tunnel.
     #[inline(always)]
     pub fn tunnelled(&self) -> bool {
-        self.from != 0
+        self.packet.from != 0
     }
 
     /// What to count of a packet off the wire, or of one through the tunnel.
@@ -164,7 +143,17 @@ impl<'a> Case<'a> {
     /// Whether this host has a socket of a session of TCP.
     #[inline(always)]
     pub fn has_socket(&self, tuple: &Tuple) -> bool {
-        if self.v4 {
+        // The ports are read apart from the address before them: both together would
+        // be written to the stack as one word where it may not lie.
+        // SAFETY: they are parts of the tuple.
+        let tuple = &unsafe {
+            Tuple {
+                client_port: read_volatile(&raw const tuple.client_port),
+                service_port: read_volatile(&raw const tuple.service_port),
+                ..*tuple
+            }
+        };
+        if self.packet.v4 {
             local::is_open::<true>(self.ctx, tuple)
         } else {
             local::is_open::<false>(self.ctx, tuple)
@@ -177,10 +166,13 @@ impl<'a> Case<'a> {
         if !self.tunnelled() {
             return wire;
         }
-        let done = if self.v4 {
-            tunnel::strip::<true>(self.ctx, &self.frame, self.link_len, self.start)
+        // The verifier has not seen that the one is greater.
+        let link_len = self.packet.link_len;
+        let start = link_len + (self.packet.start.wrapping_sub(link_len) & 0xff);
+        let done = if self.packet.v4 {
+            tunnel::strip::<true>(self.ctx, &self.frame, link_len, start)
         } else {
-            tunnel::strip::<false>(self.ctx, &self.frame, self.link_len, self.start)
+            tunnel::strip::<false>(self.ctx, &self.frame, link_len, start)
         };
         match done {
             Ok(()) => stripped,
@@ -199,10 +191,10 @@ impl<'a> Case<'a> {
         origin: Origin,
     ) -> Result<End, Outcome> {
         let inner = Inner {
-            start: self.start,
+            start: self.packet.start,
             len,
             tos,
-            v4: self.v4,
+            v4: self.packet.v4,
         };
         encap::send(self.ctx, &inner, entropy, host, origin)
     }

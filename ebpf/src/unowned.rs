@@ -113,7 +113,7 @@ impl Unowned {
     #[inline(always)]
     fn off_the_wire(&self, ctx: &XdpContext) -> Way {
         let opens = self.flags.opens();
-        if !opens && self.closed_lately() {
+        if !opens && closed_lately(self.id, self.now_ns) {
             return Way::End(Outcome::LocalClosed);
         }
         let draining = control::draining();
@@ -138,7 +138,7 @@ impl Unowned {
 
     #[inline(always)]
     fn through_the_tunnel(&self, ctx: &XdpContext, from_owner: bool) -> Way {
-        Way::End(if self.closed_lately() {
+        Way::End(if closed_lately(self.id, self.now_ns) {
             Outcome::StrippedClosed
         } else if from_owner {
             Outcome::TunnelBounce
@@ -151,20 +151,9 @@ impl Unowned {
         })
     }
 
-    /// Whether this host closed the session a moment ago.
-    #[inline(always)]
-    fn closed_lately(&self) -> bool {
-        // SAFETY: the entry may be replaced while it is read, but its one 64-bit
-        // number is read at once.
-        match unsafe { CLOSED.get(self.id.0) } {
-            Some(at_ns) => self.now_ns.saturating_sub(*at_ns) < CLOSED_NS,
-            None => false,
-        }
-    }
-
     #[inline(always)]
     fn ask(&self, ctx: &XdpContext) -> Outcome {
-        let head = Parked {
+        let mut head = Parked {
             tuple: self.tuple,
             datagram: Datagram {
                 source: [0; 16],
@@ -179,12 +168,29 @@ impl Unowned {
             flags: self.flags.0,
             zero: [0; 3],
         };
-        match park::park(ctx, &head, &self.tuple.client, Why::Unknown, self.now_ns) {
+        match park::park(
+            ctx,
+            &mut head,
+            &self.tuple.client,
+            Why::Unknown,
+            self.now_ns,
+        ) {
             Held::Whole => Outcome::Asked,
             Held::Head => Outcome::AskTooLong,
             Held::LimitedSource => Outcome::AskLimitedSource,
             Held::Limited => Outcome::AskLimited,
             Held::Full => Outcome::AskFull,
         }
+    }
+}
+
+/// Whether this host closed a session a moment ago.
+#[inline(always)]
+pub fn closed_lately(id: SessionId, now_ns: u64) -> bool {
+    // SAFETY: the entry may be replaced while it is read, but its one 64-bit number
+    // is read at once.
+    match unsafe { CLOSED.get(id.0) } {
+        Some(at_ns) => now_ns.saturating_sub(*at_ns) < CLOSED_NS,
+        None => false,
     }
 }

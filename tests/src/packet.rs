@@ -252,6 +252,34 @@ impl Ip {
         bytes
     }
 
+    /// The fragments that it comes in when no body may have more than `len` bytes, a
+    /// multiple of eight. `id` is the identification. Not for packets with IPv4 options
+    /// or IPv6 extension headers.
+    pub fn fragments(&self, id: u32, len: usize) -> Vec<Self> {
+        assert!(len.is_multiple_of(8) && self.options.is_empty());
+        let pieces = self.body.chunks(len);
+        let last = pieces.len() - 1;
+        let fragment = |(n, body): (usize, &[u8])| {
+            let mut fragment = Self {
+                body: body.to_vec(),
+                ..self.clone()
+            };
+            let offset = (n * len / 8) as u16;
+            if self.source.is_ipv4() {
+                fragment.id = id as u16;
+                fragment.frags = offset | if n == last { 0 } else { 0x2000 };
+            } else {
+                let word = offset << 3 | u16::from(n != last);
+                fragment.first_header = Some(44);
+                fragment.options = vec![self.protocol, 0];
+                fragment.options.extend(word.to_be_bytes());
+                fragment.options.extend(id.to_be_bytes());
+            }
+            fragment
+        };
+        pieces.enumerate().map(fragment).collect()
+    }
+
     /// The frame that carries it, with VLAN tags (TPID and VLAN id) from the
     /// outermost on.
     pub fn frame(&self, tags: &[(u16, u16)]) -> Vec<u8> {

@@ -133,6 +133,9 @@ impl Program {
         let service = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), TCP);
         let mut services: HashMap<_, Service, u32> = self.map("SERVICES")?.try_into()?;
         services.insert(service, 0, 0)?;
+        // Its address, as fragments are looked up by.
+        let address = Service::new(endpoint.ip().into(), Port::new(0), 0);
+        services.insert(address, 0, 0)?;
         Ok(())
     }
 
@@ -151,6 +154,36 @@ impl Program {
     /// Makes a host the owner of a session.
     pub fn set_owner(&mut self, client: &str, service: &str, host: u16) -> Result<()> {
         let id = self.id(client, service)?;
+        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
+        owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
+        Ok(())
+    }
+
+    /// Makes a session nobody's.
+    pub fn clear_owner(&mut self, client: &str, service: &str) -> Result<()> {
+        let id = self.id(client, service)?;
+        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
+        match owners.remove(&id) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same for a session of another protocol than TCP.
+    pub fn set_owner_of(
+        &mut self,
+        protocol: u8,
+        client: &str,
+        service: &str,
+        host: u16,
+    ) -> Result<()> {
+        let tuple = Tuple::between(client.parse()?, service.parse()?, protocol);
+        let id = tuple.id(&self.settings.session_key).0;
         let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
         owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
         Ok(())
@@ -303,17 +336,6 @@ impl Program {
         let mut closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
         closed.insert(id, now_ns - ago_ns, 0)?;
         Ok(())
-    }
-
-    /// When this host closed a session, nanoseconds of `CLOCK_MONOTONIC`.
-    pub fn closed_at(&mut self, client: &str, service: &str) -> Result<Option<u64>> {
-        let id = self.id(client, service)?;
-        let closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
-        match closed.get(&id, 0) {
-            Ok(at_ns) => Ok(Some(at_ns)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Uses up a limit for the present window of time.

@@ -6,12 +6,14 @@ mod packets {
     mod cut;
     mod echo;
     mod egress;
-    //mod every_outcome;
+    mod every_outcome;
     mod forward;
+    mod fragments;
     mod local;
     mod loops;
     mod order;
     mod parse;
+    mod related;
     mod strip;
     mod too_big;
 }

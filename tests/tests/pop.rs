@@ -5,5 +5,6 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod keys;
     mod sessions;
 }

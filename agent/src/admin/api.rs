@@ -45,6 +45,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Whether this host takes no new sessions.
     pub draining: bool,
+    /// The POP's keys.
+    pub keys: Keys,
     /// How many hosts are in which state, this one among the living.
     pub members: Members,
     /// This host's own open sessions.
@@ -93,6 +95,16 @@ pub struct Service {
     pub address: SocketAddr,
     /// `tcp`.
     pub protocol: String,
+}
+
+/// The POP's keys as this host uses them, by their public ids: two hexadecimal
+/// digits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Signs what this host sends.
+    pub signs: String,
+    /// Is accepted beside it, during a rotation.
+    pub accepts: Option<String>,
 }
 
 /// How many hosts are in which state.
@@ -174,6 +186,8 @@ pub struct Host {
     pub state: HostState,
     /// Whether it takes no new sessions.
     pub draining: bool,
+    /// The public id of the key that it signs with; null until it was heard.
+    pub key: Option<String>,
     /// Since when, in Unix milliseconds.
     pub since_unix_ms: u64,
     /// The life of its kernel.
@@ -330,10 +344,13 @@ pub struct Claim {
 pub struct Stats {
     /// How packets' ways through XDP ended: each packet in exactly one outcome.
     pub outcomes: Vec<Outcome>,
-    /// What the hooks on sockets counted.
+    /// What the hooks on sockets counted, and what comparisons with the kernel's
+    /// sockets found.
     pub hooks: Vec<Counter>,
     /// What gossip and membership counted.
     pub gossip: Vec<Counter>,
+    /// Datagrams dropped because their key is not accepted, by its public id.
+    pub wrong_keys: BTreeMap<String, u64>,
     /// The interfaces' own counters of XDP errors, by interface, as the driver
     /// names them; empty where it has none.
     pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
@@ -377,6 +394,15 @@ pub struct Health {
 pub struct Leaving {
     /// Always true: the stop has begun.
     pub leaving: bool,
+}
+
+/// `POST /reload`: status 200.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The POP's keys as they are used from now on.
+    pub keys: Keys,
+    /// Whether they differ from those before.
+    pub changed: bool,
 }
 
 /// `POST /drain` and `POST /undrain`: status 200.

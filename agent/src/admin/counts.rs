@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use homing_common::outcome::{Hook, Outcome, Verdict};
 
 use super::api;
-use crate::datapath::stats::Counts;
+use crate::datapath::{sockets::WatchCounters, stats::Counts};
 
 /// How packets' ways through XDP ended.
 pub fn outcomes(counts: &Counts) -> Vec<api::Outcome> {
@@ -31,6 +32,37 @@ pub fn hooks(counts: &Counts) -> Vec<api::Counter> {
         help: sentence(hook.help()),
     });
     hooks.collect()
+}
+
+/// What comparisons of `SESSIONS` with the kernel's sockets found.
+pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
+    let count = |name: &str, count: &AtomicU64, help: &str| api::Counter {
+        name: name.to_owned(),
+        count: count.load(Ordering::Relaxed),
+        help: help.to_owned(),
+    };
+    [
+        count(
+            "sessions_audits",
+            &counts.audits,
+            "Comparisons of SESSIONS with the kernel's sockets",
+        ),
+        count(
+            "sessions_audits_failed",
+            &counts.failed,
+            "Comparisons that failed",
+        ),
+        count(
+            "sessions_adopted",
+            &counts.adopted,
+            "Sessions recorded because their sockets were found",
+        ),
+        count(
+            "sessions_forgotten",
+            &counts.forgotten,
+            "Sessions forgotten because their sockets were gone",
+        ),
+    ]
 }
 
 const fn verdict_label(verdict: Verdict) -> &'static str {

@@ -84,6 +84,10 @@ pub(crate) fn sample_status() -> Status {
             protocol: "tcp".to_owned(),
         }],
         draining: false,
+        keys: Keys {
+            signs: "5f".to_owned(),
+            accepts: Some("a1".to_owned()),
+        },
         members: Members {
             alive: 2,
             down: 1,
@@ -128,7 +132,8 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         this_host: id == 1,
         domain: Some("rack-1".to_owned()),
         state,
-        draining: id == 3,
+        draining: id == 2,
+        key: Some("5f".to_owned()),
         since_unix_ms: 1_760_000_000_000,
         incarnation: 1_760_000_000_000,
         generation: 1,
@@ -190,6 +195,7 @@ pub(crate) fn sample_stats() -> Stats {
         outcomes: outcomes.collect(),
         hooks: hooks.collect(),
         gossip: vec![gossip],
+        wrong_keys: BTreeMap::from([("77".to_owned(), 3)]),
         interfaces: BTreeMap::from([("eth0".to_owned(), errors)]),
     }
 }
@@ -289,6 +295,18 @@ impl View for Fake {
     async fn leave(&self, hold: Option<Duration>) -> Result<(), Refusal> {
         *self.left.lock().expect("not poisoned") = Some(hold);
         Ok(())
+    }
+
+    async fn reload(&self) -> Result<Reloaded, Refusal> {
+        if self.unhealthy.load(Ordering::Relaxed) {
+            return Err(
+                anyhow::anyhow!("the POP's key file /etc/homing/pop.key must hold a key").into(),
+            );
+        }
+        Ok(Reloaded {
+            keys: sample_status().keys,
+            changed: true,
+        })
     }
 
     async fn drain(&self, draining: bool) -> Result<Draining, Refusal> {

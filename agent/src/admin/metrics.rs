@@ -206,6 +206,8 @@ impl Snapshot {
         )?;
         let help = "How often the agent was started in this life of the kernel";
         out.one("agent_generation", help, status.generation)?;
+        let help = "Whether this host takes no new sessions";
+        out.one("draining", help, status.draining.into())?;
         let help = "How many things an operator should look at: see homing status";
         out.one("problems", help, status.problems.len() as u64)
     }
@@ -280,6 +282,9 @@ impl Snapshot {
         };
         let up = per_host(|host| Some((host.state == HostState::Alive).into()));
         out.gauge("host_up", "Whether a host's agent is alive", up)?;
+        let draining = per_host(|host| Some(host.draining.into()));
+        let help = "Whether a host takes no new sessions";
+        out.gauge("host_draining", help, draining)?;
         let resolved = per_host(|host| Some(host.next_hop.as_ref()?.resolved.into()));
         let help = "Whether the way to a host is known, so that packets can be sent";
         out.gauge("host_next_hop_resolved", help, resolved)?;
@@ -296,6 +301,10 @@ impl Snapshot {
             "From the opening of a session on another host to its entry here",
             &self.status.gossip.open_to_applied_us,
         )?;
+        let wrong = self.stats.wrong_keys.iter();
+        let wrong = wrong.map(|(id, count)| (vec![("key", id.as_str())], *count));
+        let help = "Datagrams dropped because the key they are signed with is not accepted, by its public id";
+        out.counter("gossip_wrong_keys", help, wrong)?;
         out.counters("gossip_", &self.stats.gossip)
     }
 }

@@ -74,6 +74,10 @@ pub trait View: Send + Sync + 'static {
     /// stop has begun.
     fn leave(&self, hold: Option<Duration>) -> impl Future<Output = Result<(), Refusal>> + Send;
 
+    /// Reads the key file again and goes on with what it holds; a file that is
+    /// wrong changes nothing.
+    fn reload(&self) -> impl Future<Output = Result<api::Reloaded, Refusal>> + Send;
+
     /// Sends new sessions elsewhere from now on, or no longer.
     fn drain(&self, draining: bool) -> impl Future<Output = Result<api::Draining, Refusal>> + Send;
 }

@@ -10,6 +10,7 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
 //! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
+//! | `POST /reload` | [`api::Reloaded`] |
 //! | `POST /drain`, `POST /undrain` | [`api::Draining`] |
 //!
 //! Any other status comes with an [`api::Failure`].
@@ -116,6 +117,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
+        .route("/reload", post(reload::<V>))
         .route("/drain", post(drain::<V>))
         .route("/undrain", post(undrain::<V>))
         .fallback(no_such_path)
@@ -262,6 +264,10 @@ async fn leave<V: View>(
     Ok((StatusCode::ACCEPTED, Json(api::Leaving { leaving: true })))
 }
 
+async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloaded>, Refused> {
+    Ok(Json(view.reload().await?))
+}
+
 async fn drain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draining>, Refused> {
     Ok(Json(view.drain(true).await?))
 }
@@ -271,8 +277,8 @@ async fn undrain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draini
 }
 
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str =
-        "/status /hosts /sessions /owner /stats /metrics /healthz /leave /drain /undrain";
+    const KNOWN: &str = "/status /hosts /sessions /owner /stats /metrics /healthz /leave /reload /drain \
+         /undrain";
     let path = request.uri().path();
     Refused::new(
         StatusCode::NOT_FOUND,

@@ -1,6 +1,6 @@
 //! What can stand on the command line, and its help.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -38,7 +38,8 @@ Examples:
   homing status
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
-  homing stats --all";
+  homing stats --all
+  homing drain --wait --deadline 30m";
 
 /// Keeps every packet going to the host that owns its session.
 #[derive(Debug, Parser)]
@@ -94,6 +95,17 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Take no new sessions: they go to other hosts
+    #[command(long_about = DRAIN)]
+    Drain(DrainArgs),
+    /// Take new sessions again
+    Undrain,
+    /// Read the key file again, and go on with what it holds
+    #[command(long_about = RELOAD)]
+    Reload,
+    /// Make the POP's key file, or change its key without downtime
+    #[command(long_about = KEY)]
+    Key(KeyArgs),
     /// Stop the agent for good and remove everything from the kernel
     #[command(long_about = UNLOAD)]
     Unload(UnloadArgs),
@@ -135,6 +147,34 @@ interfaces' drivers counted.
 
 Each packet is counted in exactly one outcome. Counters that are zero are left out \
 unless --all is given.";
+
+const DRAIN: &str = "\
+Take no new sessions: what would open one is sent, in the kernel, to another host that \
+takes them. Sessions that are open stay open and end when they end.
+
+The host drains until `homing undrain`, also when its agent is restarted meanwhile. With \
+--wait the command ends when no session is left; the others can then do without this \
+host. When no host takes new sessions, they are opened where they arrive.";
+
+const RELOAD: &str = "\
+Read the key file (pop.key_file) again, and go on with what it holds. A file that is \
+wrong changes nothing. SIGHUP does the same, and says in the log how it went.
+
+All else in the configuration is read at the start of the agent only.";
+
+const KEY: &str = "\
+Make the POP's key file, or change its key without downtime.
+
+A rotation has three steps. After each one the file must be on every host and every \
+agent must have been told to `homing reload`, before the next step begins:
+
+  1. homing key begin     makes a new key, which is accepted from then on
+  2. homing key promote   the new key signs, the old one is still accepted
+  3. homing key finish    the old key is refused
+
+Run `begin` on one host and copy the file; `promote` and `finish` may be run on each \
+host or on one. `homing status` names the keys that a host uses by their public ids, \
+`homing hosts --json` the key that each host signs with. Session ids do not change.";
 
 const UNLOAD: &str = "\
 Stop the agent for good and remove every program, link and map of it from the kernel.
@@ -198,6 +238,41 @@ pub(super) struct OwnerArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    #[command(subcommand)]
+    pub step: KeyStep,
+
+    /// The key file [default: the configured pop.key_file]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyStep {
+    /// Make a new key file, where there is none
+    New,
+    /// Which keys the file holds, by their public ids, and what to do next
+    Show,
+    /// First step of a rotation: make a new key, to be accepted
+    Begin,
+    /// Second step: the new key signs
+    Promote,
+    /// Last step: the old key is refused
+    Finish,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// Wait until no session is left, and say how many are
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Wait no longer than this, such as 90s, 10m or 2h; then fail, and go on draining
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = duration)]
+    pub deadline: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct UnloadArgs {
     /// The instance to remove, without reading the configuration
     #[arg(long, value_name = "NAME", value_parser = instance)]
@@ -212,6 +287,11 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
         endpoint.ip().to_canonical(),
         endpoint.port(),
     ))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text)
+        .ok_or_else(|| "not a whole number and its unit (ms, s, m, h), such as 10m".to_owned())
 }
 
 fn cursor(text: &str) -> Result<String, String> {

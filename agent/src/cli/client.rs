@@ -41,6 +41,11 @@ impl Agent {
         self.ask(Method::GET, path).await
     }
 
+    /// Tells the agent to do something that needs no arguments.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::POST, path).await
+    }
+
     /// Tells the agent to leave the POP and stop; the others keep its claims for
     /// `hold`.
     pub(super) async fn leave(&self, hold: Duration) -> Result<(), Failure> {

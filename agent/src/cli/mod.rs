@@ -7,7 +7,9 @@
 
 mod args;
 mod client;
+mod drain;
 mod journal;
+mod key;
 mod logs;
 mod show;
 mod table;
@@ -122,6 +124,14 @@ where
 {
     match cli.command {
         Command::Agent(ref args) => agent(&cli, args, run, out),
+        Command::Key(ref args) => {
+            let report = key::key(&cli, &args.step, args.file.as_deref())?;
+            let view = Output {
+                json: cli.json,
+                terminal: io::stdout().is_terminal(),
+            };
+            view.print(out, &report, |_| report.to_string())
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "homing", &mut script);
@@ -204,11 +214,25 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let stats: api::Stats = agent.get("/stats").await?;
             view.print(out, &stats, |style| show::stats(&stats, *all, style))
         }
+        Command::Drain(args) => {
+            let draining = drain::drain(&agent, args, cli.json).await?;
+            view.print(out, &draining, |_| drain::show(&draining))
+        }
+        Command::Reload => {
+            let reloaded: api::Reloaded = agent.post("/reload").await?;
+            view.print(out, &reloaded, |_| show::reloaded(&reloaded))
+        }
+        Command::Undrain => {
+            let draining: api::Draining = agent.post("/undrain").await?;
+            view.print(out, &draining, |_| drain::show(&draining))
+        }
         Command::Unload(args) => {
             let report = unload::unload(cli, args, &agent).await?;
             view.print(out, &report, |_| report.to_string())
         }
-        Command::Agent(_) | Command::Completions { .. } => unreachable!("they ask no agent"),
+        Command::Agent(_) | Command::Key(_) | Command::Completions { .. } => {
+            unreachable!("they ask no agent")
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::{
     admin::api::{
-        Answer, Host, Hosts, Latency, NextHop, Owner, Sessions, Stats, Status, SyncState,
+        Answer, Host, HostState, Hosts, Keys, Latency, NextHop, Owner, Reloaded, Sessions, Stats,
+        Status, SyncState,
     },
     config::Config,
 };
@@ -83,11 +84,18 @@ pub(super) fn status(status: &Status, _: Style) -> String {
                 status.members.alive, status.members.down, status.members.left
             ),
         ),
+        ("keys", keys(&status.keys)),
         (
             "sessions",
             format!(
-                "{} here, room for {}",
-                status.sessions.count, status.sessions.limit
+                "{} here, room for {}{}",
+                status.sessions.count,
+                status.sessions.limit,
+                if status.draining {
+                    "; draining: new ones go elsewhere"
+                } else {
+                    ""
+                }
             ),
         ),
         (
@@ -149,6 +157,23 @@ fn span(seconds: u64) -> String {
     }
 }
 
+/// Keys by their public ids.
+fn keys(keys: &Keys) -> String {
+    match &keys.accepts {
+        Some(other) => format!("{} signs, {other} is accepted too", keys.signs),
+        None => format!("{} signs", keys.signs),
+    }
+}
+
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let keys = keys(&reloaded.keys);
+    if reloaded.changed {
+        format!("the key file was read and is in force: {keys}")
+    } else {
+        format!("the key file was read; nothing in it has changed: {keys}")
+    }
+}
+
 pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
     let columns = [
         ">HOST",
@@ -170,7 +195,7 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         table.row([
             host.host.to_string(),
             host.domain.clone().unwrap_or_else(dash),
-            host.state.label().to_owned(),
+            state(host).to_owned(),
             span(since_s),
             host.address
                 .map_or_else(|| "-".to_owned(), |address| address.to_string()),
@@ -183,6 +208,13 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         ]);
     }
     table.text()
+}
+
+fn state(host: &Host) -> &'static str {
+    match host.state {
+        HostState::Alive if host.draining => "draining",
+        state => state.label(),
+    }
 }
 
 fn dash() -> String {

@@ -214,6 +214,77 @@ async fn every_command_prints_json_when_asked() {
 }
 
 #[tokio::test]
+async fn a_drain_is_waited_for_within_its_deadline() {
+    let served = Served::new();
+    let open = |sessions| served.view.open.store(sessions, Ordering::Relaxed);
+    open(2);
+    let (out, exit, _) = run(&served.path, "homing drain").await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(
+        out.contains("no new sessions, 1 others do; 2 are still open"),
+        "{out}"
+    );
+    let (out, exit, _) = run(&served.path, "homing drain --wait --json").await;
+    assert_eq!(exit, Exit::Ok);
+    let ended: api::Draining = serde_json::from_str(&out).expect("JSON");
+    assert!(ended.draining && ended.sessions == 0, "{ended:?}");
+
+    open(1000);
+    let (out, exit, why) = run(&served.path, "homing drain --wait --deadline 600ms").await;
+    assert_eq!((out.as_str(), exit), ("", Exit::Failed));
+    assert!(why.contains("sessions are still open after"), "{why}");
+    let (out, exit, _) = run(&served.path, "homing undrain").await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(out.contains("takes new sessions; "), "{out}");
+    assert!(parse("homing drain --deadline 2s").is_err());
+    assert!(parse("homing drain --wait --deadline soon").is_err());
+}
+
+#[tokio::test]
+async fn a_reload_says_which_keys_are_in_force_or_why_none_changed() {
+    let served = Served::new();
+    let (out, exit, _) = run(&served.path, "homing reload").await;
+    assert_eq!(exit, Exit::Ok);
+    assert!(out.contains("5f signs, a1 is accepted too"), "{out}");
+    served.view.unhealthy.store(true, Ordering::Relaxed);
+    let (_, exit, why) = run(&served.path, "homing reload").await;
+    assert_eq!(exit, Exit::Failed);
+    assert!(why.contains("must hold a key"), "{why}");
+}
+
+#[test]
+fn a_key_is_made_and_changed_in_three_steps() {
+    let folder = Folder::new();
+    let file = folder.0.join("pop.key");
+    let step = |step: &str| {
+        let cli = parsed(&format!(
+            "homing key {step} --json --file {}",
+            file.display()
+        ));
+        let mut out = Vec::new();
+        execute(cli, async |_| Ok(()), &mut out).map_err(|failure| failure.to_string())?;
+        Ok::<serde_json::Value, String>(serde_json::from_slice(&out).expect("JSON"))
+    };
+    let missing = step("show").expect_err("no file");
+    assert!(missing.contains("homing key new"), "{missing}");
+    let made = step("new").expect("made");
+    assert!(step("new").expect_err("exists").contains("it exists"));
+    let early = step("promote").expect_err("not begun");
+    assert!(early.contains("`homing key begin` is first"), "{early}");
+    let begun = step("begin").expect("begun");
+    assert_eq!(begun["signs"], made["signs"]);
+    let promoted = step("promote").expect("promoted");
+    assert_eq!(
+        (&promoted["signs"], &promoted["old"]),
+        (&begun["next"], &made["signs"])
+    );
+    assert_eq!(step("show").expect("shown")["old"], made["signs"]);
+    let finished = step("finish").expect("finished");
+    assert_eq!(finished["signs"], begun["next"]);
+    assert!(finished["old"].is_null());
+}
+
+#[tokio::test]
 async fn an_agent_that_is_not_there_is_named() {
     let folder = Folder::new();
     let path = folder.0.join("none.sock");
@@ -252,10 +323,10 @@ fn hosts_as_a_plain_table() {
     };
     let text = show::hosts(&hosts, 1_760_000_065_000, Style::Plain);
     let wanted = "\
-HOST  DOMAIN  STATE  SINCE      ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
-   1  rack-1  alive  1 min 5 s  10.1.1.11:7946  10.77.0.16  this host                    -             -      25  in sync
-   2  rack-1  alive  1 min 5 s  10.1.1.12:7946  10.77.0.32  10.1.1.12 02:00:00:00:00:02  eth0       1600      25  in sync
-   3  rack-1  down   1 min 5 s  10.1.1.13:7946  10.77.0.48  unresolved                   eth0          -      25  4 missing";
+HOST  DOMAIN  STATE     SINCE      ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
+   1  rack-1  alive     1 min 5 s  10.1.1.11:7946  10.77.0.16  this host                    -             -      25  in sync
+   2  rack-1  draining  1 min 5 s  10.1.1.12:7946  10.77.0.32  10.1.1.12 02:00:00:00:00:02  eth0       1600      25  in sync
+   3  rack-1  down      1 min 5 s  10.1.1.13:7946  10.77.0.48  unresolved                   eth0          -      25  4 missing";
     assert_eq!(text, wanted);
     let lines = show::hosts(&hosts, 0, Style::Lines);
     assert!(lines.starts_with('┌') && lines.ends_with('┘'), "{lines}");

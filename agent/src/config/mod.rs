@@ -29,7 +29,7 @@ use homing_common::{
 };
 
 pub use problem::{Problem, Problems};
-pub use values::{LIMIT_MAX, Prefix, is_name};
+pub use values::{LIMIT_MAX, Prefix, is_name, parse_duration};
 
 /// Where the configuration is looked for unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/homing/homing.toml";

@@ -189,7 +189,8 @@ pub(super) fn duration(
     Ok(duration)
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// The duration that a text such as `90s` names.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;

@@ -10,6 +10,7 @@
 
 mod drain;
 mod linger;
+mod reload;
 mod rendezvous;
 mod start;
 mod table;
@@ -65,16 +66,25 @@ pub async fn run(config: Config) -> Result<()> {
     );
     systemd::ready("serving");
 
-    let outcome = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping");
-            Ok(None)
+    let outcome = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop(name) => {
+                    tracing::info!(signal = name, "stopping");
+                    break Ok(None);
+                }
+                Signal::Reload => {
+                    if let Err(error) = view.reload.run().await {
+                        tracing::error!("SIGHUP changes nothing: {error:#}");
+                    }
+                }
+            },
+            hold = asked(&mut leaving) => {
+                tracing::info!("stopping: the admin socket asked for it");
+                break Ok(hold);
+            }
+            error = parts.ended() => break Err(error),
         }
-        hold = asked(&mut leaving) => {
-            tracing::info!("stopping: the admin socket asked for it");
-            Ok(hold)
-        }
-        error = parts.ended() => Err(error),
     };
     systemd::stopping("leaving the POP");
     let result = match outcome {
@@ -104,8 +114,17 @@ async fn asked(leaving: &mut watch::Receiver<Option<Option<Duration>>>) -> Optio
     }
 }
 
-/// The signals that stop an agent.
+/// What a signal asks for.
+enum Signal {
+    /// To stop; the signal's name.
+    Stop(&'static str),
+    /// To read the key file again.
+    Reload,
+}
+
+/// The signals that an agent listens to.
 struct Signals {
+    hang_up: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
@@ -113,15 +132,17 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self> {
         Ok(Self {
+            hang_up: signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?,
             terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Signal::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Signal::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Signal::Reload,
         }
     }
 }

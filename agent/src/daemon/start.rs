@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use homing_common::{host::HostId, settings::Settings};
+use homing_common::{host::HostId, net::Service, session::SessionKey, settings::Settings};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -22,6 +22,7 @@ use super::{
     Parts,
     drain::Drain,
     linger::Linger,
+    reload::Reload,
     rendezvous,
     table::{Shared, monotonic_ns},
     view::AgentView,
@@ -34,10 +35,15 @@ use crate::{
         link::Point,
         local::LocalEvent,
         resolver::{self, Resolver},
+        sockets::Watcher,
         template::Outer,
     },
     gossip::task::{self as gossip, Handle, HostStatus},
-    pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
+    pop::{
+        Domain, Fingerprint, Member, Stream,
+        keys::{KeyFile, Keys},
+        membership::Seed,
+    },
 };
 
 /// Batches of session events that may wait for gossip. When they do, the ring
@@ -61,7 +67,8 @@ pub(super) async fn start(
     parts: &mut Parts,
 ) -> Result<Agent> {
     let started = Instant::now();
-    let keys = Keys::read(&config.pop.key_file)?;
+    let key_file = KeyFile::read(&config.pop.key_file)?;
+    let keys = Keys::of(&key_file);
     let session_key = keys.session;
     let options = load_options(config, &keys);
     // Waits for the verifier and for RCU.
@@ -91,6 +98,14 @@ pub(super) async fn start(
         removed = services.removed,
         "the services are in force"
     );
+    let watcher = watcher(&datapath, session_key, &config.services).await;
+    let watched = watcher.as_ref().map(Watcher::counters).unwrap_or_default();
+    if let Some(watcher) = watcher {
+        parts.run(
+            "the watcher of sockets",
+            async move { Ok(watcher.run().await?) },
+        );
+    }
     let mut cell = datapath.identity;
     let identity = cell.begin().context("cannot write IDENTITY")?;
     let stream = Stream {
@@ -177,13 +192,40 @@ pub(super) async fn start(
         resolver,
         sessions: datapath.sessions,
         stats: datapath.stats,
+        watched,
         owners,
         session_key,
         open,
+        reload: Reload::new(
+            config.pop.key_file.clone(),
+            key_file,
+            session_key,
+            control,
+            gossip.clone(),
+        ),
         drain,
         leave,
     };
     Ok(Agent { view, gossip })
+}
+
+/// Makes `SESSIONS` true to the kernel's sockets before anybody is told what is in
+/// it. An agent that cannot goes on with what the hooks recorded.
+async fn watcher(datapath: &Datapath, key: SessionKey, services: &[Service]) -> Option<Watcher> {
+    let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
+    let opened = Watcher::open(sessions, stats, key, services, datapath.events.finder());
+    let failure = match opened {
+        Ok(mut watcher) => match watcher.audit().await {
+            Ok(()) => return Some(watcher),
+            Err(error) => error,
+        },
+        Err(error) => error,
+    };
+    tracing::warn!(
+        error = %failure,
+        "cannot read the kernel's sockets (is the module tcp_diag there?): sessions that the hooks missed stay unknown"
+    );
+    None
 }
 
 fn load_options(config: &Config, keys: &Keys) -> LoadOptions {

@@ -20,6 +20,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     drain::Drain,
+    reload::{self, Reload},
     rendezvous::takes_sessions,
     table::{Shared, monotonic_ns},
 };
@@ -31,6 +32,7 @@ use crate::{
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
         sessions::Sessions,
+        sockets::WatchCounters,
         stats::Stats,
     },
     gossip::{
@@ -50,11 +52,15 @@ pub(super) struct AgentView {
     pub resolver: Resolver,
     pub sessions: Arc<Sessions>,
     pub stats: Arc<Stats>,
+    /// What comparisons with the kernel's sockets found.
+    pub watched: Arc<WatchCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
+    /// Reads the key file again.
+    pub reload: Reload,
     /// Whether new sessions go elsewhere.
     pub drain: Drain,
     /// Asks for a graceful stop, with a hold of its own or the configured one.
@@ -112,6 +118,12 @@ impl AgentView {
                 status.unplaced
             ));
         }
+        let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
+        if unrecorded > 0 {
+            problems.push(format!(
+                "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
+            ));
+        }
         problems
     }
 
@@ -123,6 +135,7 @@ impl AgentView {
             domain: Some(config.host.domain.clone()),
             state: api::HostState::Alive,
             draining: self.drain.is_on(),
+            key: Some(reload::name(status.keys.0)),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
             incarnation: status.stream.incarnation,
             generation: status.stream.generation,
@@ -147,6 +160,7 @@ impl AgentView {
                 Some(State::Down | State::Mismatched) | None => api::HostState::Down,
             },
             draining: host.member.is_some_and(|member| member.draining),
+            key: host.key.map(reload::name),
             since_unix_ms: host.since.map_or(0, unix_ms),
             incarnation: stream.incarnation,
             generation: stream.generation,
@@ -244,6 +258,7 @@ impl View for AgentView {
                 })
                 .collect(),
             draining: self.drain.is_on(),
+            keys: reload::names(status.keys.0, status.keys.1),
             members: api::Members {
                 alive: 1 + status.alive as u32,
                 down: (status.down + status.mismatched) as u32,
@@ -382,8 +397,17 @@ impl View for AgentView {
         });
         Ok(api::Stats {
             outcomes: counts::outcomes(&counts),
-            hooks: counts::hooks(&counts),
+            hooks: {
+                let mut hooks = counts::hooks(&counts);
+                hooks.extend(counts::watched(&self.watched));
+                hooks
+            },
             gossip: gossip.collect(),
+            wrong_keys: status
+                .wrong_keys
+                .iter()
+                .map(|&(id, count)| (reload::name(id), count))
+                .collect(),
             interfaces,
         })
     }
@@ -403,6 +427,10 @@ impl View for AgentView {
         self.leave
             .send(Some(hold))
             .map_err(|_| Refusal::Failed(anyhow!("the agent is stopping already")))
+    }
+
+    async fn reload(&self) -> Result<api::Reloaded, Refusal> {
+        Ok(self.reload.run().await?)
     }
 
     async fn drain(&self, draining: bool) -> Result<api::Draining, Refusal> {

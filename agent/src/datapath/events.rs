@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook};
+use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook, session::Session};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::unix::AsyncFd,
@@ -43,8 +43,21 @@ const LOOK: Duration = Duration::from_millis(500);
 /// into a flood of scans.
 const BETWEEN_SCANS: Duration = Duration::from_secs(1);
 
+/// What was found out about sessions by other ways than the ring.
+pub enum Found {
+    /// `SESSIONS` was changed by the agent: it must be scanned.
+    Changed,
+    /// The agent removed these sessions from `SESSIONS`, because they have ended.
+    Ended(Vec<Session>),
+}
+
+/// Findings that may wait.
+const FOUND_WAITING: usize = 16;
+
 /// The reader of the ring.
 pub struct Events {
+    found_to: mpsc::Sender<Found>,
+    found: mpsc::Receiver<Found>,
     ring: RingBuf<MapData>,
     sessions: Arc<Sessions>,
     stats: Arc<Stats>,
@@ -65,7 +78,10 @@ pub struct EventCounters {
 
 impl Events {
     pub(super) fn open(map: Map, sessions: Arc<Sessions>, stats: Arc<Stats>) -> io::Result<Self> {
+        let (found_to, found) = mpsc::channel(FOUND_WAITING);
         Ok(Self {
+            found_to,
+            found,
             ring: RingBuf::try_from(map).map_err(map_io)?,
             sessions,
             stats,
@@ -78,10 +94,16 @@ impl Events {
         self.counters.clone()
     }
 
+    /// Where to send what is found out by other ways.
+    pub fn finder(&self) -> mpsc::Sender<Found> {
+        self.found_to.clone()
+    }
+
     /// Tells `to` of every session that is open now, then of each that is opened
-    /// or closed, in order. The first message comes at once and may be empty.
+    /// or closed, in order. The first message is what is open at the start, and may be
+    /// empty.
     /// Returns when nobody receives any more.
-    pub async fn run(self, to: mpsc::Sender<Vec<LocalEvent>>) -> io::Result<()> {
+    pub async fn run(mut self, to: mpsc::Sender<Vec<LocalEvent>>) -> io::Result<()> {
         // SAFETY: the ring owns its file descriptor, keeps it open, and always
         // returns that same one.
         let mut ring = unsafe { AsyncFd::register(self.ring)? };
@@ -91,11 +113,16 @@ impl Events {
             last_scan: Instant::now(),
         };
         let mut lost = self.stats.hook(Hook::EventsLost)?;
-        let mut scan_due = Some(Instant::now());
-        let mut first = true;
+        let mut scan_due = None;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
+        let mut news = Vec::new();
+        reader.drain(ring.get_mut(), CAPACITY, &mut news);
+        reader.scan(&self.sessions, &mut news).await?;
+        if to.send(news).await.is_err() {
+            return Ok(());
+        }
         loop {
             let mut news = Vec::new();
             tokio::select! {
@@ -114,13 +141,18 @@ impl Events {
                         guard.clear_ready();
                     }
                 }
+                Some(found) = self.found.recv() => match found {
+                    Found::Changed => scan_due = scan_due.or(Some(reader.last_scan + BETWEEN_SCANS)),
+                    Found::Ended(sessions) => {
+                        reader.tracker.ended(&sessions, monotonic_ns(), &mut news);
+                    }
+                },
                 _ = look.tick() => {}
                 () = to.closed() => return Ok(()),
             }
-            if (first || !news.is_empty()) && to.send(news).await.is_err() {
+            if !news.is_empty() && to.send(news).await.is_err() {
                 return Ok(());
             }
-            first = false;
             let lost_now = self.stats.hook(Hook::EventsLost)?;
             if lost_now != lost {
                 tracing::warn!(
@@ -199,7 +231,8 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
 }
 
-fn monotonic_ns() -> u64 {
+/// `CLOCK_MONOTONIC`, the clock of the kernel side.
+pub(super) fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
         now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
     })

@@ -29,6 +29,7 @@ pub use crate::config::XdpMode;
 
 use super::{
     Error, OBJECT,
+    answer::Answerer,
     control::ControlMap,
     events::Events,
     hosts::Hosts,
@@ -92,6 +93,8 @@ pub struct Datapath {
     pub parked: ParkedReader,
     /// Gives them back.
     pub injector: Injector,
+    /// Asks this host's kernel which sessions it knows.
+    pub answerer: Answerer,
     /// Where the rest of fragmented datagrams goes.
     pub fragments: Map,
     /// What the programs have to say; none if they have nothing to say it with.
@@ -133,6 +136,14 @@ impl Datapath {
             .map_err(|error| Error::Load {
                 why: error.to_string(),
             })?;
+        let ifindex = attached.iter().find_map(|link| match link.to {
+            Point::Xdp { ifindex, .. } => Some(ifindex),
+            Point::Egress { .. } | Point::Cgroup { .. } => None,
+        });
+        let answerer = Answerer::new(program(&ebpf, ANSWER_PROGRAM)?, ifindex.unwrap_or_default())
+            .map_err(|error| Error::Load {
+                why: error.to_string(),
+            })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
@@ -160,6 +171,7 @@ impl Datapath {
             closed: maps("CLOSED")?,
             parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
             injector,
+            answerer,
             fragments: maps("FRAGMENTS")?,
             sessions,
             stats,
@@ -176,6 +188,8 @@ const XDP_PROGRAM: &str = "homing_xdp";
 const EGRESS_PROGRAM: &str = "homing_egress";
 /// Attached to nothing: the agent runs it.
 const UP_PROGRAM: &str = "homing_up";
+/// Likewise.
+const ANSWER_PROGRAM: &str = "homing_answer";
 const SOCKOPS_PROGRAM: &str = "homing_sockops";
 
 /// Everything to attach to, examined: the cgroup first, so that no session that
@@ -320,7 +334,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let refused = |name: &str, error: ProgramError| Error::Load {
         why: format!("{name}: {}", why_program(&error)),
     };
-    for name in [XDP_PROGRAM, UP_PROGRAM] {
+    for name in [XDP_PROGRAM, UP_PROGRAM, ANSWER_PROGRAM] {
         let xdp: &mut Xdp = program_mut(ebpf, name)?
             .try_into()
             .map_err(|error| refused(name, error))?;

@@ -64,6 +64,14 @@ impl Tracker {
         true
     }
 
+    /// Takes in the end of sessions that were told as open, from another source than
+    /// the stream.
+    pub fn ended(&mut self, sessions: &[Session], at_ns: u64, out: &mut Vec<LocalEvent>) {
+        for session in sessions {
+            self.closed(session, at_ns, out);
+        }
+    }
+
     /// Takes in a scan of `SESSIONS` that began after every event taken in so far
     /// had been sent, and after every event that was lost.
     pub fn scan(

@@ -6,13 +6,17 @@
 //! finds it as it was: programs are replaced in place, without a packet passing
 //! by in between. [`unload`] takes all of it away.
 //!
+//! What they miss is found in the kernel's own tables by [`sockets`].
+//!
 //! The way to each host is found by [`resolver`], which follows the kernel's
 //! route and neighbour tables. The sessions that this host has itself are
 //! reported by [`events`], and packets that the programs cannot decide on by
-//! [`parked`]; [`inject`] gives them back.
+//! [`parked`]; [`inject`] gives them back. [`answer`] asks this host's kernel what
+//! it knows itself.
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
+pub mod answer;
 pub mod control;
 pub mod error;
 pub mod events;
@@ -33,6 +37,7 @@ pub mod rendezvous;
 pub mod resolver;
 pub mod services;
 pub mod sessions;
+pub mod sockets;
 pub mod stats;
 mod sys;
 pub mod template;

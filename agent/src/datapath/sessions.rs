@@ -2,10 +2,13 @@
 //! them.
 //!
 //! A session that was closed while no program was attached leaves its entry
-//! behind: a scan of this map cannot tell. Comparing with the kernel's sockets
-//! can, and would belong to [`Sessions::scan`].
+//! behind, and one that was opened then has none. A scan of this map cannot tell;
+//! the kernel's sockets can ([`super::sockets`]).
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
 use homing_common::session::{Session, SessionKey, Tuple};
@@ -35,7 +38,39 @@ impl Sessions {
     /// Calls `each` with every session. A session that is open throughout is
     /// seen; one that is opened or closed meanwhile may be.
     pub fn scan(&self, each: impl FnMut(Tuple, Session)) -> io::Result<()> {
-        sys::scan(self.map.map().fd().as_fd(), each)
+        sys::scan(self.fd(), each)
+    }
+
+    /// Records a session, unless there is one of its tuple.
+    pub(super) fn record(&self, tuple: &Tuple, session: Session) -> io::Result<Recorded> {
+        match sys::update(self.fd(), tuple, &session, NOEXIST) {
+            Ok(()) => Ok(Recorded::New),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EEXIST) => Ok(Recorded::Present),
+                Some(libc::E2BIG | libc::ENOMEM) => Ok(Recorded::Full),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Removes the session of a tuple if it has this cookie, and returns it.
+    pub(super) fn forget(&self, tuple: &Tuple, cookie: u64) -> io::Result<Option<Session>> {
+        match self.get(tuple)? {
+            Some(session) if session.cookie == cookie => {}
+            _ => return Ok(None),
+        }
+        match sys::take::<Tuple, Session>(self.fd(), tuple)? {
+            Some(session) if session.cookie != cookie => {
+                // The tuple came into use again just now.
+                self.record(tuple, session)?;
+                Ok(None)
+            }
+            session => Ok(session),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.map.map().fd().as_fd()
     }
 
     /// Gives every session the id that it has under `key`, if it was recorded
@@ -61,5 +96,18 @@ impl Sessions {
     }
 }
 
+/// How recording a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Recorded {
+    /// It is recorded now.
+    New,
+    /// There is a session of that tuple already.
+    Present,
+    /// There is no room.
+    Full,
+}
+
+/// `BPF_NOEXIST`: only if there is no such entry yet.
+const NOEXIST: u64 = 1;
 /// `BPF_EXIST`: only if there is such an entry.
 const EXIST: u64 = 2;

@@ -11,6 +11,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    ptr,
 };
 
 use aya::Pod;
@@ -210,6 +211,36 @@ pub(super) fn scan<K: Pod, V: Pod>(
     }
 }
 
+/// Writes an entry; `flags` are `BPF_ANY`, `BPF_NOEXIST` and so on.
+pub(super) fn update<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+    flags: u64,
+) -> io::Result<()> {
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = ptr::from_ref(value) as u64;
+    attr.__bindgen_anon_2.flags = flags;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes an entry of a hash map and returns what it was.
+pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        // SAFETY: the kernel has filled it.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The part of `struct xdp_md` that a run is given.
 #[repr(C)]
 struct Context {
@@ -247,6 +278,29 @@ pub(super) fn run_live(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> i
     attr.test.repeat = 1;
     attr.test.batch_size = 1;
     attr.test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+}
+
+/// Runs an XDP program on data that it changes in place, in the network namespace
+/// of this thread, where the interface is. Nothing becomes of the data but that.
+pub(super) fn run_on<T: Pod>(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    data: &mut [T],
+) -> io::Result<()> {
+    let len = size_of_val(data);
+    let context = Context::new(ifindex, len);
+    let mut attr = empty();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = data.as_ptr() as u64;
+    attr.test.data_size_in = len as u32;
+    attr.test.data_out = data.as_mut_ptr() as u64;
+    attr.test.data_size_out = len as u32;
+    attr.test.ctx_in = (&raw const context) as u64;
+    attr.test.ctx_size_in = size_of::<Context>() as u32;
+    attr.test.repeat = 1;
+    // The kernel copies the data in before it runs the program, and out after, and
+    // any bytes are a value of a `Pod`.
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
 }
 

@@ -10,14 +10,18 @@ use super::{
     claims::Claims,
     latency::Latency,
     log::Log,
+    out::Out,
+    relay::Source,
     replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
     view::{Counters, Note},
-    wire,
+    wire::{self, PassOn},
 };
 use crate::pop::{Domain, MS, SECOND, Stream, seal::To};
 
-/// Every member gets a heartbeat this often.
+/// The POP gets a heartbeat this often.
 pub(super) const HEARTBEAT: u64 = SECOND;
+/// Hosts of this domain get one of their own this much apart, one after the other.
+pub(super) const HEARTBEAT_SPACING: u64 = 20 * MS;
 /// A host whose multicast was not heard for this long is told so.
 const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
 /// Snapshots that are pulled at once.
@@ -60,7 +64,13 @@ pub(super) struct Core {
     pub claims: Claims,
     /// Sessions whose route may have changed.
     pub dirty: VecDeque<SessionId>,
-    pub out: VecDeque<Outgoing>,
+    pub out: Out,
+    /// When announcements go out next.
+    pub flush_at: Option<u64>,
+    /// How often a host of this domain gets a heartbeat of its own.
+    pub near_interval: u64,
+    /// How long what comes by relays may be late.
+    pub relay_delay: u64,
     pub notes: VecDeque<Note>,
     /// When the batches that were just applied were opened.
     pub fresh: Vec<u64>,
@@ -93,6 +103,14 @@ impl Peer {
             replica: Replica::new(now),
         }
     }
+
+    /// The host in its present life.
+    pub fn source(&self, host: HostId) -> Source {
+        Source {
+            host,
+            tag: wire::life_tag(self.stream),
+        }
+    }
 }
 
 impl Core {
@@ -107,8 +125,13 @@ impl Core {
                 let hears = peer
                     .multicast_heard_at
                     .is_some_and(|at| now < at + MULTICAST_SILENCE);
-                let sent = self.heartbeat(&[To::Host(host)], hears);
-                peer.heartbeat_at = now + if sent { HEARTBEAT } else { MS };
+                let sent = self.heartbeat(&[To::Host(host)], hears, PassOn::No);
+                peer.heartbeat_at = match sent {
+                    false => self.flush_at.unwrap_or(now + MS),
+                    true if peer.domain == Some(self.settings.domain) => now + self.near_interval,
+                    // From then on it hears of this host by the relays there.
+                    true => u64::MAX,
+                };
             }
             next = next.min(peer.heartbeat_at);
         }
@@ -188,12 +211,13 @@ impl Core {
 
     /// Sends heartbeats, unless some announcements are still to be sent: what a
     /// heartbeat says must not be ahead of what was sent.
-    pub fn heartbeat(&mut self, to: &[To], hears: bool) -> bool {
+    pub fn heartbeat(&mut self, to: &[To], hears: bool, pass_on: PassOn) -> bool {
         if self.log.unsent() > 0 {
             return false;
         }
         self.counters.heartbeats_sent += to.len() as u64;
-        let body = self.log.heartbeat(hears).encode();
+        let mut body = self.log.heartbeat(hears).encode();
+        pass_on.put(&mut body);
         self.send(to, body);
         true
     }
@@ -213,10 +237,18 @@ impl Core {
 
     pub fn send(&mut self, to: &[To], body: Vec<u8>) {
         let body = Bytes::from(body);
-        self.out.extend(to.iter().map(|&to| Outgoing {
-            to,
-            body: body.clone(),
-        }));
+        for &to in to {
+            let body = body.clone();
+            self.out.push(Outgoing { to, body });
+        }
+    }
+
+    /// Sends the answer to a request, after all else. Says whether there was room.
+    pub fn answer(&mut self, to: HostId, body: Vec<u8>) -> bool {
+        let (to, body) = (To::Host(to), Bytes::from(body));
+        let sent = self.out.push_answer(Outgoing { to, body });
+        self.counters.answers_refused += u64::from(!sent);
+        sent
     }
 
     pub fn note(&mut self, note: Note) {

@@ -13,7 +13,7 @@ use super::{
     machine::{self, Owner, Progress},
     socket,
 };
-use crate::pop::{Member, Stream, membership, seal};
+use crate::pop::{Member, Stream, keys::Keys, membership, seal};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 64;
@@ -44,6 +44,8 @@ pub struct HostStatus {
     pub incomplete: bool,
     /// It hears this host's multicast.
     pub hears_us: bool,
+    /// The id of the key that it signs with, once it was heard.
+    pub key: Option<u8>,
 }
 
 /// How gossip is doing.
@@ -75,6 +77,10 @@ pub struct Status {
     pub socket: socket::Counters,
     /// What happened at the seal.
     pub seal: seal::Counters,
+    /// Ids of the keys: the one that signs, and the one that is accepted as well.
+    pub keys: (u8, Option<u8>),
+    /// Datagrams dropped because their key is not accepted, by its id.
+    pub wrong_keys: Vec<(u8, u64)>,
     /// What happened to membership.
     pub membership: membership::Counters,
     /// What happened to gossip.
@@ -112,6 +118,7 @@ pub struct Stopped;
 pub(super) enum Command {
     Leave(Duration, oneshot::Sender<()>),
     Drain(bool, oneshot::Sender<()>),
+    Rekey(Box<Keys>, oneshot::Sender<()>),
     Status(oneshot::Sender<Box<Status>>),
     Hosts(oneshot::Sender<Vec<HostStatus>>),
     Owner(SessionId, oneshot::Sender<OwnerStatus>),
@@ -149,6 +156,12 @@ impl Handle {
     /// Tells the POP whether this host takes no new sessions.
     pub async fn drain(&self, draining: bool) -> Result<(), Stopped> {
         self.ask(|answer| Command::Drain(draining, answer)).await
+    }
+
+    /// Goes on with other keys.
+    pub async fn rekey(&self, keys: Keys) -> Result<(), Stopped> {
+        self.ask(|answer| Command::Rekey(Box::new(keys), answer))
+            .await
     }
 
     /// All other hosts, anew whenever a state, a life, an address or `routed`

@@ -6,10 +6,10 @@ use super::{
     claims::Full,
     core::{Core, Peer},
     machine::{Gossip, Note},
-    replica::{Apply, Phase, Replica},
-    wire::{self, Heartbeat, Message, Pull, Record, Records},
+    replica::{Apply, Phase, REORDER_DELAY, Replica},
+    wire::{self, Heartbeat, Message, PassOn, Pull, Record, Records},
 };
-use crate::pop::{Stream, seal::To};
+use crate::pop::Stream;
 
 /// Batches sent again for one request.
 const REPAIR_BATCHES: usize = 32;
@@ -50,15 +50,37 @@ impl Gossip {
             Message::Batch {
                 first,
                 opened_us,
+                pass_on,
                 records,
                 ..
-            } => core.hear_batch(now, origin, peer, first, opened_us, records),
-            Message::Heartbeat(heartbeat) => {
-                core.hear_heartbeat(now, peer, &heartbeat);
-                if !multicast && peer.hears_us != heartbeat.hears {
+            } => {
+                if pass_on != PassOn::No && peer.domain != Some(core.settings.domain) {
+                    let source = peer.source(origin);
+                    self.relay
+                        .take_records(now, pass_on, source, first, opened_us, records);
+                }
+                core.hear_batch(now, origin, peer, first, opened_us, records);
+            }
+            Message::Heartbeat { heartbeat, pass_on } => {
+                let is_near = peer.domain == Some(core.settings.domain);
+                if pass_on != PassOn::No && !is_near {
+                    self.relay
+                        .take_heartbeat(now, peer.source(origin), heartbeat);
+                }
+                let delay = if is_near {
+                    REORDER_DELAY
+                } else {
+                    core.relay_delay
+                };
+                core.hear_heartbeat(now, peer, &heartbeat, delay);
+                if is_near && !multicast && peer.hears_us != heartbeat.hears {
                     peer.hears_us = heartbeat.hears;
                     self.targets = None;
                 }
+            }
+            Message::Relayed(relayed) => {
+                self.hear_relayed(now, relayed);
+                return;
             }
             Message::Repair { stream, from, to } => core.serve_repair(origin, stream, from, to),
             Message::Pull(pull) => core.serve_pull(now, origin, &pull),
@@ -87,18 +109,24 @@ impl Gossip {
                 }
             }
         }
-        let next = match peer.replica.phase {
-            Phase::Waiting { from } => from,
-            // What follows for this peer is done at once; only the start of a
-            // pull needs to know of the others.
-            _ => core.tend(now, origin, peer, &mut 0),
-        };
+        let next = core.tend_heard(now, origin, peer);
         self.tend_at = self.tend_at.min(next);
     }
 }
 
 impl Core {
-    fn hear_batch(
+    /// Does what follows for a peer from what was just heard, and says when the
+    /// next thing is.
+    pub fn tend_heard(&mut self, now: u64, origin: HostId, peer: &mut Peer) -> u64 {
+        match peer.replica.phase {
+            Phase::Waiting { from } => from,
+            // What follows for this peer is done at once; only the start of a
+            // pull needs to know of the others.
+            _ => self.tend(now, origin, peer, &mut 0),
+        }
+    }
+
+    pub fn hear_batch(
         &mut self,
         now: u64,
         origin: HostId,
@@ -118,7 +146,7 @@ impl Core {
             Phase::Following if first > replica.next => {
                 self.counters.out_of_order += 1;
                 self.keep(replica, first, opened_us, records);
-                replica.expect(now, end);
+                replica.expect(now, end, REORDER_DELAY);
             }
             Phase::Following => {
                 self.apply_batch(origin, replica, first, opened_us, records);
@@ -144,7 +172,7 @@ impl Core {
         }
         replica.settle_gap(now);
         if let Some(end) = replica.pending.end() {
-            replica.expect(now, end);
+            replica.expect(now, end, REORDER_DELAY);
         }
     }
 
@@ -213,7 +241,8 @@ impl Core {
         }
     }
 
-    fn hear_heartbeat(&mut self, now: u64, peer: &mut Peer, heartbeat: &Heartbeat) {
+    /// What it shows to be missing may be on its way for so long.
+    pub fn hear_heartbeat(&mut self, now: u64, peer: &mut Peer, heartbeat: &Heartbeat, delay: u64) {
         let replica = &mut peer.replica;
         if !matches!(replica.phase, Phase::Following) {
             return;
@@ -222,7 +251,7 @@ impl Core {
             // What is missing left the origin's log.
             replica.wait(now);
         } else if heartbeat.next > replica.next {
-            replica.expect(now, heartbeat.next);
+            replica.expect(now, heartbeat.next, delay);
         } else if heartbeat.next == replica.next {
             if replica.incomplete {
                 if self.claims.has_room() {
@@ -242,17 +271,18 @@ impl Core {
             // Meant for an earlier life, whose end the asker is about to hear of.
             return;
         }
-        let to_asker = [To::Host(asker)];
         match self.log.repair(from, to, REPAIR_BATCHES) {
             Some(batches) => {
-                self.counters.repairs_sent += batches.len() as u64;
                 for batch in batches {
-                    self.send(&to_asker, batch);
+                    if !self.answer(asker, batch) {
+                        return;
+                    }
+                    self.counters.repairs_sent += 1;
                 }
             }
             None => {
                 let body = self.log.heartbeat(false).encode();
-                self.send(&to_asker, body);
+                self.answer(asker, body);
             }
         }
     }
@@ -274,8 +304,10 @@ impl Core {
             let Some(chunk) = from.checked_add(n).and_then(|index| self.log.chunk(index)) else {
                 break;
             };
+            if !self.answer(asker, chunk) {
+                return;
+            }
             self.counters.chunks_sent += 1;
-            self.send(&[To::Host(asker)], chunk);
         }
     }
 

@@ -14,20 +14,25 @@ use super::{
     core::{Core, HEARTBEAT, Peer},
     latency::Latency,
     log::Log,
+    out::Out,
+    relay::Relay,
     replica::Phase,
     tally::Tally,
+    targets::Targets,
+    wire::PassOn,
 };
 pub use super::{
     core::{Outgoing, Settings},
     view::{Counters, Note, Origin, Owner, Progress},
 };
-use crate::pop::{MS, Member, Stream, seal::To};
+use crate::pop::{MS, Member, Stream};
 
 /// After a batch the next one waits this long, for more to come together.
 const FLUSH_INTERVAL: u64 = 200;
-/// Each host that batches are sent to adds this much to that, so that the rate
-/// of datagrams stays bounded however many there are.
-const FLUSH_INTERVAL_PER_TARGET: u64 = 10;
+/// Each datagram beyond the first few that a batch costs adds this much to that:
+/// in a large POP a batch is worth its copies, and their rate stays bounded.
+const FLUSH_INTERVAL_PER_TARGET: u64 = 400;
+const CHEAP_TARGETS: u64 = 4;
 /// The most batches that go out at once: some 500 announcements.
 const FLUSH_BATCHES: usize = 4;
 /// After the last batch a heartbeat follows this soon, then again after twice the
@@ -38,13 +43,16 @@ const QUICK_HEARTBEAT: u64 = 20 * MS;
 pub struct Gossip {
     pub(super) core: Core,
     pub(super) peers: BTreeMap<HostId, Peer>,
+    pub(super) relay: Relay,
     /// Whom batches go to; none while it must be made anew.
-    pub(super) targets: Option<Vec<To>>,
-    flush_at: Option<u64>,
+    pub(super) targets: Option<Targets>,
     flushed_at: Option<u64>,
     /// The next heartbeat after a batch, and the time from that to the next.
     quick: Option<(u64, u64)>,
-    multicast_heartbeat_at: u64,
+    /// When the whole POP gets a heartbeat next.
+    heartbeat_at: u64,
+    /// Heartbeats to other domains so far: relays take turns with them.
+    beats: usize,
     /// When a peer needs tending next, at the earliest.
     pub(super) tend_at: u64,
 }
@@ -65,7 +73,10 @@ impl Gossip {
                 log: Log::new(wall_us, sessions),
                 claims: Claims::new(settings.claims_max),
                 dirty: VecDeque::new(),
-                out: VecDeque::new(),
+                out: Out::default(),
+                near_interval: HEARTBEAT,
+                relay_delay: 0,
+                flush_at: None,
                 notes: VecDeque::new(),
                 fresh: Vec::new(),
                 latency: Latency::default(),
@@ -73,11 +84,12 @@ impl Gossip {
                 settings,
             },
             peers: BTreeMap::new(),
+            relay: Relay::default(),
             targets: None,
-            flush_at: None,
             flushed_at: None,
             quick: None,
-            multicast_heartbeat_at: now,
+            heartbeat_at: now,
+            beats: 0,
             tend_at: now,
         };
         for (id, host) in adopted {
@@ -185,47 +197,49 @@ impl Gossip {
     }
 
     fn plan_flush(&mut self, now: u64) {
-        if self.flush_at.is_none() {
+        if self.core.flush_at.is_none() {
             let free_at = self.flushed_at.map_or(0, |at| at + self.flush_interval());
-            self.flush_at = Some(now.max(free_at));
+            self.core.flush_at = Some(now.max(free_at));
         }
     }
 
     fn flush_interval(&mut self) -> u64 {
-        let targets = self.targets().len() as u64;
-        FLUSH_INTERVAL.max(FLUSH_INTERVAL_PER_TARGET * targets)
+        let dear = (self.targets().len() as u64).saturating_sub(CHEAP_TARGETS);
+        FLUSH_INTERVAL + dear * FLUSH_INTERVAL_PER_TARGET
     }
 
     /// When [`Gossip::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
-        let flush_at = self.flush_at.unwrap_or(u64::MAX);
+        let flush_at = self.core.flush_at.unwrap_or(u64::MAX);
         let quick_at = self.quick.map_or(u64::MAX, |(at, _)| at);
-        let multicast_at = if self.core.settings.multicast {
-            self.multicast_heartbeat_at
-        } else {
-            u64::MAX
-        };
-        flush_at.min(quick_at).min(multicast_at).min(self.tend_at)
+        flush_at
+            .min(quick_at)
+            .min(self.heartbeat_at)
+            .min(self.relay.next_time())
+            .min(self.tend_at)
     }
 
     /// Does what is due.
     pub fn on_time(&mut self, now: u64) {
-        if self.flush_at.is_some_and(|at| at <= now) {
+        if self.core.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
         if let Some((at, step)) = self.quick
             && at <= now
         {
             self.quick = (2 * step < HEARTBEAT).then_some((now + 2 * step, 2 * step));
-            let targets = self.targets().to_vec();
-            self.core.heartbeat(&targets, false);
+            self.beat(now);
         }
-        if self.core.settings.multicast && self.multicast_heartbeat_at <= now {
-            self.multicast_heartbeat_at = now + HEARTBEAT;
-            if self.targets().first() == Some(&To::Domain) {
-                self.core.heartbeat(&[To::Domain], false);
-            }
+        if self.heartbeat_at <= now {
+            // Announcements that are still to be sent go first.
+            self.heartbeat_at = match self.beat(now) {
+                true => now + HEARTBEAT,
+                false => self.core.flush_at.unwrap_or(now + MS),
+            };
             self.core.log.forget_snapshot(now);
+        }
+        if self.relay.next_time() <= now {
+            self.pass_on(now);
         }
         if self.tend_at <= now {
             let mut syncing = self
@@ -243,62 +257,83 @@ impl Gossip {
 
     /// Sends what was not sent yet, up to a limit.
     fn flush(&mut self, now: u64) {
-        self.flush_at = None;
+        let interval = self.flush_interval();
+        if self.core.out.is_congested() {
+            // It waits in the log as well.
+            self.core.flush_at = Some(now + interval);
+            return;
+        }
+        self.core.flush_at = None;
         self.flushed_at = Some(now);
-        let targets = self.targets().to_vec();
-        if targets.is_empty() {
+        self.targets();
+        let Some(targets) = self.targets.as_ref().filter(|targets| targets.len() > 0) else {
             // Whoever joins later pulls a snapshot.
             self.core.log.skip_unsent();
             return;
-        }
-        let extra = targets.len().saturating_sub(1) as u64;
+        };
         for _ in 0..FLUSH_BATCHES {
             let Some(batch) = self.core.log.take_batch() else {
                 break;
             };
             self.core.counters.batches_sent += 1;
-            if targets[0] == To::Domain {
-                self.core.counters.multicast_unheard += extra - self.foreign_targets(&targets);
+            if targets.group.is_some() {
+                self.core.counters.multicast_unheard += targets.unheard.len() as u64;
             }
-            self.core.send(&targets, batch);
+            for (pass_on, to) in [
+                (PassOn::Now, &targets.first_relays),
+                (PassOn::Unheard, &targets.other_relays),
+            ] {
+                if !to.is_empty() {
+                    let mut batch = batch.clone();
+                    pass_on.put(&mut batch);
+                    self.core.send(to, batch);
+                }
+            }
+            self.core.send(&targets.direct(), batch);
         }
         if self.core.log.unsent() > 0 {
-            self.flush_at = Some(now + self.flush_interval());
+            self.core.flush_at = Some(now + interval);
         }
-        self.quick = Some((now + QUICK_HEARTBEAT, QUICK_HEARTBEAT));
+        let after = QUICK_HEARTBEAT.max(2 * interval);
+        self.quick = Some((now + after, after));
     }
 
-    fn foreign_targets(&self, targets: &[To]) -> u64 {
-        let domain = Some(self.core.settings.domain);
-        let is_foreign = |to: &&To| match to {
-            To::Host(host) => self.peers.get(host).is_some_and(|p| p.domain != domain),
-            To::Domain => false,
+    /// Tells everyone where the log stands: hosts of this domain by multicast,
+    /// those of others by one of their relays, in turns. Says whether it did.
+    fn beat(&mut self, now: u64) -> bool {
+        self.targets();
+        let Some(targets) = &self.targets else {
+            return false;
         };
-        targets.iter().filter(is_foreign).count() as u64
-    }
-
-    /// Whom batches go to: the multicast group first, if anyone is in it, then
-    /// everyone who does not hear it.
-    fn targets(&mut self) -> &[To] {
-        let settings = &self.core.settings;
-        self.targets.get_or_insert_with(|| {
-            let mut targets = Vec::new();
-            for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
-                let is_near = settings.multicast && peer.domain == Some(settings.domain);
-                if is_near && targets.first() != Some(&To::Domain) {
-                    targets.insert(0, To::Domain);
-                }
-                if !(is_near && peer.hears_us) {
-                    targets.push(To::Host(host));
-                }
-            }
-            targets
-        })
+        let relays = match (self.beats % 2, targets.other_relays.is_empty()) {
+            (1, false) => &targets.other_relays,
+            _ => &targets.first_relays,
+        };
+        let mut direct: Vec<_> = targets.group.into_iter().collect();
+        direct.extend(&targets.few);
+        if now < self.heartbeat_at {
+            // Others get theirs one by one, but not so soon after a batch.
+            direct.extend(&targets.unheard);
+        }
+        let done = self.core.heartbeat(&direct, false, PassOn::No)
+            && self.core.heartbeat(relays, false, PassOn::Now);
+        self.beats += usize::from(done);
+        done
     }
 
     /// The next message to send.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
-        self.core.out.pop_front()
+        self.core.out.pop()
+    }
+
+    /// Whether there is a message to send.
+    pub fn has_outgoing(&self) -> bool {
+        !self.core.out.is_empty()
+    }
+
+    /// Messages had to wait, because a host may send only so many a second.
+    pub fn note_waiting(&mut self) {
+        self.core.counters.send_waits += 1;
     }
 
     /// The next session whose route may have changed, and the host to send its

@@ -12,19 +12,18 @@
 //! - A session that is live on this host is never routed away.
 //!
 //! How: each origin keeps a log of announcements with sequence numbers and sends
-//! it in batches, by multicast within its domain and by unicast elsewhere (and to
-//! those in its domain that do not hear its multicast). Receivers apply each
+//! it in batches, by multicast within its domain (by unicast to those who do not
+//! hear that) and to two relays in each other domain, which pass it on there.
+//! Receivers apply each
 //! origin's log in order, ask for what is missing, and compare a digest of the
 //! origin's live set with every heartbeat. Whoever knows too little to go on, or
 //! whose digest differs, pulls a snapshot and follows the log from there.
 //!
 //! Parts: [`wire`] the messages; `log` the origin's side; `replica` the
-//! receiver's side of one origin; `claims` who says what; [`machine`] the
-//! protocol; [`node`] seal, membership and gossip of one host in one sans-IO
+//! receiver's side of one origin; `relay` what is passed on for others; [`targets`]
+//! whom to send to; `claims` who says what; [`machine`] the protocol; [`pacer`]
+//! the bound on datagrams; [`node`] seal, membership and gossip of one host in one sans-IO
 //! machine; [`task`] that machine driven by tokio.
-//!
-//! What it does not do: the loads that it is made for end where unicast to every
-//! host of other domains does; relays are not part of it.
 
 mod alarm;
 pub mod apply;
@@ -36,6 +35,10 @@ pub mod latency;
 mod log;
 pub mod machine;
 pub mod node;
+mod out;
+pub mod pacer;
+mod relay;
+mod relaying;
 mod replica;
 mod report;
 pub mod socket;

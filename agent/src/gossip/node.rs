@@ -9,7 +9,10 @@ use std::{
 
 use homing_common::{host::HostId, session::SessionId};
 
-use super::machine::{self, Gossip, Origin};
+use super::{
+    machine::{self, Gossip, Origin},
+    pacer::Pacer,
+};
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
@@ -125,6 +128,7 @@ pub struct Node {
     seal: Seal,
     membership: Membership,
     gossip: Gossip,
+    pacer: Pacer,
     transmits: VecDeque<Transmit>,
     notes: VecDeque<Note>,
     /// Grows whenever the views of hosts may have changed.
@@ -160,6 +164,7 @@ impl Node {
             seal: Seal::new(config.keys, identity, secret),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
             hosts_version: 0,
@@ -217,6 +222,7 @@ impl Node {
     }
 
     fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        self.pacer.charge();
         self.transmits.push_back(Transmit {
             to: Destination::Address(to),
             bytes,
@@ -237,7 +243,12 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
-        self.membership.next_time().min(self.gossip.next_time())
+        let next = self.membership.next_time().min(self.gossip.next_time());
+        if self.gossip.has_outgoing() {
+            next.min(self.pacer.next_time())
+        } else {
+            next
+        }
     }
 
     /// Does what is due.
@@ -270,6 +281,11 @@ impl Node {
     pub fn set_draining(&mut self, now: u64, draining: bool) {
         self.membership.set_draining(now, draining);
         self.settle(now);
+    }
+
+    /// Goes on with other keys.
+    pub fn rekey(&mut self, keys: Keys) {
+        self.seal.rekey(keys);
     }
 
     /// Begins another life of this host.
@@ -308,6 +324,11 @@ impl Node {
     /// Membership.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// The seal.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// What happened at the seal.
@@ -391,7 +412,14 @@ impl Node {
             let bytes = self.seal.seal(Channel::Membership, to, &out.body);
             self.transmit(out.address, bytes);
         }
-        while let Some(out) = self.gossip.poll_outgoing() {
+        while self.gossip.has_outgoing() {
+            if !self.pacer.may_send(now) {
+                self.gossip.note_waiting();
+                break;
+            }
+            let Some(out) = self.gossip.poll_outgoing() else {
+                break;
+            };
             let to = match out.to {
                 To::Domain => Destination::Multicast,
                 To::Host(host) => match self.membership.entry(host) {
@@ -400,6 +428,7 @@ impl Node {
                 },
             };
             let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
+            self.pacer.charge();
             self.transmits.push_back(Transmit { to, bytes });
         }
         while let Some(note) = self.gossip.poll_note() {

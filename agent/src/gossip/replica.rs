@@ -11,8 +11,9 @@ use crate::pop::{MS, SECOND, Stream};
 
 /// Batches of one origin that may wait for an earlier one.
 pub(super) const PENDING_BATCHES_MAX: usize = 64;
-/// How long a missing batch may be late before it is asked for.
-const REORDER_DELAY: u64 = 2 * MS;
+/// How long a missing batch may be late before it is asked for, if a later one
+/// shows that it is missing.
+pub(super) const REORDER_DELAY: u64 = 2 * MS;
 /// Until a repair is asked for again; doubles each time.
 const REPAIR_TIMEOUT: u64 = 20 * MS;
 const REPAIR_TIMEOUT_MAX: u64 = 500 * MS;
@@ -106,18 +107,26 @@ impl Replica {
         self.pending.clear();
     }
 
-    /// Records below `to` exist: notes what is missing.
-    pub fn expect(&mut self, now: u64, to: u64) {
+    /// Records below `to` exist: notes what is missing. What does not come by
+    /// itself within `delay` is to be asked for.
+    pub fn expect(&mut self, now: u64, to: u64, delay: u64) {
         if to <= self.next {
             return;
         }
         match &mut self.gap {
-            Some(gap) => gap.to = gap.to.max(to),
+            Some(gap) => {
+                gap.to = gap.to.max(to);
+                if gap.tries == 0 && delay < gap.delay {
+                    gap.delay = delay;
+                    gap.deadline = gap.deadline.min(now + delay);
+                }
+            }
             None => {
                 self.gap = Some(Gap {
                     to,
                     seen: self.next,
-                    deadline: now + REORDER_DELAY,
+                    delay,
+                    deadline: now + delay,
                     tries: 0,
                 });
             }
@@ -134,7 +143,7 @@ impl Replica {
         {
             gap.seen = next;
             gap.tries = 0;
-            gap.deadline = now + REORDER_DELAY;
+            gap.deadline = now + gap.delay;
         }
     }
 }
@@ -145,6 +154,8 @@ pub(super) struct Gap {
     to: u64,
     /// Where the log stood when it last moved on.
     seen: u64,
+    /// How long it may close by itself.
+    delay: u64,
     deadline: u64,
     tries: u32,
 }
@@ -393,7 +404,7 @@ mod tests {
     #[test]
     fn gap_is_asked_for_after_a_moment_then_less_and_less_often_then_given_up() {
         let mut replica = Replica::new(0);
-        replica.expect(0, 10);
+        replica.expect(0, 10, REORDER_DELAY);
         let gap = replica.gap.as_mut().unwrap();
         assert_eq!(gap.step(0, Some(4)), GapStep::Wait(REORDER_DELAY));
         let mut now = REORDER_DELAY;

@@ -10,14 +10,92 @@ use std::collections::BTreeMap;
 
 use homing_common::host::HostId;
 
-use super::machine::Gossip;
-use crate::pop::{Domain, rendezvous};
+use super::{
+    core::{HEARTBEAT, HEARTBEAT_SPACING},
+    machine::Gossip,
+};
+use crate::pop::{Domain, rendezvous, seal::To};
 
 /// Relays per origin and domain: the first passes on at once, the other what it
 /// does not hear the first one pass on.
 pub const RELAYS: usize = 2;
 
+/// Whom batches go to.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Targets {
+    /// The domain's multicast group, if anyone is in it.
+    pub group: Option<To>,
+    /// Hosts of this domain that do not hear it.
+    pub unheard: Vec<To>,
+    /// Hosts of domains with so few that they need no relay.
+    pub few: Vec<To>,
+    /// The relays in other domains.
+    pub first_relays: Vec<To>,
+    pub other_relays: Vec<To>,
+}
+
+impl Targets {
+    /// Copies of a batch.
+    pub fn len(&self) -> usize {
+        let group = usize::from(self.group.is_some());
+        let relays = self.first_relays.len() + self.other_relays.len();
+        group + self.unheard.len() + self.few.len() + relays
+    }
+
+    /// Everyone in this domain.
+    pub fn near(&self) -> Vec<To> {
+        self.group.iter().chain(&self.unheard).copied().collect()
+    }
+
+    /// Everyone who is not to pass it on.
+    pub fn direct(&self) -> Vec<To> {
+        let mut direct = self.near();
+        direct.extend(&self.few);
+        direct
+    }
+}
+
 impl Gossip {
+    /// Whom batches go to.
+    pub(super) fn targets(&mut self) -> &Targets {
+        if self.targets.is_none() {
+            self.targets = Some(self.find_targets());
+        }
+        self.targets.get_or_insert_default()
+    }
+
+    fn find_targets(&mut self) -> Targets {
+        let mut targets = Targets::default();
+        let settings = &self.core.settings;
+        let (mut near, mut far) = (0, 0);
+        for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
+            if peer.domain != Some(settings.domain) {
+                far += 1;
+                continue;
+            }
+            near += 1;
+            if settings.multicast {
+                targets.group = Some(To::Domain);
+            }
+            if !(settings.multicast && peer.hears_us) {
+                targets.unheard.push(To::Host(host));
+            }
+        }
+        for (few, hosts) in self.relays().into_values() {
+            match hosts[..] {
+                [first, other] if !few => {
+                    targets.first_relays.push(To::Host(first));
+                    targets.other_relays.push(To::Host(other));
+                }
+                _ => targets.few.extend(hosts.into_iter().map(To::Host)),
+            }
+        }
+        self.relay.set_foreign_hosts(far);
+        self.core.relay_delay = self.relay.delay();
+        self.core.near_interval = HEARTBEAT.max(HEARTBEAT_SPACING * near);
+        targets
+    }
+
     /// The relays of this host in a domain, the first one first: as many as there
     /// are hosts up, at most [`RELAYS`]. None for this host's own domain, whose
     /// hosts need none.
@@ -30,20 +108,27 @@ impl Gossip {
         self.choose(there.map(|(&host, _)| host))
     }
 
-    /// The other domains in which a host is up, and this host's relays there.
-    pub fn relays(&self) -> BTreeMap<Domain, Vec<HostId>> {
-        let mut domains: BTreeMap<Domain, Vec<HostId>> = BTreeMap::new();
+    /// The other domains in which a host is up: whether they have so few that all
+    /// are relays, and this host's relays there.
+    fn relays(&self) -> BTreeMap<Domain, (bool, Vec<HostId>)> {
+        let mut domains: BTreeMap<_, (bool, Vec<HostId>)> = BTreeMap::new();
         for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
             if let Some(domain) = peer.domain
                 && domain != self.core.settings.domain
             {
-                domains.entry(domain).or_default().push(host);
+                domains.entry(domain).or_default().1.push(host);
             }
         }
-        for hosts in domains.values_mut() {
+        for (few, hosts) in domains.values_mut() {
+            *few = hosts.len() <= RELAYS;
             *hosts = self.choose(hosts.iter().copied());
         }
         domains
+    }
+
+    /// The other domains in which a host is up.
+    pub fn other_domains(&self) -> Vec<Domain> {
+        self.relays().into_keys().collect()
     }
 
     fn choose(&self, hosts: impl Iterator<Item = HostId>) -> Vec<HostId> {
@@ -102,10 +187,15 @@ mod tests {
         assert_eq!(gossip.relays_of(domain("e")), [HostId(200)]);
         let relays = gossip.relays();
         assert_eq!(relays.len(), 4);
-        for (&domain, relays) in &relays {
+        assert_eq!(
+            gossip.other_domains(),
+            relays.keys().copied().collect::<Vec<_>>()
+        );
+        for (&domain, (few, relays)) in &relays {
+            assert_eq!(*few, relays.len() == 1);
             assert_eq!(relays, &gossip.relays_of(domain));
         }
-        let [first, second] = relays[&domain("b")][..] else {
+        let [first, second] = relays[&domain("b")].1[..] else {
             panic!("{relays:?}")
         };
         gossip.member_down(0, first);

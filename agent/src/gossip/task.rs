@@ -379,6 +379,10 @@ impl<T: Table> Running<T> {
                 self.leaving.push(told);
                 self.node.leave(self.clock.now(), hold);
             }
+            Command::Rekey(keys, told) => {
+                self.node.rekey(*keys);
+                let _ = told.send(());
+            }
             Command::Drain(draining, told) => {
                 self.node.set_draining(self.clock.now(), draining);
                 let _ = told.send(());
@@ -416,6 +420,7 @@ impl<T: Table> Running<T> {
             progress: view.origin.map(|origin| origin.progress),
             incomplete: view.origin.is_some_and(|origin| origin.incomplete),
             hears_us: view.origin.is_some_and(|origin| origin.hears_us),
+            key: self.node.seal().key_of(view.host),
         };
         self.node.hosts().into_iter().map(status).collect()
     }
@@ -455,6 +460,8 @@ impl<T: Table> Running<T> {
             latency: gossip.latency().clone(),
             socket: self.sockets.counters,
             seal: *node.seal_counters(),
+            keys: (node.seal().keys().id(), node.seal().keys().other_id()),
+            wrong_keys: node.seal().wrong_keys().collect(),
             membership: *node.membership_counters(),
             gossip: *gossip.counters(),
             routes: self.applier.counters,

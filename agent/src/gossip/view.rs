@@ -29,6 +29,18 @@ counters! {
         not_member,
         /// Messages dropped because they make no sense.
         malformed,
+        /// Announcements of other domains passed on in this one, as a relay.
+        relay_passed_on,
+        /// Among these: because the first relay had not passed them on.
+        relay_stood_in,
+        /// Announcements not passed on because the first relay had done so.
+        relay_covered,
+        /// Announcements not passed on because too many waited: left to repair.
+        relay_dropped,
+        /// What relays told of hosts that are no members in that life: dropped.
+        relay_unknown,
+        /// Repairs and pulls not answered because too much waited to be sent.
+        answers_refused,
         /// Repairs of missing announcements asked for.
         repairs_asked,
         /// Batches sent again because another host asked.
@@ -59,6 +71,8 @@ counters! {
         multicast_unheard,
         /// Batches whose time of opening lay in the future: clocks differ.
         clock_differs,
+        /// Times that messages waited because a host may send only so many a second.
+        send_waits,
         /// Notes not written because there were too many.
         notes_dropped,
     }

@@ -6,7 +6,10 @@
 use bytes::{Buf, BufMut};
 use homing_common::session::SessionId;
 
+pub use self::relayed::{Relayed, Section, Writer, life_tag};
 use crate::pop::{BODY_LEN_MAX, Stream};
+
+mod relayed;
 
 /// A session's generation on the wire has 15 bits; larger ones stand as this. A
 /// session would have to move 32,767 times in its life to get there.
@@ -92,6 +95,44 @@ impl<'a> Records<'a> {
     }
 }
 
+/// What the receiver of a message is to do with it beyond taking it in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PassOn {
+    /// Nothing.
+    No,
+    /// Pass it on in its domain at once.
+    Now,
+    /// Pass it on in its domain unless it hears another host do so.
+    Unheard,
+}
+
+impl PassOn {
+    fn flag(self) -> u8 {
+        match self {
+            Self::No => 0,
+            Self::Now => flag::PASS_ON,
+            Self::Unheard => flag::PASS_ON_UNHEARD,
+        }
+    }
+
+    fn from_flags(flags: u8) -> Self {
+        if flags & flag::PASS_ON != 0 {
+            Self::Now
+        } else if flags & flag::PASS_ON_UNHEARD != 0 {
+            Self::Unheard
+        } else {
+            Self::No
+        }
+    }
+
+    /// Puts it into a message that was written without.
+    pub fn put(self, body: &mut [u8]) {
+        if let Some(flags) = body.get_mut(1) {
+            *flags |= self.flag();
+        }
+    }
+}
+
 /// A gossip message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message<'a> {
@@ -103,11 +144,18 @@ pub enum Message<'a> {
         opened_us: u64,
         /// Sent again on request.
         repair: bool,
+        /// Whether the receiver is to pass it on.
+        pass_on: PassOn,
         /// The records.
         records: Records<'a>,
     },
     /// Where the origin's log stands and what its live set is.
-    Heartbeat(Heartbeat),
+    Heartbeat {
+        /// That.
+        heartbeat: Heartbeat,
+        /// Whether the receiver is to pass it on.
+        pass_on: PassOn,
+    },
     /// "Send me these records of your log again."
     Repair {
         /// The life whose log it is.
@@ -130,6 +178,8 @@ pub enum Message<'a> {
         /// Claims, in no order.
         records: Records<'a>,
     },
+    /// What a relay passes on of other origins.
+    Relayed(Relayed<'a>),
 }
 
 /// Where an origin's log stands, and a digest of what it amounts to.
@@ -168,11 +218,17 @@ mod kind {
     pub(super) const REPAIR: u8 = 3;
     pub(super) const PULL: u8 = 4;
     pub(super) const CHUNK: u8 = 5;
+    pub(super) const RELAYED: u8 = 6;
 }
 
-/// The flag of a batch sent again, and of a heartbeat to a host whose multicast
-/// is heard.
-const FLAG: u8 = 1;
+mod flag {
+    /// A batch sent again.
+    pub(super) const REPAIR: u8 = 1;
+    /// A heartbeat to a host whose multicast is heard.
+    pub(super) const HEARS: u8 = 1;
+    pub(super) const PASS_ON: u8 = 2;
+    pub(super) const PASS_ON_UNHEARD: u8 = 4;
+}
 
 /// Writes a batch of records, of which there must be from 1 to
 /// [`BATCH_RECORDS_MAX`].
@@ -185,7 +241,7 @@ pub fn encode_batch(
     debug_assert!((1..=BATCH_RECORDS_MAX).contains(&records.len()));
     let mut buf = Vec::with_capacity(BATCH_HEAD_LEN + records.len() * RECORD_LEN);
     buf.put_u8(kind::BATCH);
-    buf.put_u8(if repair { FLAG } else { 0 });
+    buf.put_u8(if repair { flag::REPAIR } else { 0 });
     buf.put_u16(records.len() as u16);
     buf.put_u64(first);
     buf.put_u64(opened_us);
@@ -217,12 +273,29 @@ impl Heartbeat {
     pub fn encode(&self) -> Vec<u8> {
         let mut buf = Vec::with_capacity(36);
         buf.put_u8(kind::HEARTBEAT);
-        buf.put_u8(if self.hears { FLAG } else { 0 });
+        buf.put_u8(if self.hears { flag::HEARS } else { 0 });
         buf.put_u16(0);
+        self.put(&mut buf);
+        buf
+    }
+
+    /// Writes its numbers.
+    fn put(&self, buf: &mut Vec<u8>) {
         for number in [self.next, self.oldest, self.count, self.digest] {
             buf.put_u64(number);
         }
-        buf
+    }
+
+    /// Reads its numbers; none if they are cut short.
+    fn take(hears: bool, buf: &mut &[u8]) -> Option<Self> {
+        let mut word = || buf.try_get_u64().ok();
+        Some(Self {
+            hears,
+            next: word()?,
+            oldest: word()?,
+            count: word()?,
+            digest: word()?,
+        })
     }
 }
 
@@ -257,7 +330,8 @@ pub fn encode_repair(stream: Stream, from: u64, to: u64) -> Vec<u8> {
 pub fn decode(body: &[u8]) -> Option<Message<'_>> {
     let mut buf = body;
     let kind = buf.try_get_u8().ok()?;
-    let flag = buf.try_get_u8().ok()? & FLAG != 0;
+    let flags = buf.try_get_u8().ok()?;
+    let pass_on = PassOn::from_flags(flags);
     let count = usize::from(buf.try_get_u16().ok()?);
     let mut word = || buf.try_get_u64().ok();
     let message = match kind {
@@ -270,17 +344,15 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
             Message::Batch {
                 first,
                 opened_us,
-                repair: flag,
+                repair: flags & flag::REPAIR != 0,
+                pass_on,
                 records: take_records(&mut buf, count)?,
             }
         }
-        kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
-            hears: flag,
-            next: word()?,
-            oldest: word()?,
-            count: word()?,
-            digest: word()?,
-        }),
+        kind::HEARTBEAT => Message::Heartbeat {
+            heartbeat: Heartbeat::take(flags & flag::HEARS != 0, &mut buf)?,
+            pass_on,
+        },
         kind::REPAIR => Message::Repair {
             stream: Stream {
                 incarnation: word()?,
@@ -312,6 +384,7 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
                 records: take_records(&mut buf, count)?,
             }
         }
+        kind::RELAYED => Message::Relayed(Relayed::take(&mut buf, count)?),
         _ => return None,
     };
     // Bytes left over would be a message that this version half understands.
@@ -360,11 +433,15 @@ mod tests {
         ) {
             let body = encode_batch(first, opened_us, repair, records.iter().copied());
             assert_exact(&body);
-            let Some(Message::Batch { first: f, opened_us: o, repair: r, records: got }) = decode(&body) else {
-                panic!("no batch");
-            };
-            prop_assert_eq!((f, o, r), (first, opened_us, repair));
-            prop_assert_eq!(got.iter().collect::<Vec<_>>(), records.clone());
+            for pass_on in [PassOn::No, PassOn::Now, PassOn::Unheard] {
+                let mut body = body.clone();
+                pass_on.put(&mut body);
+                let Some(Message::Batch { first: f, opened_us: o, repair: r, pass_on: p, records: got }) = decode(&body) else {
+                    panic!("no batch");
+                };
+                prop_assert_eq!((f, o, r, p), (first, opened_us, repair, pass_on));
+                prop_assert_eq!(got.iter().collect::<Vec<_>>(), records.clone());
+            }
 
             let some = &records[..records.len().min(CHUNK_RECORDS_MAX)];
             let body = encode_chunk(first, index, 7, some.iter().copied());
@@ -392,9 +469,12 @@ mod tests {
 
             let [next, oldest, count, digest] = w;
             let heartbeat = Heartbeat { hears, next, oldest, count, digest };
-            let body = heartbeat.encode();
+            let mut body = heartbeat.encode();
             assert_exact(&body);
-            prop_assert_eq!(decode(&body), Some(Message::Heartbeat(heartbeat)));
+            for pass_on in [PassOn::No, PassOn::Now] {
+                pass_on.put(&mut body);
+                prop_assert_eq!(decode(&body), Some(Message::Heartbeat { heartbeat, pass_on }));
+            }
         }
 
         #[test]

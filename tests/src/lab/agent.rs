@@ -190,7 +190,8 @@ impl Lab {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    fn launch(&mut self, host: u16) -> Result<()> {
+    /// Starts a host's agent and waits for nothing.
+    pub fn launch(&mut self, host: u16) -> Result<()> {
         check_homing(self.state.homing.as_deref())?;
         let node = Node::Host(host);
         ensure!(self.state.plan.has(node), "the lab has no host {host}");

@@ -3,10 +3,12 @@
 //! reorders, while sessions open, close and move and agents and kernels come and
 //! go. In the end the network is quiet, and every host must agree with the truth.
 //!
-//! This file is the POP; `random` tries random histories, `cases` chosen ones.
+//! This file is the POP; `random` tries random histories, `cases` chosen ones,
+//! `relays` those in which announcements have to cross between domains.
 
 mod cases;
 mod random;
+mod relays;
 
 use std::{
     cmp::Reverse,
@@ -39,6 +41,10 @@ struct Faults {
     delay_max: u64,
     /// Multicast does not get through at all in this domain.
     deaf_domain: Option<u16>,
+    /// Nothing gets from the first host to the second.
+    one_way: Option<(u16, u16)>,
+    /// What this host sends takes so much longer.
+    slow: Option<(u16, u64)>,
 }
 
 const PERFECT: Faults = Faults {
@@ -46,6 +52,8 @@ const PERFECT: Faults = Faults {
     repeat_percent: 0,
     delay_max: 100,
     deaf_domain: None,
+    one_way: None,
+    slow: None,
 };
 
 /// One machine: its kernel, and its agent while that runs.
@@ -70,6 +78,7 @@ struct Pop {
     table_limit: usize,
     claims_max: usize,
     multicast: bool,
+    domains: u16,
 }
 
 /// The first incarnation from this one on that was not used yet; uses it.
@@ -84,10 +93,6 @@ fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, (host >> 8) as u8, host as u8], 7946))
 }
 
-fn domain(host: u16) -> u16 {
-    host % 2
-}
-
 impl Pop {
     fn new(seed: u64, hosts: u16, multicast: bool) -> Self {
         let mut pop = Self {
@@ -100,6 +105,7 @@ impl Pop {
             table_limit: usize::MAX,
             claims_max: 1 << 20,
             multicast,
+            domains: 2,
         };
         for host in 1..=hosts {
             let machine = Machine {
@@ -115,6 +121,10 @@ impl Pop {
             pop.machines.insert(host, machine);
         }
         pop
+    }
+
+    fn domain(&self, host: u16) -> u16 {
+        host % self.domains
     }
 
     fn new_table(&self) -> Memory {
@@ -133,6 +143,7 @@ impl Pop {
     fn start(&mut self, host: u16) {
         let random: [u8; 32] = std::array::from_fn(|_| self.rng.random());
         let hosts = self.machines.len() as u16;
+        let domain = format!("rack {}", self.domain(host));
         let machine = self.machines.get_mut(&host).unwrap();
         if machine.agent.is_some() {
             return;
@@ -144,7 +155,7 @@ impl Pop {
                 stream: machine.stream,
                 renewal: 0,
                 address: address(host),
-                domain: Domain::try_from(["even", "odd"][usize::from(domain(host))]).unwrap(),
+                domain: Domain::try_from(domain.as_str()).unwrap(),
                 fingerprint: Fingerprint(7),
                 leaving: None,
                 draining: false,
@@ -301,7 +312,7 @@ impl Pop {
             self.kill(host);
         }
         for transmit in transmits {
-            let is_deaf = self.faults.deaf_domain == Some(domain(host));
+            let is_deaf = self.faults.deaf_domain == Some(self.domain(host));
             let to: Vec<u16> = self
                 .machines
                 .keys()
@@ -309,7 +320,7 @@ impl Pop {
                 .filter(|&other| match transmit.to {
                     Destination::Address(to) => to == address(other),
                     Destination::Multicast => {
-                        other != host && domain(other) == domain(host) && !is_deaf
+                        other != host && self.domain(other) == self.domain(host) && !is_deaf
                     }
                 })
                 .collect();
@@ -326,11 +337,14 @@ impl Pop {
             copies += 1;
         }
         for _ in 0..copies {
-            if self.rng.random_range(0..100) < faults.loss_percent {
+            let is_lost = self.rng.random_range(0..100) < faults.loss_percent;
+            if is_lost || faults.one_way == Some((from, to)) {
                 continue;
             }
             self.flown += 1;
-            let at = self.now + self.rng.random_range(20..=faults.delay_max.max(20));
+            let slow = faults.slow.filter(|slow| slow.0 == from);
+            let delay = self.rng.random_range(20..=faults.delay_max.max(20));
+            let at = self.now + delay + slow.map_or(0, |slow| slow.1);
             let flight = (at, self.flown, to, address(from), bytes.to_vec());
             self.flights.push(Reverse(flight));
         }

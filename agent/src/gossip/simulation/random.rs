@@ -23,18 +23,23 @@ enum Op {
     Faults(Faults),
 }
 
-const HOSTS: u16 = 5;
+const HOSTS: u16 = 7;
 
 fn faults() -> impl Strategy<Value = Faults> {
     let deaf = prop::option::weighted(0.2, 0..2u16);
-    (0u32..40, 0u32..30, 0..30 * MS, deaf).prop_map(|(loss, repeat, delay_max, deaf_domain)| {
-        Faults {
+    let one_way = prop::option::weighted(0.2, (1..=HOSTS, 1..=HOSTS));
+    let slow = prop::option::weighted(0.2, (1..=HOSTS, 0..100 * MS));
+    let rates = (0u32..40, 0u32..30, 0..30 * MS);
+    (rates, deaf, one_way, slow).prop_map(
+        |((loss, repeat, delay_max), deaf_domain, one_way, slow)| Faults {
             loss_percent: loss,
             repeat_percent: repeat,
             delay_max,
             deaf_domain,
-        }
-    })
+            one_way,
+            slow,
+        },
+    )
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -109,10 +114,12 @@ proptest! {
     fn all_hosts_converge_to_one_owner_per_session(
         seed: u64,
         multicast: bool,
+        domains in 1u16..4,
         first in faults(),
         ops in prop::collection::vec(ops(), 1..60),
     ) {
         let mut pop = Pop::new(seed, HOSTS, multicast);
+        pop.domains = domains;
         pop.start_all();
         pop.run(SECOND);
         pop.faults = first;

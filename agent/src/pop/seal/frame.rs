@@ -3,10 +3,13 @@
 
 use homing_common::host::HostId;
 
-use crate::pop::{DATAGRAM_LEN_MAX, Stream, keys::Keys};
+use crate::pop::{
+    DATAGRAM_LEN_MAX, Stream,
+    keys::{DatagramKey, Keys},
+};
 
 const MAGIC: [u8; 2] = *b"Hm";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The destination of a multicast datagram.
 pub(super) const MULTICAST: u16 = 0xffff;
@@ -49,7 +52,8 @@ pub(super) enum Error {
     Length,
     Foreign,
     Version,
-    Key,
+    /// Signed with a key that is not accepted: its id.
+    Key(u8),
     Tag,
     Header,
 }
@@ -60,7 +64,7 @@ pub(super) fn write(keys: &Keys, header: &Header, body: &[u8]) -> Vec<u8> {
     let padding = BODY_LEN_MIN.saturating_sub(body.len());
     let mut out = Vec::with_capacity(body.len() + padding + OVERHEAD_LEN);
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, header.channel as u8, keys.id, padding as u8]);
+    out.extend_from_slice(&[VERSION, header.channel as u8, keys.sign.id, padding as u8]);
     out.extend_from_slice(&header.origin.0.to_be_bytes());
     out.extend_from_slice(&header.destination.to_be_bytes());
     out.extend_from_slice(&header.stream.incarnation.to_be_bytes());
@@ -68,13 +72,14 @@ pub(super) fn write(keys: &Keys, header: &Header, body: &[u8]) -> Vec<u8> {
     out.extend_from_slice(&header.sequence.to_be_bytes());
     out.extend_from_slice(body);
     out.resize(out.len() + padding, 0);
-    let tag = tag(keys, &out);
+    let tag = tag(&keys.sign, &out);
     out.extend_from_slice(&tag.to_be_bytes());
     out
 }
 
-/// Reads a datagram and checks its tag: header and body.
-pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [u8]), Error> {
+/// Reads a datagram and checks its tag: header, body, and the id of the key that
+/// it is signed with.
+pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [u8], u8), Error> {
     if datagram.len() < 3 || datagram[..2] != MAGIC {
         return Err(Error::Foreign);
     }
@@ -84,12 +89,11 @@ pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [
     if !(BODY_LEN_MIN + OVERHEAD_LEN..=DATAGRAM_LEN_MAX).contains(&datagram.len()) {
         return Err(Error::Length);
     }
-    if datagram[4] != keys.id {
-        return Err(Error::Key);
-    }
+    let key_id = datagram[4];
+    let key = keys.by_id(key_id).ok_or(Error::Key(key_id))?;
     let (sealed, found) = datagram.split_at(datagram.len() - TAG_LEN);
     // Compared as one integer, in a time that does not depend on the bytes.
-    if u128::from_be_bytes(array(found, 0)) ^ tag(keys, sealed) != 0 {
+    if u128::from_be_bytes(array(found, 0)) ^ tag(key, sealed) != 0 {
         return Err(Error::Tag);
     }
     let (head, body) = sealed.split_at(HEADER_LEN);
@@ -112,11 +116,11 @@ pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [
         .len()
         .checked_sub(usize::from(head[5]))
         .ok_or(Error::Header)?;
-    Ok((header, &body[..len]))
+    Ok((header, &body[..len], key_id))
 }
 
-fn tag(keys: &Keys, bytes: &[u8]) -> u128 {
-    let hash = blake3::keyed_hash(&keys.datagrams, bytes);
+fn tag(key: &DatagramKey, bytes: &[u8]) -> u128 {
+    let hash = blake3::keyed_hash(&key.key, bytes);
     u128::from_be_bytes(array(hash.as_bytes(), 0))
 }
 

@@ -72,6 +72,8 @@ pub struct Seal {
     next_unicast: Vec<u64>,
     next_multicast: u64,
     hosts: Vec<HostState>,
+    /// Datagrams dropped because of their key, by its id.
+    wrong_keys: [u64; 256],
     limiter: Limiter,
     /// What happened so far.
     pub counters: Counters,
@@ -93,6 +95,8 @@ struct Windows {
     unicast: Window,
     multicast: Window,
     heard_at: u64,
+    /// The key that it signs with.
+    key_id: u8,
 }
 
 impl Seal {
@@ -107,6 +111,7 @@ impl Seal {
             hosts: std::iter::repeat_with(HostState::default)
                 .take(MAX_HOSTS as usize)
                 .collect(),
+            wrong_keys: [0; 256],
             limiter: Limiter::new(),
             counters: Counters::default(),
         }
@@ -117,6 +122,31 @@ impl Seal {
         self.me.stream = stream;
         self.next_unicast.fill(1);
         self.next_multicast = 1;
+    }
+
+    /// Goes on with other keys. Windows stay: what a host is known by is its life,
+    /// not its key.
+    pub fn rekey(&mut self, keys: Keys) {
+        self.keys = keys;
+    }
+
+    /// The keys in use.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The id of the key that a host signs with, once it was heard.
+    pub fn key_of(&self, host: HostId) -> Option<u8> {
+        let windows = self.hosts[usize::from(host.0)].windows.as_ref();
+        windows.map(|windows| windows.key_id)
+    }
+
+    /// Datagrams dropped because their key is not accepted, by its id.
+    pub fn wrong_keys(&self) -> impl Iterator<Item = (u8, u64)> {
+        let counts = self.wrong_keys.iter().enumerate();
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(id, &count)| (id as u8, count))
     }
 
     /// Seals a message into a new datagram. The body must not be longer than
@@ -145,15 +175,18 @@ impl Seal {
         from: SocketAddr,
         datagram: &'a [u8],
     ) -> Result<Received<'a>, Dropped> {
-        let (header, body) = match frame::read(&self.keys, datagram) {
+        let (header, body, key_id) = match frame::read(&self.keys, datagram) {
             Ok(parts) => parts,
             Err(error) => {
                 let c = &mut self.counters;
+                if let frame::Error::Key(id) = error {
+                    self.wrong_keys[usize::from(id)] += 1;
+                }
                 return drop_as(match error {
                     frame::Error::Length => &mut c.bad_length,
                     frame::Error::Foreign => &mut c.foreign,
                     frame::Error::Version => &mut c.unknown_version,
-                    frame::Error::Key => &mut c.wrong_key,
+                    frame::Error::Key(_) => &mut c.wrong_key,
                     frame::Error::Tag => &mut c.forged,
                     frame::Error::Header => &mut c.malformed,
                 });
@@ -171,7 +204,7 @@ impl Seal {
             return drop_as(&mut self.counters.wrong_destination);
         }
         if header.channel == Channel::Control {
-            return self.control(now, from, &header, body);
+            return self.control(now, from, &header, key_id, body);
         }
         let known = self.hosts[usize::from(header.origin.0)].windows.as_mut();
         let Some(windows) =
@@ -191,6 +224,7 @@ impl Seal {
             Freshness::TooOld => return drop_as(&mut self.counters.too_old),
         }
         windows.heard_at = now;
+        windows.key_id = key_id;
         self.counters.accepted += 1;
         Ok(Received::Message {
             origin: header.origin,
@@ -206,6 +240,7 @@ impl Seal {
         now: u64,
         from: SocketAddr,
         header: &Header,
+        key_id: u8,
         body: &[u8],
     ) -> Result<Received<'a>, Dropped> {
         let peer = header.origin;
@@ -261,6 +296,7 @@ impl Seal {
                     unicast: Window::new(next_unicast),
                     multicast: Window::new(next_multicast),
                     heard_at: now,
+                    key_id,
                 }));
                 self.counters.windows_opened += 1;
                 Ok(Received::Opened(peer))

@@ -4,7 +4,7 @@ use super::{
     guard::{NONCE_LIFE, REPLIES_BURST},
     *,
 };
-use crate::pop::BODY_LEN_MAX;
+use crate::pop::{BODY_LEN_MAX, keys::KeyFile};
 
 fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host as u8], 7946))
@@ -82,6 +82,36 @@ fn message_is_accepted_once_and_only_after_an_answer() {
     assert_eq!(b.counters.accepted, 3);
     assert_eq!(b.counters.replayed, 4);
     assert_eq!(b.counters.no_window, 1);
+}
+
+#[test]
+fn keys_change_host_by_host_and_nobody_is_unheard_meanwhile() {
+    let first = KeyFile::of([9; 32]);
+    let begun = first.begin().unwrap().unwrap();
+    let promoted = begun.promote().unwrap();
+    let finished = promoted.finish().unwrap();
+    let (mut a, mut b) = (seal(1, life(1, 1)), seal(2, life(1, 1)));
+    introduce(0, &mut a, &mut b);
+    introduce(0, &mut b, &mut a);
+    let both_hear = |a: &mut Seal, b: &mut Seal| {
+        let datagram = a.seal(CHANNEL, To::Host(HostId(2)), b"x");
+        assert_eq!(accepted(b, a, &datagram), Some(&b"x"[..]));
+        assert_eq!(b.key_of(HostId(1)), Some(a.keys().id()));
+        let datagram = b.seal(CHANNEL, To::Host(HostId(1)), b"y");
+        assert_eq!(accepted(a, b, &datagram), Some(&b"y"[..]));
+    };
+    let old = a.seal(CHANNEL, To::Host(HostId(2)), b"old");
+    for step in [begun, promoted, finished] {
+        a.rekey(Keys::of(&step));
+        both_hear(&mut a, &mut b);
+        b.rekey(Keys::of(&step));
+        both_hear(&mut a, &mut b);
+    }
+    // What was signed with the old key is worthless now.
+    assert_eq!(accepted(&mut b, &a, &old), None);
+    let old_id = Keys::of(&first).id();
+    assert_eq!(b.wrong_keys().collect::<Vec<_>>(), [(old_id, 1)]);
+    assert_eq!(b.counters.wrong_key, 1);
 }
 
 #[test]
@@ -192,7 +222,7 @@ fn each_kind_of_bad_datagram_has_its_counter() {
     for (datagram, counter) in [
         (with(0, b'h'), "foreign"),
         (b"GET / HTTP/1.1".to_vec(), "foreign"),
-        (with(2, 2), "unknown_version"),
+        (with(2, 1), "unknown_version"),
         (good[..good.len() - 1].to_vec(), "bad_length"),
         ([&good[..], &[0; 2000]].concat(), "bad_length"),
         (

@@ -1,139 +1,20 @@
-//! This host's own sessions, as they are told: as they happen, after a start,
-//! after a loss of events, and under a new key.
+//! Sessions as they are told: as they happen, after a start, after a loss of events,
+//! and under a new key.
 
-use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, atomic::Ordering},
-    thread,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, thread, time::Duration};
 
-use homing_agent::datapath::{
-    Datapath, events::EventCounters, local::LocalEvent, sessions::Sessions,
-};
-use homing_common::{
-    net::{Address, Port, Service, TCP},
-    outcome::Hook,
-    session::{SessionId, SessionKey, Tuple},
-};
+use homing_agent::datapath::Datapath;
+use homing_common::{outcome::Hook, session::SessionKey};
 use homing_tests::sandbox::{self, eventually};
-use tokio::{runtime, sync::mpsc, time::timeout};
 
-/// A listener of a service, and the connections to it.
-struct Server {
-    listener: TcpListener,
-    open: Vec<(TcpStream, TcpStream)>,
-}
-
-impl Server {
-    fn new() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).unwrap();
-        Self {
-            listener,
-            open: Vec::new(),
-        }
-    }
-
-    fn services(&self) -> [Service; 1] {
-        let address = Address::v4(Ipv4Addr::LOCALHOST.octets());
-        [Service::new(address, Port::new(8080), TCP)]
-    }
-
-    fn connect(&mut self) -> Tuple {
-        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        let tuple = tuple(&client);
-        let (server, _) = self.listener.accept().unwrap();
-        self.open.push((client, server));
-        tuple
-    }
-
-    /// Resets the newest connection, so that no TIME_WAIT keeps its port.
-    fn reset(&mut self) -> Tuple {
-        let (client, server) = self.open.pop().unwrap();
-        let tuple = tuple(&client);
-        let socket = socket2::SockRef::from(&client);
-        socket.set_linger(Some(Duration::ZERO)).unwrap();
-        drop(client);
-        drop(server);
-        tuple
-    }
-
-    fn tuples(&self) -> BTreeSet<Tuple> {
-        self.open.iter().map(|(client, _)| tuple(client)).collect()
-    }
-}
-
-fn tuple(client: &TcpStream) -> Tuple {
-    let service: SocketAddr = client.peer_addr().unwrap();
-    Tuple::between(client.local_addr().unwrap(), service, TCP)
-}
-
-fn recorded(sessions: &Sessions) -> BTreeSet<Tuple> {
-    let mut tuples = BTreeSet::new();
-    sessions
-        .scan(|tuple, _| assert!(tuples.insert(tuple)))
-        .unwrap();
-    tuples
-}
-
-/// Takes in what is told, and insists that it makes sense.
-#[derive(Default)]
-struct View(BTreeSet<SessionId>);
-
-impl View {
-    fn take(&mut self, events: Vec<LocalEvent>) {
-        for event in events {
-            match event {
-                LocalEvent::Opened { id, at_ns, .. } => {
-                    assert!(at_ns > 0);
-                    assert!(self.0.insert(id), "opened twice");
-                }
-                LocalEvent::Closed { id, .. } => assert!(self.0.remove(&id), "closed twice"),
-            }
-        }
-    }
-
-    async fn until(
-        &mut self,
-        from: &mut mpsc::Receiver<Vec<LocalEvent>>,
-        ids: &BTreeSet<SessionId>,
-    ) {
-        while self.0 != *ids {
-            let events = timeout(Duration::from_secs(5), from.recv()).await;
-            let events = events.expect("nothing is told").expect("the reader ended");
-            self.take(events);
-        }
-    }
-}
-
-const KEY: SessionKey = SessionKey([1, 2]);
-
-fn ids(tuples: &BTreeSet<Tuple>) -> BTreeSet<SessionId> {
-    tuples.iter().map(|tuple| tuple.id(&KEY)).collect()
-}
-
-/// Runs `test` with the reader at work.
-fn with_reader<F: Future<Output = ()>>(
-    datapath: Datapath,
-    test: impl FnOnce(mpsc::Receiver<Vec<LocalEvent>>, Arc<EventCounters>) -> F,
-) {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.unwrap().block_on(async {
-        let (to, from) = mpsc::channel(16);
-        let counters = datapath.events.counters();
-        let reader = tokio::spawn(datapath.events.run(to));
-        test(from, counters).await;
-        reader.await.unwrap().unwrap();
-    });
-}
+use crate::common::{KEY, SERVICES, Server, View, ids, recorded, with_reader};
 
 #[test]
 fn sessions_are_recorded_and_told_as_they_open_and_close() {
     sandbox::run(|sandbox| {
         let mut server = Server::new();
         let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
-        datapath.services.sync(&server.services()).unwrap();
+        datapath.services.sync(&SERVICES).unwrap();
         let sessions = datapath.sessions.clone();
         let stats = datapath.stats.clone();
         with_reader(datapath, async |mut from, _| {
@@ -164,7 +45,7 @@ fn what_happened_while_no_agent_ran_is_found_at_the_start() {
         let options = sandbox.options(&[]);
         let mut server = Server::new();
         let mut first = Datapath::load(&options).unwrap();
-        first.services.sync(&server.services()).unwrap();
+        first.services.sync(&SERVICES).unwrap();
         server.connect();
         drop(first);
         server.connect();
@@ -184,7 +65,7 @@ fn lost_events_are_noticed_and_made_up_for() {
         let options = sandbox.options(&[]);
         let mut server = Server::new();
         let mut datapath = Datapath::load(&options).unwrap();
-        datapath.services.sync(&server.services()).unwrap();
+        datapath.services.sync(&SERVICES).unwrap();
         let stats = datapath.stats.clone();
         with_reader(datapath, async |mut from, counters| {
             let mut view = View::default();
@@ -221,7 +102,7 @@ fn under_another_key_sessions_get_new_ids() {
         let mut options = sandbox.options(&[]);
         let mut server = Server::new();
         let mut first = Datapath::load(&options).unwrap();
-        first.services.sync(&server.services()).unwrap();
+        first.services.sync(&SERVICES).unwrap();
         let tuple = server.connect();
         drop(first);
         options.settings.session_key = SessionKey([3, 4]);
@@ -242,7 +123,7 @@ fn a_full_record_is_counted_and_other_sockets_are_left_alone() {
         let mut server = Server::new();
         let mut datapath = Datapath::load(&options).unwrap();
         let other = server.connect();
-        datapath.services.sync(&server.services()).unwrap();
+        datapath.services.sync(&SERVICES).unwrap();
         for _ in 0..4 {
             server.connect();
         }

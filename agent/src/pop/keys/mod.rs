@@ -1,0 +1,147 @@
+//! The POP's keys, and the keys derived from them.
+//!
+//! Members accept two keys and sign with one, so that the POP's key can be changed
+//! while it runs ([`KeyFile`]). Session ids come from a key of their own, which
+//! stays: a session keeps its id when the others change.
+
+mod file;
+
+use std::path::Path;
+
+use homing_common::session::SessionKey;
+
+pub use file::{Key, KeyError, KeyFile, Other};
+
+/// Contexts of BLAKE3's key derivation: one per use, so that no use can be
+/// turned against another.
+const DATAGRAMS: &str = "homing v1 2026 datagram authentication";
+const SESSIONS: &str = "homing v1 2026 session id";
+const ECHOES: &str = "homing v1 2026 echo";
+const KEY_ID: &str = "homing v1 2026 key id";
+
+/// Everything that is derived from the POP's keys.
+#[derive(Clone)]
+pub struct Keys {
+    /// Authenticates datagrams that this host sends.
+    pub(super) sign: DatagramKey,
+    /// Datagrams under it are accepted as well.
+    pub(super) other: Option<DatagramKey>,
+    /// Hashes session tuples to ids.
+    pub session: SessionKey,
+    /// Sign echoes between kernels: what is asked is signed with the first, and
+    /// either is accepted. One of zeros is none.
+    pub echo: [SessionKey; 2],
+}
+
+/// A key that authenticates datagrams.
+#[derive(Clone)]
+pub(super) struct DatagramKey {
+    /// Stands in each datagram, so that a host with another key is told apart from
+    /// a forger.
+    pub id: u8,
+    pub key: Key,
+}
+
+impl Keys {
+    /// Reads a key file.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        Ok(Self::of(&KeyFile::read(path)?))
+    }
+
+    /// Derives all keys from those of a file.
+    pub fn of(file: &KeyFile) -> Self {
+        let other = file.other.as_ref().map(Other::key);
+        let echo = |key| siphash_key(ECHOES, key);
+        Self {
+            sign: DatagramKey::of(&file.sign),
+            other: other.map(DatagramKey::of),
+            session: siphash_key(SESSIONS, &file.session),
+            echo: [echo(&file.sign), other.map_or_else(Default::default, echo)],
+        }
+    }
+
+    /// Derives all keys from a single one.
+    pub fn derive(master: &Key) -> Self {
+        Self::of(&KeyFile::of(*master))
+    }
+
+    /// The public id of the key that signs.
+    pub fn id(&self) -> u8 {
+        self.sign.id
+    }
+
+    /// The public id of the key that is accepted beside it.
+    pub fn other_id(&self) -> Option<u8> {
+        self.other.as_ref().map(|key| key.id)
+    }
+
+    /// The key that a datagram says it is signed with.
+    pub(super) fn by_id(&self, id: u8) -> Option<&DatagramKey> {
+        if self.sign.id == id {
+            return Some(&self.sign);
+        }
+        self.other.as_ref().filter(|key| key.id == id)
+    }
+}
+
+impl DatagramKey {
+    fn of(master: &Key) -> Self {
+        Self {
+            id: key_id(master),
+            key: blake3::derive_key(DATAGRAMS, master),
+        }
+    }
+}
+
+/// The public id of a key.
+pub fn key_id(master: &Key) -> u8 {
+    blake3::derive_key(KEY_ID, master)[0]
+}
+
+/// A SipHash key: the first 16 bytes of what is derived, as two little-endian words.
+fn siphash_key(context: &str, master: &Key) -> SessionKey {
+    let key = blake3::derive_key(context, master);
+    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| key[n * 8 + i]));
+    SessionKey([word(0), word(1)])
+}
+
+impl std::fmt::Debug for Keys {
+    /// Shows the keys' public ids alone.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keys(id {:02x}", self.id())?;
+        if let Some(other) = self.other_id() {
+            write!(f, ", other {other:02x}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_keys_differ_from_each_other() {
+        let keys = Keys::derive(&[7; 32]);
+        let session = keys.session.0.map(u64::to_le_bytes).concat();
+        assert_ne!(keys.sign.key[..16], session[..]);
+        assert!(keys.echo[0] != keys.session);
+        assert!(keys.echo[1] == SessionKey::default());
+        assert_ne!(keys.sign.key, [7; 32]);
+        assert_ne!(Keys::derive(&[8; 32]).sign.key, keys.sign.key);
+    }
+
+    #[test]
+    fn a_rotation_changes_all_keys_but_that_of_sessions() {
+        let first = KeyFile::of([7; 32]);
+        let before = Keys::of(&first);
+        let begun = first.begin().unwrap().unwrap();
+        let middle = Keys::of(&begun.promote().unwrap());
+        let after = Keys::of(&begun.promote().unwrap().finish().unwrap());
+        assert_eq!(middle.other_id(), Some(before.id()));
+        assert!(middle.echo[1] == before.echo[0]);
+        assert!(middle.by_id(before.id()).is_some() && after.by_id(before.id()).is_none());
+        assert!(after.session == before.session && after.echo[0] != before.echo[0]);
+        assert_ne!(after.id(), before.id());
+    }
+}
