@@ -1,6 +1,6 @@
 //! The sizes that kernel side and agent agree on before configuration.
 
-use crate::{event::Event, park::Parked, session::SessionId};
+use crate::session::SessionId;
 
 /// The value of the map `OWNERS`: who owns a foreign session. The key is its
 /// [`SessionId`].
@@ -25,21 +25,6 @@ pub struct Identity {
     /// Larger with every start of the agent in one incarnation.
     pub generation: u64,
 }
-
-/// The value of the map `RECORDS`: what stands in the ring buffers. Nobody reads or
-/// writes it. The kernel keeps the types of a map's values, but not those of a ring
-/// buffer's records; by this map an agent can tell whether the pinned ring buffers
-/// hold the records that it knows.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Records {
-    /// A record of `EVENTS`.
-    pub event: Event,
-    /// The head of a record of `ASK`.
-    pub parked: Parked,
-}
-
-const _: () = assert!(size_of::<Records>() == 184);
 
 /// Entries of `OWNERS` unless the configuration says otherwise.
 pub const OWNERS_ENTRIES: u32 = 1 << 20;

@@ -10,9 +10,7 @@ use homing_common::{
     event::Event,
     host::{Host, MAX_HOSTS},
     limit::LIMITS_ENTRIES,
-    maps::{
-        EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, Records, SERVICES_ENTRIES, SESSIONS_ENTRIES,
-    },
+    maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
     net::Service,
     outcome::STATS_ENTRIES,
     park::{ASK_BYTES, CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
@@ -86,7 +84,3 @@ pub static STATS: PerCpuArray<u64, { STATS_ENTRIES as usize }> = PerCpuArray::ne
 /// pin; no program reads it.
 #[btf_map]
 pub static IDENTITY: Array<Identity, 1> = Array::new();
-
-/// Tells agents of other builds what stands in the ring buffers. No program uses it.
-#[btf_map]
-pub static RECORDS: Array<Records, 1> = Array::new();

@@ -4,13 +4,15 @@
 //! holds checked connections through it, and [`demo`] puts both together into
 //! the project's main claim. None of these knows the inside of the agent: it is
 //! the program `homing`, spoken to through its own command line. [`program`],
-//! [`packet`], [`sandbox`] and [`bench`] are for the kernel programs alone.
+//! [`packet`], [`sandbox`], [`object`] and [`bench`] are for the kernel programs alone.
 
 pub mod bench;
 pub mod demo;
 pub mod lab;
+pub mod object;
 pub mod packet;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod sandbox;
 pub mod workload;

@@ -14,13 +14,12 @@ use homing_agent::datapath::{
 };
 use homing_common::{
     host::HostId,
-    maps::{OWNERS_ENTRIES, SESSIONS_ENTRIES},
     net::{Address, Port, Service, TCP},
     session::SessionId,
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -29,8 +28,9 @@ const MAPS: [&str; 14] = [
     "FRAGMENTS",
     "HOSTS",
     "IDENTITY",
+    "LAYOUT",
+    "LIMITS",
     "OWNERS",
-    "RECORDS",
     "RENDEZVOUS",
     "SERVICES",
     "SESSIONS",
@@ -249,14 +249,6 @@ fn errors_say_what_to_do() {
         assert!(error.contains("no cgroup v2"), "{error}");
 
         drop(Datapath::load(&good).unwrap());
-        let mut options = good.clone();
-        options.owners_entries = OWNERS_ENTRIES;
-        options.sessions_entries = SESSIONS_ENTRIES;
-        let error = refused(&options).to_string();
-        assert!(error.contains("OWNERS has 1000 entries"), "{error}");
-        assert!(error.contains("1048576 entries is wanted"), "{error}");
-        assert!(error.contains("homing unload"), "{error}");
-
         let mut options = good.clone();
         options.pin_dir = sandbox.bpf.join("homing/second");
         let error = refused(&options).to_string();

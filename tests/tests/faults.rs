@@ -3,5 +3,8 @@
 
 mod faults {
     mod common;
+    mod forger;
+    mod forgery;
     mod gossip;
+    mod ways;
 }

@@ -92,9 +92,11 @@ impl Host {
             keys: Keys::derive(&[4; 32]),
             multicast: group.map(|group| group.parse().unwrap()),
             void_after: Duration::from_secs(60),
+            kernel_dead_after: Duration::from_secs(3),
             claims_max: 1000,
             routes: Vec::new(),
             vitals: Box::new(()),
+            fast_path: None,
         };
         let table = routes.clone();
         let namespace = namespace.map(|name| File::open(format!("/run/netns/{name}")).unwrap());
@@ -252,9 +254,11 @@ fn group_that_cannot_be_joined_is_named() {
                     keys: Keys::derive(&[4; 32]),
                     multicast: Some(group.parse().unwrap()),
                     void_after: Duration::from_secs(60),
+                    kernel_dead_after: Duration::from_secs(3),
                     claims_max: 1000,
                     routes: Vec::new(),
                     vitals: Box::new(()),
+                    fast_path: None,
                 };
                 let raise: task::Raise = Box::new(|_| Err(io::Error::other("not in this test")));
                 let result = task::open(options, Routes::default(), reader, raise);

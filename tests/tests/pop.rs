@@ -5,6 +5,9 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod join;
     mod keys;
+    mod load;
     mod sessions;
+    mod tables;
 }

@@ -184,6 +184,11 @@ pub struct Host {
     pub domain: Option<String>,
     /// What membership says of its agent.
     pub state: HostState,
+    /// What this host hears of its kernel: echoes answered by XDP.
+    pub kernel: KernelState,
+    /// When its kernel last answered this host, in Unix milliseconds; null if it
+    /// never did.
+    pub kernel_heard_unix_ms: Option<u64>,
     /// Whether it takes no new sessions.
     pub draining: bool,
     /// The public id of the key that it signs with; null until it was heard.
@@ -207,6 +212,9 @@ pub struct Host {
     pub applied_seq: u64,
     /// How much of its announcements is known here.
     pub sync: SyncState,
+    /// Whether it hears this host's multicast; null where it is not to: in another
+    /// domain, or without a group.
+    pub hears_us: Option<bool>,
 }
 
 /// What membership says of a host's agent.
@@ -228,6 +236,32 @@ impl HostState {
             Self::Alive => "alive",
             Self::Down => "down",
             Self::Left => "left",
+        }
+    }
+}
+
+/// What is heard of a host's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelState {
+    /// It answers.
+    Alive,
+    /// It has stopped answering this host, and is not confirmed dead.
+    Silent,
+    /// It is dead by the POP's judgement, and its claims are void.
+    Voided,
+    /// It has not been heard yet in its present life.
+    Unheard,
+}
+
+impl KernelState {
+    /// The name in tables and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Silent => "silent",
+            Self::Voided => "voided",
+            Self::Unheard => "unheard",
         }
     }
 }

@@ -132,6 +132,11 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         this_host: id == 1,
         domain: Some("rack-1".to_owned()),
         state,
+        kernel: match state {
+            HostState::Alive => KernelState::Alive,
+            _ => KernelState::Silent,
+        },
+        kernel_heard_unix_ms: (id > 1).then_some(1_760_000_061_000),
         draining: id == 2,
         key: Some("5f".to_owned()),
         since_unix_ms: 1_760_000_000_000,
@@ -143,6 +148,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         claims: 25,
         applied_seq: 30,
         sync,
+        hears_us: (id != 1).then_some(true),
     };
     let resolved = NextHop {
         resolved: true,

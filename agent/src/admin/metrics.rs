@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::api::{Counter, Host, HostState, Latency, Stats, Status, SyncState};
+use super::api::{Counter, Host, HostState, KernelState, Latency, Stats, Status, SyncState};
 
 /// Media type of the text format 0.0.4.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -282,6 +282,12 @@ impl Snapshot {
         };
         let up = per_host(|host| Some((host.state == HostState::Alive).into()));
         out.gauge("host_up", "Whether a host's agent is alive", up)?;
+        let kernel = per_host(|host| {
+            let is_known = !host.this_host && host.kernel != KernelState::Unheard;
+            is_known.then_some((host.kernel == KernelState::Alive).into())
+        });
+        let help = "Whether a host's kernel answers this host; absent until it first did";
+        out.gauge("host_kernel_up", help, kernel)?;
         let draining = per_host(|host| Some(host.draining.into()));
         let help = "Whether a host takes no new sessions";
         out.gauge("host_draining", help, draining)?;

@@ -2,8 +2,8 @@
 
 use crate::{
     admin::api::{
-        Answer, Host, HostState, Hosts, Keys, Latency, NextHop, Owner, Reloaded, Sessions, Stats,
-        Status, SyncState,
+        Answer, Host, HostState, Hosts, KernelState, Keys, Latency, NextHop, Owner, Reloaded,
+        Sessions, Stats, Status, SyncState,
     },
     config::Config,
 };
@@ -180,6 +180,7 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         "DOMAIN",
         "STATE",
         "SINCE",
+        "KERNEL",
         "ADDRESS",
         "TUNNEL",
         "NEXT HOP",
@@ -197,6 +198,7 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
             host.domain.clone().unwrap_or_else(dash),
             state(host).to_owned(),
             span(since_s),
+            kernel(host, now_unix_ms),
             host.address
                 .map_or_else(|| "-".to_owned(), |address| address.to_string()),
             host.tunnel_address.to_string(),
@@ -208,6 +210,18 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
         ]);
     }
     table.text()
+}
+
+fn kernel(host: &Host, now_unix_ms: u64) -> String {
+    let heard = host.kernel_heard_unix_ms;
+    let ago = heard.map(|heard| span(now_unix_ms.saturating_sub(heard) / 1_000));
+    match (host.kernel, ago) {
+        _ if host.this_host => dash(),
+        (KernelState::Silent | KernelState::Voided, Some(ago)) => {
+            format!("{}, heard {ago} ago", host.kernel.label())
+        }
+        (state, _) => state.label().to_owned(),
+    }
 }
 
 fn state(host: &Host) -> &'static str {

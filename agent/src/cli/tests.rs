@@ -323,10 +323,10 @@ fn hosts_as_a_plain_table() {
     };
     let text = show::hosts(&hosts, 1_760_000_065_000, Style::Plain);
     let wanted = "\
-HOST  DOMAIN  STATE     SINCE      ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
-   1  rack-1  alive     1 min 5 s  10.1.1.11:7946  10.77.0.16  this host                    -             -      25  in sync
-   2  rack-1  draining  1 min 5 s  10.1.1.12:7946  10.77.0.32  10.1.1.12 02:00:00:00:00:02  eth0       1600      25  in sync
-   3  rack-1  down      1 min 5 s  10.1.1.13:7946  10.77.0.48  unresolved                   eth0          -      25  4 missing";
+HOST  DOMAIN  STATE     SINCE      KERNEL                 ADDRESS         TUNNEL      NEXT HOP                     INTERFACE   MTU  CLAIMS  SYNC
+   1  rack-1  alive     1 min 5 s  -                      10.1.1.11:7946  10.77.0.16  this host                    -             -      25  in sync
+   2  rack-1  draining  1 min 5 s  alive                  10.1.1.12:7946  10.77.0.32  10.1.1.12 02:00:00:00:00:02  eth0       1600      25  in sync
+   3  rack-1  down      1 min 5 s  silent, heard 4 s ago  10.1.1.13:7946  10.77.0.48  unresolved                   eth0          -      25  4 missing";
     assert_eq!(text, wanted);
     let lines = show::hosts(&hosts, 0, Style::Lines);
     assert!(lines.starts_with('┌') && lines.ends_with('┘'), "{lines}");

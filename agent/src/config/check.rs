@@ -111,6 +111,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
             multicast: pop.multicast,
             close_linger: pop.close_linger,
             leave_hold: pop.leave_hold,
+            kernel_dead_after: pop.kernel_dead_after,
             void_after: pop.void_after,
             // One list of seeds may serve all hosts, so it may name this one.
             seeds: seeds.filter(|seed| seed.host != own).collect(),
@@ -167,6 +168,7 @@ pub(super) struct RawPop {
     multicast: Option<SocketAddr>,
     close_linger: Duration,
     leave_hold: Duration,
+    kernel_dead_after: Duration,
     void_after: Duration,
     pub seeds: Vec<(At<HostId>, At<SocketAddr>)>,
 }
@@ -191,6 +193,9 @@ fn pop(root: &Section<'_>, notes: &Notes<'_>) -> Option<RawPop> {
     });
     let leave_hold = section.default("leave_hold", 30 * SECOND, |v| {
         values::duration(v, Duration::ZERO..=HOUR)
+    });
+    let kernel_dead_after = section.default("kernel_dead_after", 3 * SECOND, |v| {
+        values::duration(v, SECOND..=60 * SECOND)
     });
     let void_after = section.default("void_after", 600 * SECOND, |v| {
         values::duration(v, SECOND..=24 * HOUR)
@@ -221,6 +226,7 @@ fn pop(root: &Section<'_>, notes: &Notes<'_>) -> Option<RawPop> {
         multicast: multicast?.map(|group| group.value),
         close_linger: close_linger?,
         leave_hold: leave_hold?,
+        kernel_dead_after: kernel_dead_after?,
         void_after: void_after?,
         seeds: seeds?,
     })

@@ -110,7 +110,10 @@ pub struct Pop {
     pub close_linger: Duration,
     /// How long the others keep this host's claims after a graceful stop.
     pub leave_hold: Duration,
-    /// How long they are kept after the host vanished.
+    /// Within this time of the end of a host's kernel the others void its claims.
+    pub kernel_dead_after: Duration,
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
     /// Other hosts to announce this one to, without this one.
     pub seeds: Vec<Seed>,

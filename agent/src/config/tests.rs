@@ -94,6 +94,7 @@ fn defaults() {
     assert_eq!(config.pop.multicast, None);
     assert_eq!(config.pop.close_linger, Duration::from_secs(2));
     assert_eq!(config.pop.leave_hold, Duration::from_secs(30));
+    assert_eq!(config.pop.kernel_dead_after, Duration::from_secs(3));
     assert_eq!(config.pop.void_after, Duration::from_secs(600));
     assert_eq!(config.tunnel.encapsulation, Encapsulation::Ipip);
     assert_eq!(config.tunnel.hop_limit, 8);

@@ -10,6 +10,7 @@
 
 mod drain;
 mod linger;
+mod problems;
 mod reload;
 mod rendezvous;
 mod start;

@@ -32,13 +32,18 @@ use crate::{
     config::Config,
     datapath::{
         Datapath, LoadOptions,
+        keeper::Keeper,
         link::Point,
         local::LocalEvent,
+        parked::BATCHES_WAITING,
         resolver::{self, Resolver},
         sockets::Watcher,
         template::Outer,
     },
-    gossip::task::{self as gossip, Handle, HostStatus},
+    gossip::{
+        ask::FastPath,
+        task::{self as gossip, Handle, HostStatus},
+    },
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
@@ -160,6 +165,19 @@ pub(super) async fn start(
     };
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
     options.me.draining = control.is_draining();
+    let (unknown_to, parked) = mpsc::channel(BATCHES_WAITING);
+    let (fragments_to, _) = mpsc::channel(BATCHES_WAITING);
+    let reader = datapath.parked;
+    let counters = reader.counters();
+    parts.run("the reader of ASK", async move {
+        Ok(reader.run(unknown_to, fragments_to).await?)
+    });
+    options.fast_path = Some(FastPath {
+        parked,
+        reader: counters,
+        answerer: datapath.answerer,
+        injector: datapath.injector,
+    });
     let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
     parts.run("gossip", async move { Ok(task.run().await?) });
 
@@ -184,9 +202,21 @@ pub(super) async fn start(
         Ok(())
     });
 
+    let attachment = datapath.attachment;
+    let (keeper, places) = Keeper::new(
+        attachment.pins.clone(),
+        config.host.interfaces.clone(),
+        config.host.xdp_mode,
+        attachment.attached.clone(),
+    );
+    parts.run("the keeper of attachments", async move {
+        Ok(keeper.run().await?)
+    });
+
     let view = AgentView {
         config: config.clone(),
-        attachment: datapath.attachment,
+        attachment,
+        places,
         started,
         gossip: gossip.clone(),
         resolver,
@@ -275,9 +305,11 @@ fn gossip_options(
         keys,
         multicast: config.pop.multicast,
         void_after: config.pop.void_after,
+        kernel_dead_after: config.pop.kernel_dead_after,
         claims_max: config.limits.owners as usize,
         routes,
         vitals: Box::new(vitals),
+        fast_path: None,
     })
 }
 

@@ -20,6 +20,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     drain::Drain,
+    problems,
     reload::{self, Reload},
     rendezvous::takes_sessions,
     table::{Shared, monotonic_ns},
@@ -28,6 +29,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        keeper::Places,
         link::Point,
         load::Attachment,
         resolver::{Resolver, State as WayState, Way},
@@ -40,13 +42,20 @@ use crate::{
         machine::Progress,
         task::{Handle, HostStatus, Status, Stopped},
     },
-    pop::membership::State,
+    pop::{Domain, liveness::Kernel, membership::State},
 };
+
+/// How long a host that is up may take to hear, and to say that it hears.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
     pub config: Config,
+    /// Held against other agents for as long as this one runs.
+    #[expect(dead_code, reason = "held, not used")]
     pub attachment: Attachment,
+    /// What is attached to what.
+    pub places: watch::Receiver<Arc<Places>>,
     pub started: Instant,
     pub gossip: Handle,
     pub resolver: Resolver,
@@ -85,46 +94,51 @@ impl From<Stopped> for Refusal {
 impl AgentView {
     /// What an operator should look at, and what to do about it.
     fn problems(&self, status: &Status, hosts: &[HostStatus]) -> Vec<String> {
-        let mut problems = Vec::new();
-        let ways = self.resolver.ways();
-        for host in hosts {
-            let id = host.host;
-            match host.state {
-                Some(State::Down) => problems.push(format!(
-                    "host {id} is down: its agent does not answer; look at its log, and at the fabric between"
-                )),
-                Some(State::Mismatched) => problems.push(format!(
-                    "host {id} has other tunnel settings: make [tunnel] the same on all hosts"
-                )),
-                _ => {}
-            }
-            if host.incomplete {
-                problems.push(format!(
-                    "not all sessions of host {id} are known: there is no room; raise limits.owners"
-                ));
-            }
-            let way = ways.get(&id).filter(|way| way.state != WayState::Resolved);
-            if let Some(way) = way.filter(|_| host.routed) {
-                problems.push(format!(
-                    "the way to host {id} is not known ({state}): its packets are dropped; look at `ip route get {address}` and `ip neigh show to {address}`",
-                    state = way.state,
-                    address = way.address,
-                ));
-            }
-        }
-        if status.unplaced > 0 {
-            problems.push(format!(
-                "{} sessions have no entry: OWNERS is full; raise limits.owners",
-                status.unplaced
-            ));
-        }
         let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
-        if unrecorded > 0 {
+        let address = self.config.pop.address;
+        let now = SystemTime::now();
+        let mut problems = problems::of_hosts(now, hosts, &self.resolver.ways());
+        problems.extend(
+            status
+                .alerts
+                .iter()
+                .map(|alert| problems::of_pop(alert, address)),
+        );
+        for (interface, why) in &self.places.borrow().lacking {
             problems.push(format!(
-                "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
+                "nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible"
             ));
         }
+        let deaf = self.deaf(hosts);
+        if !deaf.is_empty() {
+            problems.push(format!(
+                "the multicast of this host does not reach {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
+                deaf = deaf.join(", "),
+                domain = self.config.host.domain,
+            ));
+        }
+        problems.extend(problems::of_tables(status.unplaced, unrecorded));
         problems
+    }
+
+    /// The hosts of this domain that have been up for a while and do not hear this
+    /// host's multicast.
+    fn deaf(&self, hosts: &[HostStatus]) -> Vec<String> {
+        let settled = |host: &&HostStatus| {
+            let since = host.since.and_then(|since| since.elapsed().ok());
+            host.state == Some(State::Alive) && since.is_some_and(|since| since > HEARD_WITHIN)
+        };
+        let deaf = hosts.iter().filter(settled);
+        deaf.filter(|host| self.hears_us(host) == Some(false))
+            .map(|host| format!("host {}", host.host))
+            .collect()
+    }
+
+    /// Whether a host hears this host's multicast; none, if it is not to.
+    fn hears_us(&self, host: &HostStatus) -> Option<bool> {
+        let near = |domain: &Domain| domain.to_string() == self.config.host.domain;
+        let near = host.member.is_some_and(|member| near(&member.domain));
+        (near && self.config.pop.multicast.is_some()).then_some(host.hears_us)
     }
 
     fn this_host(&self, status: &Status) -> api::Host {
@@ -134,6 +148,8 @@ impl AgentView {
             this_host: true,
             domain: Some(config.host.domain.clone()),
             state: api::HostState::Alive,
+            kernel: api::KernelState::Alive,
+            kernel_heard_unix_ms: None,
             draining: self.drain.is_on(),
             key: Some(reload::name(status.keys.0)),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
@@ -145,6 +161,7 @@ impl AgentView {
             claims: status.sessions,
             applied_seq: status.announced,
             sync: api::SyncState::InSync,
+            hears_us: None,
         }
     }
 
@@ -159,6 +176,13 @@ impl AgentView {
                 Some(State::Left) => api::HostState::Left,
                 Some(State::Down | State::Mismatched) | None => api::HostState::Down,
             },
+            kernel: match host.kernel.map(|kernel| kernel.kernel) {
+                Some(Kernel::Alive { .. }) => api::KernelState::Alive,
+                Some(Kernel::Silent { .. }) => api::KernelState::Silent,
+                Some(Kernel::Dead { .. }) => api::KernelState::Voided,
+                Some(Kernel::Unheard) | None => api::KernelState::Unheard,
+            },
+            kernel_heard_unix_ms: host.kernel.and_then(|k| k.heard).map(unix_ms),
             draining: host.member.is_some_and(|member| member.draining),
             key: host.key.map(reload::name),
             since_unix_ms: host.since.map_or(0, unix_ms),
@@ -175,6 +199,7 @@ impl AgentView {
                 Some(Progress::Syncing) => api::SyncState::Syncing,
                 Some(Progress::Waiting) | None => api::SyncState::Waiting,
             },
+            hears_us: self.hears_us(host),
         }
     }
 
@@ -207,14 +232,15 @@ impl View for AgentView {
         let config = &self.config;
         let owners = self.owners.usage();
         let mut interfaces = Vec::new();
-        for attached in &self.attachment.attached {
+        let places = self.places.borrow().clone();
+        for attached in &places.attached {
             if let Point::Xdp {
                 interface,
                 ifindex,
                 mode,
             } = &attached.to
             {
-                let all = &self.attachment.attached;
+                let all = &places.attached;
                 interfaces.push(api::Interface {
                     name: interface.clone(),
                     ifindex: *ifindex,
@@ -371,8 +397,8 @@ impl View for AgentView {
     async fn stats(&self) -> Result<api::Stats, Refusal> {
         let status = self.gossip.status().await?;
         let stats = self.stats.clone();
-        let names: Vec<_> = self
-            .attachment
+        let places = self.places.borrow().clone();
+        let names: Vec<_> = places
             .attached
             .iter()
             .filter_map(|attached| match &attached.to {

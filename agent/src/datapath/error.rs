@@ -26,19 +26,6 @@ pub enum Error {
         /// The instance's pins.
         pin_dir: PathBuf,
     },
-    /// A pinned map is not what this build wants.
-    #[error(
-        "the pinned map {name} has {found}, but {wanted} is wanted; run `homing unload` first \
-         (the host then forgets its sessions and finds them anew)"
-    )]
-    MapDiffers {
-        /// Which map.
-        name: String,
-        /// What it has.
-        found: String,
-        /// What this build or its configuration wants.
-        wanted: String,
-    },
     /// The kernel did not take the object.
     #[error("cannot load the kernel programs: {why}{}", hint(.why))]
     Load {

@@ -232,7 +232,7 @@ fn parse(bytes: &[u8]) -> Option<Event> {
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the kernel side.
-pub(super) fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
         now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
     })

@@ -18,7 +18,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use homing_common::host::{Host, HostId, MAX_HOSTS, Template};
 
-use super::map_io;
+use super::{map_io, sys};
 
 /// What is to change of one host; what is `None` stays.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -177,7 +177,7 @@ pub struct Kernel {
 
 /// How long a slot rests where the kernel offers no grace period to user space.
 /// A program run takes microseconds.
-const REST: Duration = Duration::from_secs(2);
+pub(super) const REST: Duration = Duration::from_secs(2);
 
 impl Slots for Kernel {
     fn write(&mut self, id: HostId, host: &Host) -> io::Result<()> {
@@ -185,18 +185,7 @@ impl Slots for Kernel {
     }
 
     fn grace_period(&mut self) {
-        // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu()` (kernel/sched/membarrier.c),
-        // which also waits for whatever runs with bottom halves disabled: XDP.
-        // SAFETY: the call takes no pointers.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_membarrier,
-                libc::MEMBARRIER_CMD_GLOBAL,
-                0 as libc::c_uint,
-                0 as libc::c_int,
-            )
-        };
-        if result == 0 {
+        if sys::grace_period() {
             return;
         }
         if !self.no_membarrier {

@@ -97,6 +97,12 @@ pub(super) fn ensure(pin: &Path, point: Point, program: BorrowedFd<'_>) -> Resul
     })
 }
 
+/// Whether the link at `pin` is still what was attached.
+pub(super) fn holds(pin: &Path, attached: &Attached) -> bool {
+    let link = open(pin).ok().flatten();
+    link.is_some_and(|link| check(&link, &attached.to) == Ok(attached.link_id))
+}
+
 /// Detaches and unpins the link at `pin`.
 pub(super) fn remove(pin: &Path) -> Result<(), Error> {
     if let Some(link) = open(pin)? {

@@ -6,6 +6,8 @@
 //! finds it as it was: programs are replaced in place, without a packet passing
 //! by in between. [`unload`] takes all of it away.
 //!
+//! [`keeper`] attaches them again when an interface has gone and come back.
+//!
 //! What they miss is found in the kernel's own tables by [`sockets`].
 //!
 //! The way to each host is found by [`resolver`], which follows the kernel's
@@ -25,6 +27,7 @@ pub mod hosts;
 pub mod identity;
 pub mod inject;
 mod interface;
+pub mod keeper;
 pub mod kernel_log;
 pub mod link;
 pub mod load;

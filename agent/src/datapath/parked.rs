@@ -17,10 +17,9 @@ use std::{
 
 use aya::maps::{Map, MapData, RingBuf};
 use homing_common::park::{PARKED_FRAME_MAX, Parked, Why};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
-use super::map_io;
+use super::{events::monotonic_ns, map_io};
 
 /// Packets that are handed on together at most.
 const BATCH: usize = 64;
@@ -160,14 +159,6 @@ fn parse(record: &[u8]) -> Option<(Packet, Why)> {
     }
     let frame = rest.get(..captured)?.to_vec();
     Some((Packet { head, frame }, why))
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the kernel side.
-fn monotonic_ns() -> u64 {
-    // The clock exists on every Linux.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }
 
 #[cfg(test)]

@@ -38,6 +38,11 @@ impl Pins {
         self.root.join("maps")
     }
 
+    /// The folder of maps that are about to take the place of others.
+    pub fn new_maps(&self) -> PathBuf {
+        self.root.join("new_maps")
+    }
+
     /// The folder of the links.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
@@ -70,7 +75,7 @@ impl Pins {
         self.check_file_system()?;
         // A former agent's `unload` may remove the folder between these steps.
         for _ in 0..3 {
-            for folder in [self.maps(), self.links(), self.programs()] {
+            for folder in [self.maps(), self.new_maps(), self.links(), self.programs()] {
                 DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)

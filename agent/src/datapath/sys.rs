@@ -18,6 +18,7 @@ use aya::Pod;
 use aya_obj::generated::{
     BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
     bpf_link_type::{BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP},
+    bpf_map_type,
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -170,8 +171,28 @@ pub(super) fn scan<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     mut each: impl FnMut(K, V),
 ) -> io::Result<()> {
-    let mut keys = Vec::<MaybeUninit<K>>::with_capacity(BATCH);
-    let mut values = Vec::<MaybeUninit<V>>::with_capacity(BATCH);
+    scan_bytes(map, size_of::<K>(), size_of::<V>(), |key, value| {
+        // SAFETY: the slices are as long as the types, and any bytes are a value of
+        // a `Pod`.
+        let (key, value) = unsafe {
+            (
+                key.as_ptr().cast::<K>().read_unaligned(),
+                value.as_ptr().cast::<V>().read_unaligned(),
+            )
+        };
+        each(key, value);
+    })
+}
+
+/// The same for types that only the map knows. The sizes must be the map's.
+pub(super) fn scan_bytes(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    let mut keys = vec![0u8; BATCH * key_size];
+    let mut values = vec![0u8; BATCH * value_size];
     // A hash map's cursor is a bucket number, four bytes long.
     let mut cursor = 0u32;
     let mut first = true;
@@ -193,21 +214,30 @@ pub(super) fn scan<K: Pod, V: Pod>(
         // SAFETY: the kernel wrote back how many entries it filled.
         let count = unsafe { attr.batch.count } as usize;
         for index in 0..count.min(BATCH) {
-            // SAFETY: both buffers have room for BATCH elements and the kernel
-            // filled the first `count`; any bytes are a value of a `Pod`.
-            let (key, value) = unsafe {
-                (
-                    keys.as_ptr().add(index).read().assume_init(),
-                    values.as_ptr().add(index).read().assume_init(),
-                )
-            };
-            each(key, value);
+            each(
+                &keys[index * key_size..][..key_size],
+                &values[index * value_size..][..value_size],
+            );
         }
         if last {
             return Ok(());
         }
         cursor = next;
         first = false;
+    }
+}
+
+/// Reads an entry into `value`, which must be as long as the map's values, as `key`
+/// must be as its keys. Returns whether there is one.
+pub(super) fn get_bytes(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -224,6 +254,54 @@ pub(super) fn update<K: Pod, V: Pod>(
     attr.__bindgen_anon_2.__bindgen_anon_1.value = ptr::from_ref(value) as u64;
     attr.__bindgen_anon_2.flags = flags;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Writes an entry; `key` and `value` must be as long as the map's.
+pub(super) fn update_bytes(
+    map: BorrowedFd<'_>,
+    key: &[u8],
+    value: &[u8],
+    flags: u64,
+) -> io::Result<()> {
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    attr.__bindgen_anon_2.flags = flags;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Makes a map of one value, so many bytes long.
+pub(super) fn create_cell(name: &str, value_size: usize) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: of this union, creating a map reads this member; it is all zeros.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = value_size as u32;
+    create.max_entries = 1;
+    // The last byte stays zero.
+    for (to, from) in create.map_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Returns when every program run that had begun before the call is over. False: the
+/// kernel does not offer that.
+pub(super) fn grace_period() -> bool {
+    // `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu()` (kernel/sched/membarrier.c),
+    // which also waits for whatever runs with bottom halves disabled: XDP.
+    // SAFETY: the call takes no pointers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_membarrier,
+            libc::MEMBARRIER_CMD_GLOBAL,
+            0 as libc::c_uint,
+            0 as libc::c_int,
+        )
+    };
+    result == 0
 }
 
 /// Removes an entry of a hash map and returns what it was.

@@ -43,11 +43,18 @@ pub fn unload(pin_dir: &Path) -> Result<Report, Error> {
         fs::remove_file(&pin).map_err(Error::pin("remove", &pin))?;
         report.programs.push(pin);
     }
-    for pin in list(&pins.maps())? {
+    let maps = [list(&pins.maps())?, list(&pins.new_maps())?].concat();
+    for pin in maps {
         fs::remove_file(&pin).map_err(Error::pin("remove", &pin))?;
         report.maps.push(pin);
     }
-    for folder in [pins.links(), pins.programs(), pins.maps(), pin_dir.into()] {
+    for folder in [
+        pins.links(),
+        pins.programs(),
+        pins.maps(),
+        pins.new_maps(),
+        pin_dir.into(),
+    ] {
         remove_folder(&folder)?;
     }
     // The folder of all instances goes with the last one. If it does not, it is

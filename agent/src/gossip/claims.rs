@@ -152,6 +152,18 @@ impl Claims {
         all.into_iter().map(Packed::claim).collect()
     }
 
+    /// Whether the two strongest claims to a session are equally strong but for
+    /// their hosts: what no order of events explains.
+    pub fn is_doubled(&self, id: SessionId) -> bool {
+        let claims = self.of(id);
+        claims.len() > 1 && claims[0].generation == claims[1].generation
+    }
+
+    /// Some sessions with more than one claim.
+    pub fn shared(&self) -> impl Iterator<Item = SessionId> {
+        self.others.keys().copied()
+    }
+
     /// Sets a host's claim to a session.
     pub fn insert(
         &mut self,

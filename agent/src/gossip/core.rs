@@ -11,6 +11,7 @@ use super::{
     latency::Latency,
     log::Log,
     out::Out,
+    provisional::Provisionals,
     relay::Source,
     replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
     view::{Counters, Note},
@@ -62,8 +63,14 @@ pub(super) struct Core {
     pub settings: Settings,
     pub log: Log,
     pub claims: Claims,
+    pub provisional: Provisionals,
     /// Sessions whose route may have changed.
     pub dirty: VecDeque<SessionId>,
+    /// How many were taken from it so far.
+    pub taken: u64,
+    /// Sweeps of voided claims whose routes are still being taken, each by the
+    /// number at which it is over.
+    pub sweeps: VecDeque<u64>,
     pub out: Out,
     /// When announcements go out next.
     pub flush_at: Option<u64>,
@@ -74,6 +81,8 @@ pub(super) struct Core {
     pub notes: VecDeque<Note>,
     /// When the batches that were just applied were opened.
     pub fresh: Vec<u64>,
+    /// Some sessions of this host that other hosts claim, or did.
+    pub conflicts: VecDeque<SessionId>,
     pub latency: Latency,
     pub counters: Counters,
 }
@@ -84,6 +93,12 @@ pub(super) struct Peer {
     pub stream: Stream,
     pub up: bool,
     pub void_at: Option<u64>,
+    /// Its claims were voided, and it has not come up since.
+    pub voided: bool,
+    /// Its kernel is dead: nothing is asked of it.
+    pub dead: bool,
+    /// When the sweep of its voided claims is over, as [`Core::taken`] counts.
+    pub sweep_end: u64,
     pub hears_us: bool,
     pub multicast_heard_at: Option<u64>,
     pub heartbeat_at: u64,
@@ -97,6 +112,9 @@ impl Peer {
             stream: Stream::default(),
             up: false,
             void_at: None,
+            voided: false,
+            dead: false,
+            sweep_end: 0,
             hears_us: false,
             multicast_heard_at: None,
             heartbeat_at: now,
@@ -150,7 +168,12 @@ impl Core {
             if !peer.up {
                 return u64::MAX;
             }
-            if now < from || *syncing >= SYNCS_MAX {
+            if peer.dead {
+                return u64::MAX;
+            }
+            // Claims of a later life wait until routes to the earlier one are gone.
+            let is_sweeping = self.taken < peer.sweep_end;
+            if now < from || *syncing >= SYNCS_MAX || is_sweeping {
                 return from.max(now + SYNC_RETRY);
             }
             if replica.stream != peer.stream {
@@ -226,13 +249,19 @@ impl Core {
     pub fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
         let claims = peer.replica.tally.count;
         self.claims.sweep(host, None, |id| self.dirty.push_back(id));
+        self.provisional.sweep(host, |id| self.dirty.push_back(id));
         peer.replica = Replica::new(now);
         peer.void_at = None;
         if claims > 0 {
             self.counters.voided_hosts += 1;
             self.counters.voided_claims += claims;
+            peer.sweep_end = self.taken + self.dirty.len() as u64;
+            self.sweeps.push_back(peer.sweep_end);
+        }
+        if claims > 0 || !peer.voided {
             self.note(Note::Voided { host, claims });
         }
+        peer.voided = true;
     }
 
     pub fn send(&mut self, to: &[To], body: Vec<u8>) {

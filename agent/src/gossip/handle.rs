@@ -9,11 +9,18 @@ use homing_common::{host::HostId, session::SessionId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Claim, Latency, apply,
+    Claim, Latency,
+    alerts::Alert,
+    apply, ask,
     machine::{self, Owner, Progress},
     socket,
 };
-use crate::pop::{Member, Stream, keys::Keys, membership, seal};
+use crate::pop::{
+    Member, Stream,
+    keys::Keys,
+    liveness::{self, Kernel},
+    membership, seal,
+};
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 64;
@@ -30,6 +37,8 @@ pub struct HostStatus {
     pub state: Option<membership::State>,
     /// Since when.
     pub since: Option<SystemTime>,
+    /// What this host hears of its kernel, and when it last did; none likewise.
+    pub kernel: Option<KernelStatus>,
     /// Whether packets are exchanged with it: it is up, or its claims still stand.
     pub routed: bool,
     /// When its claims will be voided, if it does not come back.
@@ -48,6 +57,15 @@ pub struct HostStatus {
     pub key: Option<u8>,
 }
 
+/// What this host hears of another's kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelStatus {
+    /// As liveness knows it.
+    pub kernel: Kernel,
+    /// When it was last heard.
+    pub heard: Option<SystemTime>,
+}
+
 /// How gossip is doing.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -61,6 +79,8 @@ pub struct Status {
     pub left: usize,
     /// Members that are up but whose tunnel settings differ.
     pub mismatched: usize,
+    /// What is wrong in the POP as far as it is no state of a host.
+    pub alerts: Vec<Alert>,
     /// The logs of all members that are up are followed without a gap.
     pub in_sync: bool,
     /// Sessions of this host.
@@ -77,6 +97,8 @@ pub struct Status {
     pub socket: socket::Counters,
     /// What happened at the seal.
     pub seal: seal::Counters,
+    /// What happened to liveness.
+    pub liveness: liveness::Counters,
     /// Ids of the keys: the one that signs, and the one that is accepted as well.
     pub keys: (u8, Option<u8>),
     /// Datagrams dropped because their key is not accepted, by its id.
@@ -87,6 +109,12 @@ pub struct Status {
     pub gossip: machine::Counters,
     /// What happened to routes.
     pub routes: apply::Counters,
+    /// What happened to packets of unknown sessions, and to asks.
+    pub asks: ask::Counters,
+    /// What is being asked.
+    pub asking: ask::Load,
+    /// Sessions with a route that an ask brought, and no claim has confirmed.
+    pub provisional: usize,
 }
 
 impl Status {
@@ -96,8 +124,10 @@ impl Status {
             .iter()
             .chain(self.seal.iter())
             .chain(self.membership.iter())
+            .chain(self.liveness.iter())
             .chain(self.gossip.iter())
             .chain(self.routes.iter())
+            .chain(self.asks.iter())
     }
 }
 

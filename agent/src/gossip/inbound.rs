@@ -207,6 +207,9 @@ impl Core {
             closed,
         } = record;
         if closed {
+            if self.provisional.remove(id, Some(origin)) {
+                self.dirty.push_back(id);
+            }
             if let Some(removed) = self.claims.remove(id, origin) {
                 replica.tally.remove(id, removed.generation);
                 if removed.owner_changed {
@@ -232,11 +235,13 @@ impl Core {
 
     /// A claim was put into the table.
     fn claimed(&mut self, id: SessionId, host: HostId, owner_changed: bool) {
+        self.provisional.remove(id, None);
         if owner_changed {
             self.dirty.push_back(id);
         }
         if self.log.is_live(id) {
             self.counters.conflicts += 1;
+            self.follow_conflict(id);
             self.note(Note::Conflict { id, host });
         }
     }
@@ -329,11 +334,13 @@ impl Core {
                         None => {}
                     }
                     apply.tally.add(id, generation);
+                    self.provisional.remove(id, None);
                     if inserted.owner_changed {
                         self.dirty.push_back(id);
                     }
                     if self.log.is_live(id) && inserted.previous.is_none() {
                         self.counters.conflicts += 1;
+                        self.follow_conflict(id);
                     }
                 }
                 Err(Full) => {
@@ -438,7 +445,7 @@ mod tests {
         // What was on its way when the agent restarted.
         gossip.receive(0, ONE, life(1), false, &batch(2, 8));
         assert_eq!(gossip.counters().not_member, 4);
-        gossip.member_down(0, ONE);
+        gossip.member_down(0, ONE, false);
         gossip.receive(0, ONE, life(2), false, &batch(2, 8));
         assert_eq!(gossip.counters().not_member, 5);
         assert_eq!(gossip.route(SessionId(8)), None);

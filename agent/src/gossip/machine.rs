@@ -12,9 +12,11 @@ use homing_common::{host::HostId, session::SessionId};
 use super::{
     claims::{Claim, Claims},
     core::{Core, HEARTBEAT, Peer},
+    doubles::Doubles,
     latency::Latency,
     log::Log,
     out::Out,
+    provisional::Provisionals,
     relay::Relay,
     replica::Phase,
     tally::Tally,
@@ -46,6 +48,7 @@ pub struct Gossip {
     pub(super) relay: Relay,
     /// Whom batches go to; none while it must be made anew.
     pub(super) targets: Option<Targets>,
+    doubles: Doubles,
     flushed_at: Option<u64>,
     /// The next heartbeat after a batch, and the time from that to the next.
     quick: Option<(u64, u64)>,
@@ -72,13 +75,17 @@ impl Gossip {
             core: Core {
                 log: Log::new(wall_us, sessions),
                 claims: Claims::new(settings.claims_max),
+                provisional: Provisionals::default(),
                 dirty: VecDeque::new(),
+                taken: 0,
+                sweeps: VecDeque::new(),
                 out: Out::default(),
                 near_interval: HEARTBEAT,
                 relay_delay: 0,
                 flush_at: None,
                 notes: VecDeque::new(),
                 fresh: Vec::new(),
+                conflicts: VecDeque::new(),
                 latency: Latency::default(),
                 counters: Counters::default(),
                 settings,
@@ -86,6 +93,7 @@ impl Gossip {
             peers: BTreeMap::new(),
             relay: Relay::default(),
             targets: None,
+            doubles: Doubles::default(),
             flushed_at: None,
             quick: None,
             heartbeat_at: now,
@@ -127,11 +135,13 @@ impl Gossip {
             .peers
             .entry(member.host)
             .or_insert_with(|| Peer::new(now));
-        let known = peer.replica.stream.incarnation;
+        let known = peer.stream.incarnation.max(peer.replica.stream.incarnation);
         if known != 0 && known != member.stream.incarnation {
             // Its kernel began anew: the sessions of before are gone.
             self.core.void(now, member.host, peer);
+            peer.dead = false;
         }
+        peer.voided = peer.dead;
         if peer.stream != member.stream {
             peer.stream = member.stream;
             peer.hears_us = false;
@@ -149,22 +159,50 @@ impl Gossip {
         self.targets = None;
     }
 
-    /// A member's agent stopped answering: its claims stand for a while.
-    pub fn member_down(&mut self, now: u64, host: HostId) {
+    /// A member's agent stopped answering. Its claims stand until its kernel is
+    /// found dead, or for `void_after` where the kernel cannot be asked.
+    pub fn member_down(&mut self, now: u64, host: HostId, can_be_asked: bool) {
         let keep = self.core.settings.void_after;
-        self.member_gone(now, host, keep);
+        self.member_gone(now, host, (!can_be_asked).then_some(keep));
+    }
+
+    /// The kernel of a member whose agent is down can be asked after all.
+    pub fn kernel_answers(&mut self, host: HostId) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            peer.void_at = None;
+        }
+    }
+
+    /// A host's kernel is dead: its claims are void.
+    pub fn kernel_dead(&mut self, now: u64, host: HostId) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            self.core.void(now, host, peer);
+            peer.dead = true;
+        }
+    }
+
+    /// A host's kernel was taken for dead and is not: its claims may be asked for
+    /// from this time on.
+    pub fn kernel_back(&mut self, now: u64, host: HostId, from: u64) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            peer.dead = false;
+            peer.voided = false;
+            peer.replica.wait(from);
+            self.tend_at = now;
+        }
     }
 
     /// A member left, and wants its claims kept for so long.
     pub fn member_left(&mut self, now: u64, host: HostId, hold: Duration) {
         let keep = hold.min(self.core.settings.void_after);
-        self.member_gone(now, host, keep);
+        self.member_gone(now, host, Some(keep));
     }
 
-    fn member_gone(&mut self, now: u64, host: HostId, keep: Duration) {
+    fn member_gone(&mut self, now: u64, host: HostId, keep: Option<Duration>) {
         if let Some(peer) = self.peers.get_mut(&host) {
             peer.up = false;
-            peer.void_at = Some(now.saturating_add(keep.as_micros() as u64));
+            let keep = keep.filter(|_| !peer.voided);
+            peer.void_at = keep.map(|keep| now.saturating_add(keep.as_micros() as u64));
             if matches!(peer.replica.phase, Phase::Pulling(_)) {
                 peer.replica.wait(now);
             }
@@ -177,8 +215,9 @@ impl Gossip {
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.core.log.open(id, generation, at_us);
         self.core.counters.opened_here += 1;
-        if self.core.claims.owner(id).is_some() {
+        if self.core.claims.owner(id).is_some() || self.core.provisional.remove(id, None) {
             self.core.dirty.push_back(id);
+            self.core.follow_conflict(id);
         }
         self.plan_flush(now);
     }
@@ -216,11 +255,15 @@ impl Gossip {
             .min(quick_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
+            .min(self.core.provisional.next_time())
             .min(self.tend_at)
     }
 
     /// Does what is due.
     pub fn on_time(&mut self, now: u64) {
+        while let Some(id) = self.core.provisional.due(now) {
+            self.core.dirty.push_back(id);
+        }
         if self.core.flush_at.is_some_and(|at| at <= now) {
             self.flush(now);
         }
@@ -242,6 +285,7 @@ impl Gossip {
             self.pass_on(now);
         }
         if self.tend_at <= now {
+            self.doubles.look(now, &mut self.core);
             let mut syncing = self
                 .peers
                 .values()
@@ -340,7 +384,23 @@ impl Gossip {
     /// packets to: none for a session of this host and for one that nobody owns.
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
         let id = self.core.dirty.pop_front()?;
+        self.core.taken += 1;
         Some((id, self.route(id)))
+    }
+
+    /// Whether the sweep of some host's voided claims has ended since this was
+    /// last asked.
+    pub fn take_swept(&mut self) -> bool {
+        let before = self.core.sweeps.len();
+        while self
+            .core
+            .sweeps
+            .front()
+            .is_some_and(|&end| end <= self.core.taken)
+        {
+            self.core.sweeps.pop_front();
+        }
+        self.core.sweeps.len() < before
     }
 
     /// How many sessions' routes may have changed.
@@ -360,13 +420,23 @@ impl Gossip {
     pub fn owner(&self, id: SessionId) -> Option<Owner> {
         match self.core.log.generation(id) {
             Some(generation) => Some(Owner::Here(generation)),
-            None => self.core.claims.owner(id).map(Owner::Other),
+            None => {
+                let claimed = self.core.claims.owner(id);
+                claimed
+                    .or_else(|| self.core.provisional.get(id))
+                    .map(Owner::Other)
+            }
         }
     }
 
     /// All claims of other hosts to a session, the strongest first.
     pub fn claims(&self, id: SessionId) -> Vec<Claim> {
         self.core.claims.of(id)
+    }
+
+    /// A session that two hosts have claimed for long, if there is one.
+    pub fn doubled(&self, now: u64) -> Option<SessionId> {
+        self.doubles.lasting(now)
     }
 
     /// Sessions that other hosts claim.
@@ -428,6 +498,8 @@ impl Gossip {
             incomplete: peer.replica.incomplete,
             hears_us: peer.hears_us,
             void_at: peer.void_at,
+            voided: peer.voided,
+            sweeping: self.core.taken < peer.sweep_end,
         })
     }
 }

@@ -7,8 +7,8 @@
 //!   agents restart meanwhile: once the POP is quiet, all hosts name one and the
 //!   same owner for each open session, and none for a closed one.
 //! - A claim is taken back by its origin alone: by `Closed`, by a snapshot that
-//!   no longer holds it, by a later incarnation; or else when its origin is down
-//!   for longer than `void_after`, or has left and its hold is over.
+//!   no longer holds it, by a later incarnation; or else when its origin's kernel
+//!   is dead ([`crate::pop::liveness`]), or has left and its hold is over.
 //! - A session that is live on this host is never routed away.
 //!
 //! How: each origin keeps a log of announcements with sequence numbers and sends
@@ -26,17 +26,23 @@
 //! machine; [`task`] that machine driven by tokio.
 
 mod alarm;
+pub mod alerts;
 pub mod apply;
+pub mod ask;
+mod asking;
 mod claims;
 mod core;
+mod doubles;
 mod handle;
 mod inbound;
 pub mod latency;
+mod listening;
 mod log;
 pub mod machine;
 pub mod node;
 mod out;
 pub mod pacer;
+mod provisional;
 mod relay;
 mod relaying;
 mod replica;

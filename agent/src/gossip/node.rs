@@ -7,15 +7,20 @@ use std::{
     time::Duration,
 };
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
 use super::{
+    alerts::{Alert, Alerts},
+    ask::{self, Asks},
+    asking,
+    core::Outgoing,
     machine::{self, Gossip, Origin},
     pacer::Pacer,
 };
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
+    liveness::{self, Kernel, Liveness},
     membership::{self, Change, Entry, Membership, Seed, State},
     seal::{self, Channel, Received, Seal, To},
 };
@@ -31,8 +36,11 @@ pub struct Config {
     pub keys: Keys,
     /// Whether the domain has a multicast group.
     pub multicast: bool,
-    /// How long the claims of a host that is down are kept.
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
+    /// Within this time of a kernel's end its claims are void.
+    pub kernel_dead_after: Duration,
     /// Sessions of other hosts that are remembered at most.
     pub claims_max: usize,
     /// Random bytes, new for each process.
@@ -64,6 +72,8 @@ pub enum Note {
     Member(Change),
     /// From gossip.
     Gossip(machine::Note),
+    /// From liveness.
+    Liveness(liveness::Event),
     /// A member knows a later life of this host: one whose incarnation is above
     /// this must begin, by [`Node::restart`].
     Outdated {
@@ -86,6 +96,11 @@ pub enum Note {
         /// Where the other one is.
         other: SocketAddr,
     },
+    /// A datagram was sealed with another POP's key, or forged.
+    Stranger {
+        /// Where it came from.
+        from: SocketAddr,
+    },
     /// Another machine uses this host's own id.
     OwnIdElsewhere {
         /// Where it is.
@@ -107,17 +122,20 @@ pub struct HostView {
     pub since: Option<u64>,
     /// As gossip knows it.
     pub origin: Option<Origin>,
+    /// Its kernel: none likewise.
+    pub kernel: Option<Kernel>,
 }
 
 impl HostView {
-    /// Whether packets are exchanged with the host: it is up, or its claims still
-    /// stand.
+    /// Whether packets are exchanged with the host: it is up, or its kernel is not
+    /// known to be dead. While routes to its life before are being removed it is
+    /// not: another machine may have its id by now.
     pub fn is_routed(&self) -> bool {
         match self.state {
-            Some(State::Alive) => true,
+            Some(State::Alive) => !self.origin.is_some_and(|origin| origin.sweeping),
             Some(State::Mismatched) => false,
             Some(State::Down | State::Left) | None => {
-                self.origin.is_some_and(|origin| origin.void_at.is_some())
+                self.origin.is_some_and(|origin| !origin.voided)
             }
         }
     }
@@ -125,14 +143,21 @@ impl HostView {
 
 /// One host.
 pub struct Node {
-    seal: Seal,
-    membership: Membership,
-    gossip: Gossip,
+    pub(super) seal: Seal,
+    pub(super) membership: Membership,
+    pub(super) liveness: Liveness,
+    pub(super) gossip: Gossip,
+    pub(super) asks: Asks,
+    /// When asks hear next how gossip sees the POP.
+    pub(super) audience_at: u64,
+    /// Before this time a host that knows nobody may not have been heard yet.
+    pub(super) joining_until: u64,
     pacer: Pacer,
     transmits: VecDeque<Transmit>,
-    notes: VecDeque<Note>,
+    pub(super) notes: VecDeque<Note>,
+    pub(super) alerts: Alerts,
     /// Grows whenever the views of hosts may have changed.
-    hosts_version: u64,
+    pub(super) hosts_version: u64,
 }
 
 impl Node {
@@ -160,33 +185,72 @@ impl Node {
             void_after: config.void_after,
             claims_max: config.claims_max,
         };
+        let listener = liveness::Settings {
+            host: me.host,
+            address: me.address,
+            domain: me.domain,
+            keys: config.keys.echo,
+            dead_after: config.kernel_dead_after,
+        };
+        let random = blake3::derive_key("homing v1 2026 liveness", &config.random);
+        let asks = ask::Settings {
+            host: me.host,
+            key: config.keys.session,
+            first: u64::from_be_bytes(std::array::from_fn(|n| config.random[n])),
+        };
+        let joining = if config.seeds.is_empty() {
+            0
+        } else {
+            asking::JOINING
+        };
         Self {
             seal: Seal::new(config.keys, identity, secret),
+            liveness: Liveness::new(now, me.stream.incarnation, listener, random),
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
+            asks: Asks::new(asks),
+            audience_at: now,
+            joining_until: now + joining,
             pacer: Pacer::new(now),
             transmits: VecDeque::new(),
             notes: VecDeque::new(),
+            alerts: Alerts::default(),
             hosts_version: 0,
         }
     }
 
     /// Hears a datagram that came from an address.
     pub fn receive(&mut self, now: u64, from: SocketAddr, datagram: &[u8]) {
+        if datagram.starts_with(&Echo::MAGIC) {
+            self.liveness.echo(now, from, datagram);
+            return self.settle(now);
+        }
+        let strangers = self.strangers();
         match self.seal.open(now, from, datagram) {
-            Err(seal::Dropped) => return,
+            Err(seal::Dropped) => {
+                if self.strangers() > strangers {
+                    self.alerts.raise(now, Alert::Stranger { from });
+                    self.notes.push_back(Note::Stranger { from });
+                }
+                return;
+            }
             Ok(Received::Message {
                 origin,
                 stream,
                 channel,
                 multicast,
                 body,
-            }) => match channel {
-                Channel::Membership => self.membership.receive(now, origin, stream, body),
-                Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
-                // The seal keeps its own messages to itself.
-                Channel::Control => {}
-            },
+            }) => {
+                self.liveness.agent_heard(now, origin, stream.incarnation);
+                match channel {
+                    Channel::Membership => self.membership.receive(now, origin, stream, body),
+                    Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                    Channel::Ask => self.asks.receive(now, origin, body),
+                    Channel::Liveness => self.liveness.receive(now, origin, body),
+                    // The seal keeps its own messages to itself.
+                    Channel::Control => {}
+                }
+            }
             Ok(Received::Reply {
                 peer,
                 answer,
@@ -201,13 +265,19 @@ impl Node {
             Ok(Received::Outdated { above, by }) => {
                 self.notes.push_back(Note::Outdated { above, by });
             }
-            Ok(Received::InUse { by }) => self.notes.push_back(Note::InUse { by }),
+            Ok(Received::InUse { by }) => {
+                self.alerts.raise(now, Alert::Refused { by });
+                self.notes.push_back(Note::InUse { by });
+            }
             Ok(Received::Contested {
                 host,
                 holder,
                 bytes,
             }) => {
                 self.transmit(from, bytes);
+                let (one, other) = (holder, from);
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::Contested {
                     host,
                     holder,
@@ -215,6 +285,11 @@ impl Node {
                 });
             }
             Ok(Received::OwnIdElsewhere) => {
+                let me = self.membership.me();
+                let (host, one) = (me.host, me.address);
+                let other = from;
+                self.alerts
+                    .raise(now, Alert::TwoMachines { host, one, other });
                 self.notes.push_back(Note::OwnIdElsewhere { at: from });
             }
         }
@@ -234,6 +309,7 @@ impl Node {
     /// these.
     pub fn open(&mut self, now: u64, id: SessionId, generation: u16, at_us: u64) {
         self.gossip.open(now, id, generation, at_us);
+        self.asks.known(id);
     }
 
     /// A session of this host was closed.
@@ -243,7 +319,9 @@ impl Node {
 
     /// When [`Node::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
-        let next = self.membership.next_time().min(self.gossip.next_time());
+        let asks = self.asks.next_time().min(self.audience_at);
+        let next = self.gossip.next_time().min(self.liveness.next_time());
+        let next = self.membership.next_time().min(next).min(asks);
         if self.gossip.has_outgoing() {
             next.min(self.pacer.next_time())
         } else {
@@ -256,8 +334,14 @@ impl Node {
         if self.membership.next_time() <= now {
             self.membership.on_time(now);
         }
+        if self.liveness.next_time() <= now {
+            self.liveness.on_time(now);
+        }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
+        }
+        if self.audience_at <= now {
+            self.look_around(now);
         }
         self.settle(now);
     }
@@ -285,6 +369,7 @@ impl Node {
 
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
+        self.liveness.set_keys(keys.echo);
         self.seal.rekey(keys);
     }
 
@@ -292,6 +377,7 @@ impl Node {
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);
         self.membership.restart(now, stream);
+        self.liveness.restart(stream.incarnation);
         self.gossip.restart(stream);
         self.settle(now);
     }
@@ -308,7 +394,15 @@ impl Node {
 
     /// The next route to put in force; see [`Gossip::poll_route`].
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
-        self.gossip.poll_route()
+        let route = self.gossip.poll_route();
+        if self.gossip.take_swept() {
+            self.hosts_version += 1;
+        }
+        let (id, owner) = route?;
+        if owner.is_some() && !self.asks.is_idle() {
+            self.asks.known(id);
+        }
+        Some((id, owner))
     }
 
     /// All routes were put in force, at a time of `CLOCK_REALTIME`.
@@ -321,9 +415,19 @@ impl Node {
         &self.gossip
     }
 
+    /// Asks.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
+    }
+
     /// Membership.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// Liveness of kernels.
+    pub fn liveness(&self) -> &Liveness {
+        &self.liveness
     }
 
     /// The seal.
@@ -364,6 +468,7 @@ impl Node {
                     state: None,
                     since: None,
                     origin: Some(origin),
+                    kernel: None,
                 },
             );
         }
@@ -379,10 +484,12 @@ impl Node {
                 state: None,
                 since: None,
                 origin: None,
+                kernel: None,
             });
             view.member = Some(member);
             view.state = Some(state);
             view.since = Some(since);
+            view.kernel = self.liveness.kernel(member.host);
         }
         hosts.into_values().collect()
     }
@@ -394,18 +501,19 @@ impl Node {
             self.notes.push_back(Note::Outdated { above, by });
         }
         for change in self.membership.take_changes() {
-            match change {
-                Change::Up(member) => self.gossip.member_up(now, &member),
-                Change::Down(member) | Change::Mismatched(member) => {
-                    self.gossip.member_down(now, member.host);
-                }
-                Change::Left(member, hold) => self.gossip.member_left(now, member.host, hold),
-            }
-            self.hosts_version += 1;
-            self.notes.push_back(Note::Member(change));
+            self.changed(now, change);
+        }
+        while let Some(event) = self.liveness.poll_event() {
+            self.heard(now, event);
         }
         if self.gossip.next_time() <= now {
             self.gossip.on_time(now);
+        }
+        if self.asks.next_time() <= now {
+            self.asks.on_time(now);
+        }
+        while let Some(claim) = self.asks.poll_claim() {
+            self.gossip.provide(now, claim);
         }
         while let Some(out) = self.membership.poll_outgoing() {
             let to = To::Host(out.to);
@@ -420,23 +528,44 @@ impl Node {
             let Some(out) = self.gossip.poll_outgoing() else {
                 break;
             };
-            let to = match out.to {
-                To::Domain => Destination::Multicast,
-                To::Host(host) => match self.membership.entry(host) {
-                    Some(entry) => Destination::Address(entry.member.address),
-                    None => continue,
-                },
-            };
-            let bytes = self.seal.seal(Channel::Gossip, out.to, &out.body);
-            self.pacer.charge();
-            self.transmits.push_back(Transmit { to, bytes });
+            if self.send(Channel::Gossip, &out) {
+                self.pacer.charge();
+            }
+        }
+        // Asks bound themselves, and cannot wait.
+        while let Some(out) = self.asks.poll_outgoing() {
+            self.send(Channel::Ask, &out);
+        }
+        while let Some(question) = self.liveness.poll_question() {
+            self.transmit(question.to, question.bytes.to_vec());
+        }
+        while let Some(out) = self.liveness.poll_outgoing() {
+            let to = To::Host(out.to);
+            self.send(Channel::Liveness, &Outgoing { to, body: out.body });
         }
         while let Some(note) = self.gossip.poll_note() {
-            if matches!(note, machine::Note::Voided { .. }) {
+            if let machine::Note::Voided { host, .. } = note {
                 self.hosts_version += 1;
+                self.voided(now, host);
             }
             self.notes.push_back(Note::Gossip(note));
         }
+    }
+}
+
+impl Node {
+    /// Seals a message. Says whether its receiver is known.
+    fn send(&mut self, channel: Channel, out: &Outgoing) -> bool {
+        let to = match out.to {
+            To::Domain => Destination::Multicast,
+            To::Host(host) => match self.membership.entry(host) {
+                Some(entry) => Destination::Address(entry.member.address),
+                None => return false,
+            },
+        };
+        let bytes = self.seal.seal(channel, out.to, &out.body);
+        self.transmits.push_back(Transmit { to, bytes });
+        true
     }
 }
 

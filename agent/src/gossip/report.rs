@@ -4,10 +4,12 @@
 use std::io;
 
 use super::{TableError, machine, node::Note};
-use crate::pop::{SECOND, membership::Change};
+use crate::pop::{SECOND, liveness::Event, membership::Change};
 
-/// The least time between two lines of one repeated kind.
+/// The least time between two lines of one repeated kind, and of one that another
+/// POP's faults repeat.
 const QUIET: u64 = 10 * SECOND;
+const QUIET_STRANGERS: u64 = 60 * SECOND;
 
 /// What may repeat without end.
 #[derive(Clone, Copy)]
@@ -19,9 +21,15 @@ enum Kind {
     Table,
     Raise,
     Sync,
+    Stranger,
+    Unheard,
+    Vetoed,
+    Refuted,
+    Minority,
+    Silent,
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 13;
 
 /// Writes the log.
 #[derive(Default)]
@@ -38,6 +46,12 @@ impl Reports {
         match *note {
             Note::Member(change) => member(&change),
             Note::Gossip(note) => self.gossip(now, &note),
+            Note::Liveness(event) => self.liveness(now, &event),
+            Note::Stranger { from } => {
+                if let Some(left_out) = self.may(now, Kind::Stranger) {
+                    tracing::warn!(%from, left_out, "datagrams of another POP's key, or forged ones, are dropped: give each POP its own multicast group or port, and each host the POP's key (pop.key_file)");
+                }
+            }
             Note::Outdated { above, by } => {
                 tracing::warn!(known = above, told_by = %by, "the POP knows a later incarnation of this host: beginning one above it");
                 return Some(above);
@@ -72,6 +86,7 @@ impl Reports {
                     tracing::warn!(session = %id, claimed_by = %host, left_out, "another host claims a session that is live here; it stays here");
                 }
             }
+            machine::Note::Voided { claims: 0, .. } => {}
             machine::Note::Voided { host, claims } => {
                 tracing::warn!(%host, claims, "claims voided");
             }
@@ -83,6 +98,55 @@ impl Reports {
             machine::Note::SyncFailed { host } => {
                 if let Some(left_out) = self.may(now, Kind::Sync) {
                     tracing::warn!(%host, left_out, "full sync failed: no answer; trying again");
+                }
+            }
+        }
+    }
+
+    fn liveness(&mut self, now: u64, event: &Event) {
+        match *event {
+            Event::Answers { host } => tracing::debug!(%host, "kernel heard"),
+            Event::Dead { host, by } => {
+                tracing::error!(%host, judged_by = %by, "kernel dead: neither it nor its agent is heard");
+            }
+            Event::Back {
+                host,
+                by,
+                from,
+                flaps,
+            } => {
+                let wait_ms = from.saturating_sub(now) / 1_000;
+                tracing::warn!(%host, heard_by = %by, times = flaps, wait_ms, "kernel back: it was taken for dead, and its claims are asked for again");
+            }
+            Event::Recovered { host } => tracing::info!(%host, "kernel heard again"),
+            Event::Silent { host } => {
+                if let Some(left_out) = self.may(now, Kind::Silent) {
+                    tracing::warn!(%host, left_out, "kernel silent: asking others whether they hear it");
+                }
+            }
+            Event::Refuted { host, by } => {
+                if let Some(left_out) = self.may(now, Kind::Refuted) {
+                    tracing::warn!(%host, heard_by = %by, left_out, "kernel silent here, but not dead; look at the fabric between");
+                }
+            }
+            Event::Vetoed { host, by } => {
+                if let Some(left_out) = self.may(now, Kind::Vetoed) {
+                    tracing::warn!(%host, judged_by = %by, left_out, "a host judged a kernel dead that is heard here: not carried out, and taken back");
+                }
+            }
+            Event::Unheard { by } => {
+                if let Some(left_out) = self.may(now, Kind::Unheard) {
+                    tracing::warn!(by = %by, left_out, "another host does not hear this host's fast path; is XDP on the interface of pop.address (host.interfaces)?");
+                }
+            }
+            Event::Minority { reached, of } => {
+                if let Some(left_out) = self.may(now, Kind::Minority) {
+                    tracing::error!(
+                        reached,
+                        of,
+                        left_out,
+                        "this host reaches under half of the POP: it voids nothing"
+                    );
                 }
             }
         }
@@ -104,13 +168,17 @@ impl Reports {
 
     /// Whether a line of this kind may be written, and how many were left out.
     fn may(&mut self, now: u64, kind: Kind) -> Option<u64> {
-        let kind = kind as usize;
-        if self.last[kind].is_some_and(|last| now < last + QUIET) {
-            self.left_out[kind] += 1;
+        let quiet = match kind {
+            Kind::Stranger => QUIET_STRANGERS,
+            _ => QUIET,
+        };
+        let index = kind as usize;
+        if self.last[index].is_some_and(|last| now < last + quiet) {
+            self.left_out[index] += 1;
             return None;
         }
-        self.last[kind] = Some(now);
-        Some(std::mem::take(&mut self.left_out[kind]))
+        self.last[index] = Some(now);
+        Some(std::mem::take(&mut self.left_out[index]))
     }
 }
 

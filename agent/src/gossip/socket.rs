@@ -15,15 +15,19 @@ use nix::{
     net::if_::if_nametoindex,
     sys::socket::{setsockopt, sockopt},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::node::Destination;
-use crate::pop::counters::counters;
+use crate::pop::{SECOND, counters::counters};
 
 /// Receive and send buffers: a second of gossip at the designed load, so that a
 /// pause of the agent loses nothing. Beyond the machine's limit with CAP_NET_ADMIN.
 const BUFFER_BYTES: usize = 4 << 20;
+
+/// How often the interface of the fabric address is looked up. One that went and
+/// came back is another interface to the kernel, on which nobody has joined.
+const LOOK_INTERVAL: u64 = 2 * SECOND;
 
 /// Multicast stays within the broadcast domain.
 const MULTICAST_TTL: u32 = 1;
@@ -45,6 +49,8 @@ counters! {
         send_errors,
         /// Times that receiving failed.
         receive_errors,
+        /// Times that the multicast group was joined on another interface than before.
+        rejoined,
     }
 }
 
@@ -80,9 +86,22 @@ pub enum SocketError {
 /// Both sockets.
 pub(super) struct Sockets {
     unicast: UdpSocket,
-    /// The socket that hears the group, and the address to send to it.
-    multicast: Option<(UdpSocket, SocketAddr)>,
+    multicast: Option<Group>,
+    address: SocketAddr,
+    look_at: u64,
     pub counters: Counters,
+}
+
+/// The multicast group, joined.
+struct Group {
+    /// As configured.
+    group: SocketAddr,
+    /// Hears the group, and nothing else.
+    socket: UdpSocket,
+    /// The address to send to it.
+    to: SocketAddr,
+    /// The interface that it was joined on.
+    ifindex: u32,
 }
 
 impl Sockets {
@@ -90,39 +109,51 @@ impl Sockets {
     pub fn open(address: SocketAddr, group: Option<SocketAddr>) -> Result<Self, SocketError> {
         let unicast =
             unicast(address).map_err(|source| SocketError::Unicast { address, source })?;
+        let unicast = UdpSocket::from_std(unicast.into())
+            .map_err(|source| SocketError::Unicast { address, source })?;
         let join = |group| {
-            multicast(&unicast, address, group).map_err(|source| SocketError::Multicast {
+            join(&unicast, address, group).map_err(|source| SocketError::Multicast {
                 group,
                 address,
                 source,
             })
         };
-        let multicast = group.map(join).transpose()?;
-        let to_tokio = |socket: Socket| UdpSocket::from_std(socket.into());
         Ok(Self {
-            unicast: to_tokio(unicast)
-                .map_err(|source| SocketError::Unicast { address, source })?,
-            multicast: match multicast {
-                Some((socket, group)) => {
-                    let socket = to_tokio(socket).map_err(|source| SocketError::Multicast {
-                        group,
-                        address,
-                        source,
-                    })?;
-                    Some((socket, group))
-                }
-                None => None,
-            },
+            multicast: group.map(join).transpose()?,
+            unicast,
+            address,
+            look_at: 0,
             counters: Counters::default(),
         })
+    }
+
+    /// Joins the group anew where its interface is another one than before. To be
+    /// called now and then; looks at most every two seconds.
+    pub fn tend(&mut self, now: u64) {
+        let Some(multicast) = self.multicast.as_mut().filter(|_| now >= self.look_at) else {
+            return;
+        };
+        self.look_at = now + LOOK_INTERVAL;
+        // While the address is gone there is nothing to join on; unicast is lost too.
+        let ifindex = interface_of(self.address.ip());
+        if ifindex.is_ok_and(|ifindex| ifindex != multicast.ifindex)
+            && let Ok(joined) = join(&self.unicast, self.address, multicast.group)
+        {
+            *multicast = joined;
+            self.counters.rejoined += 1;
+            tracing::warn!(
+                group = %multicast.group,
+                "the interface of pop.address is another one than before: joined the group anew"
+            );
+        }
     }
 
     /// Waits until there may be something to hear.
     pub async fn readable(&self) -> io::Result<()> {
         match &self.multicast {
-            Some((multicast, _)) => tokio::select! {
+            Some(multicast) => tokio::select! {
                 result = self.unicast.readable() => result,
-                result = multicast.readable() => result,
+                result = multicast.socket.readable() => result,
             },
             None => self.unicast.readable().await,
         }
@@ -134,7 +165,7 @@ impl Sockets {
         // One byte more than the largest datagram: what is larger shows as that.
         let mut buffer = [0; crate::pop::DATAGRAM_LEN_MAX + 1];
         let mut more = false;
-        let group = self.multicast.as_ref().map(|(socket, _)| socket);
+        let group = self.multicast.as_ref().map(|group| &group.socket);
         for socket in [Some(&self.unicast), group].into_iter().flatten() {
             more |= (0..limit).all(|_| match socket.try_recv_from(&mut buffer) {
                 Ok((len, from)) => {
@@ -159,7 +190,7 @@ impl Sockets {
     pub fn send(&mut self, to: Destination, bytes: &[u8]) {
         let to = match (to, &self.multicast) {
             (Destination::Address(address), _) => address,
-            (Destination::Multicast, Some((_, group))) => *group,
+            (Destination::Multicast, Some(group)) => group.to,
             (Destination::Multicast, None) => return,
         };
         match self.unicast.try_send_to(bytes, to) {
@@ -181,41 +212,46 @@ fn unicast(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn multicast(
-    unicast: &Socket,
-    address: SocketAddr,
-    group: SocketAddr,
-) -> io::Result<(Socket, SocketAddr)> {
+fn join(unicast: &UdpSocket, address: SocketAddr, group: SocketAddr) -> io::Result<Group> {
+    let unicast = SockRef::from(unicast);
     let socket = new_socket(group)?;
     socket.set_reuse_address(true)?;
-    let mixed = || io::Error::other("group and fabric address are of different families");
-    match (address.ip(), group) {
+    let ifindex = interface_of(address.ip())?;
+    let to = match (address.ip(), group) {
         (IpAddr::V4(ip), SocketAddr::V4(v4)) => {
             // Bound to the group, the socket hears nothing else; and of that only
             // what comes by the interface it joined on.
             socket.bind(&group.into())?;
             socket.set_multicast_all_v4(false)?;
-            let index = interface_of(address.ip())?;
-            let interface = socket2::InterfaceIndexOrAddress::Index(index);
+            let interface = InterfaceIndexOrAddress::Index(ifindex);
             socket.join_multicast_v4_n(v4.ip(), &interface)?;
             unicast.set_multicast_if_v4(&ip)?;
             unicast.set_multicast_ttl_v4(MULTICAST_TTL)?;
             unicast.set_multicast_loop_v4(false)?;
-            Ok((socket, group))
+            group
         }
         (IpAddr::V6(_), SocketAddr::V6(v6)) => {
-            let index = interface_of(address.ip())?;
-            let scoped: SocketAddr = SocketAddrV6::new(*v6.ip(), v6.port(), 0, index).into();
+            let scoped: SocketAddr = SocketAddrV6::new(*v6.ip(), v6.port(), 0, ifindex).into();
             socket.bind(&scoped.into())?;
             socket.set_multicast_all_v6(false)?;
-            socket.join_multicast_v6(v6.ip(), index)?;
-            unicast.set_multicast_if_v6(index)?;
+            socket.join_multicast_v6(v6.ip(), ifindex)?;
+            unicast.set_multicast_if_v6(ifindex)?;
             unicast.set_multicast_hops_v6(MULTICAST_TTL)?;
             unicast.set_multicast_loop_v6(false)?;
-            Ok((socket, scoped))
+            scoped
         }
-        _ => Err(mixed()),
-    }
+        _ => {
+            return Err(io::Error::other(
+                "group and fabric address are of different families",
+            ));
+        }
+    };
+    Ok(Group {
+        group,
+        socket: UdpSocket::from_std(socket.into())?,
+        to,
+        ifindex,
+    })
 }
 
 /// The index of the interface that has an address.

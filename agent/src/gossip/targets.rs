@@ -110,7 +110,7 @@ impl Gossip {
 
     /// The other domains in which a host is up: whether they have so few that all
     /// are relays, and this host's relays there.
-    fn relays(&self) -> BTreeMap<Domain, (bool, Vec<HostId>)> {
+    pub(super) fn relays(&self) -> BTreeMap<Domain, (bool, Vec<HostId>)> {
         let mut domains: BTreeMap<_, (bool, Vec<HostId>)> = BTreeMap::new();
         for (&host, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
             if let Some(domain) = peer.domain
@@ -198,7 +198,7 @@ mod tests {
         let [first, second] = relays[&domain("b")].1[..] else {
             panic!("{relays:?}")
         };
-        gossip.member_down(0, first);
+        gossip.member_down(0, first, false);
         let now = gossip.relays_of(domain("b"));
         assert_eq!(now[0], second, "the other one knows most");
         assert!(now[1] != first && now[1].0 % 4 == 1);

@@ -12,11 +12,15 @@ use homing_common::{host::HostId, session::SessionId};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
-pub use super::handle::{Handle, HostStatus, OwnerStatus, Status, Stopped};
+pub use super::handle::{Handle, HostStatus, KernelStatus, OwnerStatus, Status, Stopped};
 use super::{
     Table, TableError,
     alarm::Alarm,
     apply::Applier,
+    ask::{
+        FastPath,
+        driver::{self, Driver},
+    },
     handle::{self, Command, Ends},
     machine::Progress,
     node::{Config, HostView, Node},
@@ -28,6 +32,7 @@ use crate::{
     datapath::{
         local::LocalEvent,
         owners::{Owners, OwnersError},
+        parked::Packets,
     },
     pop::{Member, SECOND, Stream, keys::Keys, membership},
 };
@@ -54,8 +59,11 @@ pub struct Options {
     pub keys: Keys,
     /// The domain's multicast group.
     pub multicast: Option<SocketAddr>,
-    /// How long the claims of a host that is down are kept.
+    /// How long the claims of a host are kept whose agent is down and whose kernel
+    /// cannot be asked.
     pub void_after: Duration,
+    /// Within this time of a kernel's end its claims are void.
+    pub kernel_dead_after: Duration,
     /// Sessions of other hosts that are remembered at most. More than the table
     /// of owners holds is of use: what does not fit is written when there is room.
     pub claims_max: usize,
@@ -63,6 +71,9 @@ pub struct Options {
     pub routes: Vec<(SessionId, HostId)>,
     /// Told how gossip is.
     pub vitals: Box<dyn Vitals>,
+    /// What asks about unknown sessions need. Without it, this host neither asks
+    /// nor answers.
+    pub fast_path: Option<FastPath>,
 }
 
 /// Begins a new incarnation of this host above a given one, and remembers it.
@@ -133,12 +144,15 @@ impl<T: Table> Task<T> {
             keys: self.options.keys,
             multicast: self.options.multicast.is_some(),
             void_after: self.options.void_after,
+            kernel_dead_after: self.options.kernel_dead_after,
             claims_max: self.options.claims_max,
             random,
         };
         let routes = self.options.routes.into_iter();
         let has_seeds = config.seeds.iter().any(|seed| seed.host != config.me.host);
+        let driver = self.options.fast_path.map(Driver::start).transpose()?;
         let running = Running {
+            driver,
             node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
             applier: self.applier,
             events: self.events,
@@ -186,6 +200,7 @@ impl Clock {
 
 struct Running<T> {
     node: Node,
+    driver: Option<Driver>,
     applier: Applier<T>,
     events: mpsc::Receiver<Vec<LocalEvent>>,
     raise: Raise,
@@ -230,6 +245,9 @@ impl<T: Table> Running<T> {
                     let events = events.ok_or(Error::EventsEnded)?;
                     self.local(events);
                 }
+                packets = parked(&mut self.driver) => {
+                    driver::take_in(&mut self.node, self.clock.now(), packets);
+                }
                 result = self.sockets.readable() => result?,
                 result = alarm.wait(now, next) => result?,
             }
@@ -253,6 +271,12 @@ impl<T: Table> Running<T> {
                 Err(mpsc::error::TryRecvError::Disconnected) => break,
             }
         }
+        if let Some(driver) = &mut self.driver {
+            for packets in driver.parked_now() {
+                driver::take_in(&mut self.node, now, packets);
+            }
+            driver.answer(now, &mut self.node);
+        }
         for _ in 0..COMMANDS_PER_TURN {
             // That nobody can ask any more is seen where the task waits.
             let Ok(command) = self.ends.commands.try_recv() else {
@@ -267,6 +291,9 @@ impl<T: Table> Running<T> {
             self.node.on_time(now);
         }
         more |= self.routes(now);
+        if let Some(driver) = &mut self.driver {
+            driver.give_back(now, &mut self.node);
+        }
         self.flush();
         self.notes(now);
         self.flush();
@@ -281,6 +308,7 @@ impl<T: Table> Running<T> {
             return;
         }
         self.beat_at = now + BEAT_INTERVAL;
+        self.sockets.tend(now);
         self.vitals.beat();
         let sight = Sight {
             alive: self.in_state(membership::State::Alive),
@@ -410,6 +438,10 @@ impl<T: Table> Running<T> {
             member: view.member,
             state: view.state,
             since: view.since.map(|since| clock.to_wall(since)),
+            kernel: view.kernel.map(|kernel| KernelStatus {
+                kernel,
+                heard: kernel.heard_at().map(|at| clock.to_wall(at)),
+            }),
             routed: view.is_routed(),
             void_at: view
                 .origin
@@ -452,6 +484,7 @@ impl<T: Table> Running<T> {
             down: in_state(membership::State::Down),
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
+            alerts: node.alerts(self.clock.now()),
             in_sync: !self.is_behind(),
             sessions: gossip.tally().count,
             announced: gossip.announced(),
@@ -463,9 +496,20 @@ impl<T: Table> Running<T> {
             keys: (node.seal().keys().id(), node.seal().keys().other_id()),
             wrong_keys: node.seal().wrong_keys().collect(),
             membership: *node.membership_counters(),
+            liveness: node.liveness().counters,
             gossip: *gossip.counters(),
             routes: self.applier.counters,
+            asks: node.asks().counters_with(self.driver.as_ref()),
+            asking: node.asks().load(),
+            provisional: gossip.provisional(),
         }
+    }
+}
+
+async fn parked(driver: &mut Option<Driver>) -> Packets {
+    match driver {
+        Some(driver) => driver.parked().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -146,6 +146,10 @@ pub struct Origin {
     pub hears_us: bool,
     /// When its claims will be voided, if it does not come back.
     pub void_at: Option<u64>,
+    /// They were voided, and it has not come back since.
+    pub voided: bool,
+    /// Routes to its life before are still being removed.
+    pub sweeping: bool,
 }
 
 /// Who owns a session, as this host sees it.

@@ -20,6 +20,7 @@
 
 pub mod counters;
 pub mod keys;
+pub mod liveness;
 mod member;
 pub mod membership;
 pub mod rendezvous;

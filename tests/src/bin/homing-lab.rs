@@ -16,7 +16,7 @@ use homing_tests::{
         plan, state,
     },
     random::Random,
-    workload::{Clients, Options, server},
+    workload::{Clients, Options, idle, server},
 };
 
 #[derive(Parser)]
@@ -127,6 +127,16 @@ enum Action {
         /// The addresses to listen on (default: the service addresses, port 443)
         #[arg(long)]
         listen: Vec<SocketAddr>,
+    },
+    /// Hold connections that say nothing until standard input ends
+    #[command(hide = true)]
+    Hold {
+        /// Where to connect to
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many connections
+        #[arg(long)]
+        count: usize,
     },
     /// Make a lab's faults (what `fault` starts)
     #[command(hide = true)]
@@ -322,6 +332,7 @@ fn run(action: Action) -> Result<ExitCode> {
                 .build()?;
             runtime.block_on(server::serve(&listen, || println!("listening")))?;
         }
+        Action::Hold { target, count } => idle::hold(target, count)?,
         Action::Guard { which } => lab::guard::guard(&which.name)?,
         Action::Demo(options) => {
             if !demo::run(&options)? {

@@ -221,22 +221,33 @@ impl Servers {
     /// Starts a server on every host, in the host's cgroup, and waits until all
     /// listen.
     pub fn start(lab: &Lab) -> Result<Self> {
-        let mut servers = Vec::new();
-        for host in 1..=lab.plan().hosts {
-            servers.push(Self::start_on(lab, host)?);
-        }
-        Ok(Self(servers))
+        Self::start_ports(lab, &[PORT])
     }
 
-    fn start_on(lab: &Lab, host: u16) -> Result<Child> {
-        let log = std::fs::File::create(lab.folder_of(Node::Host(host)).join("serve.log"))?;
+    /// The same for several ports of the services, with a process for each.
+    pub fn start_ports(lab: &Lab, ports: &[u16]) -> Result<Self> {
+        let mut servers = Self(Vec::new());
+        for host in 1..=lab.plan().hosts {
+            for port in ports {
+                servers.0.push(Self::start_on(lab, host, *port)?);
+            }
+        }
+        Ok(servers)
+    }
+
+    fn start_on(lab: &Lab, host: u16, port: u16) -> Result<Child> {
+        let log = lab.folder_of(Node::Host(host)).join("serve.log");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)?;
         let mut command = Command::new(crate::lab::own_program()?);
         command
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
-        for address in lab.plan().service(PORT) {
+        for address in lab.plan().service(port) {
             command.arg("--listen").arg(address.to_string());
         }
         let mut child = lab.spawn(Node::Host(host), &mut command)?;

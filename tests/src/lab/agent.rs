@@ -72,6 +72,24 @@ impl Lab {
         self.end(host, Signal::SIGTERM)
     }
 
+    /// Stops a host's agent in its tracks (SIGSTOP), until [`Lab::resume`].
+    pub fn pause(&self, host: u16) -> Result<()> {
+        self.signal(host, Signal::SIGSTOP)
+    }
+
+    /// Lets a paused agent go on (SIGCONT).
+    pub fn resume(&self, host: u16) -> Result<()> {
+        self.signal(host, Signal::SIGCONT)
+    }
+
+    /// Appends to a host's configuration, which its agent reads at its next start.
+    pub fn configure(&self, host: u16, text: &str) -> Result<()> {
+        let path = self.folder_of(Node::Host(host)).join("homing.toml");
+        let old = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{old}\n{text}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// A host's agent, if it runs.
     pub fn agent(&self, host: u16) -> Option<Process> {
         self.state.agents.get(&host).copied().filter(Process::alive)
@@ -182,6 +200,18 @@ impl Lab {
         Ok(sum)
     }
 
+    /// A counter of a host's gossip, as `homing stats` names it.
+    pub fn gossip_count(&self, host: u16, name: &str) -> Result<u64> {
+        let stats = self.homing_json(host, &["stats"])?;
+        let counters = stats.pointer("/gossip").and_then(Value::as_array);
+        let counter = counters
+            .into_iter()
+            .flatten()
+            .find(|counter| counter.pointer("/name").and_then(Value::as_str) == Some(name))
+            .with_context(|| format!("`homing stats` on h{host} has no counter {name}"))?;
+        number(counter, "/count")
+    }
+
     /// The end of an agent's log.
     pub fn last_words(&self, host: u16) -> String {
         let path = self.folder_of(Node::Host(host)).join("agent.log");
@@ -225,13 +255,29 @@ impl Lab {
         self.state.write()
     }
 
+    fn running_agent(&self, host: u16) -> Result<Process> {
+        self.agent(host)
+            .with_context(|| format!("the agent of h{host} does not run"))
+    }
+
+    fn signal(&self, host: u16, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.running_agent(host)?.pid), signal)
+            .with_context(|| format!("cannot send {signal} to the agent of h{host}"))
+    }
+
     fn end(&mut self, host: u16, signal: Signal) -> Result<()> {
-        let process = self
-            .agent(host)
-            .with_context(|| format!("the agent of h{host} does not run"))?;
-        kill(Pid::from_raw(process.pid), signal)
-            .with_context(|| format!("cannot send {signal} to the agent of h{host}"))?;
-        let ended = wait_until(STOP_TIMEOUT, || Ok(!process.alive()))?;
+        let process = self.running_agent(host)?;
+        self.signal(host, signal)?;
+        let mut child = self
+            .children
+            .iter_mut()
+            .find(|child| child.id() as i32 == process.pid);
+        let ended = wait_until(STOP_TIMEOUT, || match &mut child {
+            // The first thread may be gone while others still hold the sockets: a
+            // process has ended when it can be waited for.
+            Some(child) => Ok(child.try_wait()?.is_some()),
+            None => Ok(!process.alive()),
+        })?;
         ensure!(
             ended,
             "the agent of h{host} still runs {STOP_TIMEOUT:?} after {signal}"

@@ -29,6 +29,7 @@ pub mod port;
 pub mod state;
 pub mod status;
 mod truth;
+mod wires;
 
 use std::{
     fs,
@@ -387,21 +388,6 @@ impl Lab {
             self.children.push(child);
         }
         self.open_ports()
-    }
-
-    /// Gives the router's ports what they need to take frames from hosts' XDP.
-    fn open_ports(&self) -> Result<()> {
-        let Some(keeper) = self.state.keepers.get(&Node::Router.to_string()) else {
-            bail!("the lab has no router");
-        };
-        let program = "/sys/fs/bpf/port";
-        port::pin(Path::new(&format!("/proc/{}/root{program}", keeper.pid)))?;
-        for host in 1..=self.state.plan.hosts {
-            let port = format!("h{host}");
-            let args = ["link", "set", "dev", &port, "xdpdrv", "pinned", program];
-            self.exec(Node::Router, "ip", &args)?;
-        }
-        Ok(())
     }
 
     /// Writes each host's configuration, and the POP's key with a new value.

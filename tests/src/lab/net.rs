@@ -90,14 +90,7 @@ fn router_links(plan: &Plan) -> Vec<String> {
         ]);
     }
     for host in 1..=plan.hosts {
-        lines.extend([
-            format!(
-                "link add h{host} mtu {FABRIC_MTU} type veth peer name eth0 mtu {FABRIC_MTU} address {} netns {}",
-                plan.host_mac(host),
-                plan.namespace(Node::Host(host))
-            ),
-            format!("link set h{host} master rack{} up", plan.rack_of(host)),
-        ]);
+        lines.extend(host_link(plan, host));
     }
     for client in 1..=plan.clients {
         let (v4, v6) = plan.client_addresses(client);
@@ -115,6 +108,18 @@ fn router_links(plan: &Plan) -> Vec<String> {
         ]);
     }
     lines
+}
+
+/// The wire between the router and a host.
+fn host_link(plan: &Plan, host: u16) -> [String; 2] {
+    [
+        format!(
+            "link add h{host} mtu {FABRIC_MTU} type veth peer name eth0 mtu {FABRIC_MTU} address {} netns {}",
+            plan.host_mac(host),
+            plan.namespace(Node::Host(host))
+        ),
+        format!("link set h{host} master rack{} up", plan.rack_of(host)),
+    ]
 }
 
 /// What can only be said once the hosts' ends are up: routes to tunnel prefixes.
@@ -160,11 +165,19 @@ fn ecmp_lines(ecmp: &[u16]) -> Vec<String> {
 }
 
 fn host_lines(plan: &Plan, host: u16) -> Vec<String> {
-    let (gateway4, gateway6) = plan.gateway(plan.rack_of(host));
-    vec![
+    let mut lines = vec![
         "link set lo up".to_owned(),
         format!("addr add {SERVICE_V4}/32 dev lo"),
         format!("addr add {SERVICE_V6}/128 dev lo nodad"),
+    ];
+    lines.extend(host_interface(plan, host));
+    lines
+}
+
+/// A host's end of its wire: addresses, and the routes by it.
+fn host_interface(plan: &Plan, host: u16) -> [String; 5] {
+    let (gateway4, gateway6) = plan.gateway(plan.rack_of(host));
+    [
         format!("addr add {}/24 dev eth0", plan.host_v4(host)),
         format!("addr add {}/64 dev eth0 nodad", plan.host_v6(host)),
         "link set eth0 up".to_owned(),
@@ -232,19 +245,38 @@ fn set_sysctls(plan: &Plan, node: Node) -> Result<()> {
     })
 }
 
+/// Destroys a host's wire. Nothing is left of its interface.
+pub fn unplug(plan: &Plan, host: u16) -> Result<()> {
+    let lines = [format!("link delete h{host}")];
+    ip(Some(&plan.namespace(Node::Router)), &lines)
+}
+
+/// Gives a host whose wire was destroyed a new one, with addresses and routes as at
+/// first: its interface has the same name and is another one.
+pub fn plug(plan: &Plan, host: u16) -> Result<()> {
+    let router = plan.namespace(Node::Router);
+    ip(Some(&router), &host_link(plan, host))?;
+    ip(
+        Some(&plan.namespace(Node::Host(host))),
+        &host_interface(plan, host),
+    )?;
+    node::in_namespace(&router, || set_offload(host))
+}
+
+fn set_offloads(plan: &Plan) -> Result<()> {
+    node::in_namespace(&plan.namespace(Node::Router), || {
+        (1..=plan.hosts).try_for_each(set_offload)
+    })
+}
+
 /// The router's ports that face hosts hand over whole packets with their
 /// checksums filled in, as a wire would: XDP on the host's end sees raw frames
 /// and the tunnel carries them on as they are.
-fn set_offloads(plan: &Plan) -> Result<()> {
-    node::in_namespace(&plan.namespace(Node::Router), || {
-        for host in 1..=plan.hosts {
-            let port = format!("h{host}");
-            let mut command = Command::new("ethtool");
-            command.args(["-K", &port, "tx", "off", "tso", "off"]);
-            run(&mut command, None)?;
-        }
-        Ok(())
-    })
+fn set_offload(host: u16) -> Result<()> {
+    let port = format!("h{host}");
+    let mut command = Command::new("ethtool");
+    command.args(["-K", &port, "tx", "off", "tso", "off"]);
+    run(&mut command, None)
 }
 
 fn family(address: &IpAddr) -> &'static str {

@@ -12,6 +12,7 @@
 
 pub mod client;
 mod connection;
+pub mod idle;
 pub mod server;
 
 pub use client::{Clients, Options, Report};

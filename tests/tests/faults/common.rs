@@ -14,6 +14,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How soon after the last fault every table must be right.
 pub const CONVERGED: Duration = Duration::from_secs(2);
+/// The same while much is being lost: what tells of a loss may be lost, too.
+pub const CONVERGED_UNDER_LOSS: Duration = Duration::from_secs(10);
 
 /// A lab with its servers.
 pub struct Pop {
@@ -104,16 +106,42 @@ impl Pop {
         }
     }
 
+    /// Waits until every host takes every other one of its rack to hear its
+    /// multicast, or not to.
+    pub fn wait_hears(&self, hears: bool) {
+        let mut all = Vec::new();
+        let reached = wait_until(PATIENCE, || {
+            all.clear();
+            for host in self.lab.running() {
+                let hosts = self.lab.homing_json(host, &["hosts"])?;
+                let list = hosts.pointer("/hosts").and_then(Value::as_array);
+                all.extend(
+                    list.into_iter()
+                        .flatten()
+                        .map(|host| host["hears_us"].clone()),
+                );
+            }
+            Ok(all.iter().all(|said| said.is_null() || *said == hears))
+        });
+        assert!(reached.unwrap(), "never all {hears}: {all:?}");
+        assert!(all.iter().any(Value::is_boolean));
+    }
+
     /// All tables must be right within the bound.
     pub fn converges(&self) -> Duration {
-        match self.lab.wait_truth(CONVERGED) {
+        self.converges_within(CONVERGED, &[])
+    }
+
+    /// The same within another bound and without the tables of some hosts.
+    pub fn converges_within(&self, bound: Duration, without: &[u16]) -> Duration {
+        match self.lab.wait_truth_but(without, bound) {
             Ok(took) => took,
             Err(error) => panic!("{error:#}\n{}", self.outcomes()),
         }
     }
 
     /// How packets ended on each host whose agent runs.
-    fn outcomes(&self) -> String {
+    pub fn outcomes(&self) -> String {
         let mut text = String::new();
         for host in self.lab.running() {
             let stats = self

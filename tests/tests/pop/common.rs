@@ -1,12 +1,21 @@
 //! What the tests of a POP share.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use homing_tests::{
     demo::Servers,
-    lab::{Lab, Node, unique},
-    workload::{Clients, Options},
+    lab::{Lab, Node, node, unique},
+    workload::{self, Clients, End, Options},
 };
+use serde_json::Value;
 
 /// How long a round of exchanges, or a table, may take to get where it should be.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -31,7 +40,12 @@ impl Pop {
     }
 
     pub fn from(lab: Lab) -> Self {
-        let servers = Servers::start(&lab).unwrap();
+        Self::with_ports(lab, &[443])
+    }
+
+    /// With servers on these ports of the services.
+    pub fn with_ports(lab: Lab, ports: &[u16]) -> Self {
+        let servers = Servers::start_ports(&lab, ports).unwrap();
         Self { lab, servers }
     }
 
@@ -41,6 +55,14 @@ impl Pop {
         self.lab
             .wait_settled(u64::from(connections), PATIENCE)
             .unwrap();
+        clients
+    }
+
+    /// Opens more connections and waits until every host knows the owners of all
+    /// `open` that are open then.
+    pub fn load_more(&self, connections: u32, open: u64) -> Clients {
+        let clients = self.unsettled(connections);
+        self.lab.wait_settled(open, PATIENCE).unwrap();
         clients
     }
 
@@ -97,4 +119,94 @@ impl Pop {
         drop(self.servers);
         self.lab.down().unwrap();
     }
+}
+
+/// Connections that open, have one exchange and close, one after another, on several
+/// threads of a client.
+pub struct Churn {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(u64, Vec<End>)>>,
+}
+
+impl Churn {
+    /// Starts it.
+    pub fn start(lab: &Lab) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let targets = lab.plan().service(443);
+        let threads = (0..4).map(|number| {
+            let (stop, target) = (stop.clone(), targets[number % targets.len()]);
+            let namespace = lab.namespace(Node::Client(1));
+            std::thread::spawn(move || {
+                node::in_namespace(&namespace, || Ok(churn(&stop, target, number as u64))).unwrap()
+            })
+        });
+        Self {
+            threads: threads.collect(),
+            stop,
+        }
+    }
+
+    /// Ends it. Every connection must have gone well. Returns how many there were.
+    pub fn finish(self) -> u64 {
+        self.stop.store(true, Relaxed);
+        let mut sum = 0;
+        for thread in self.threads {
+            let (well, ends) = thread.join().unwrap();
+            assert!(ends.is_empty(), "of {well} and more: {ends:?}");
+            sum += well;
+        }
+        sum
+    }
+}
+
+fn churn(stop: &AtomicBool, target: SocketAddr, seed: u64) -> (u64, Vec<End>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (mut sum, mut all) = (0, Vec::new());
+    while !stop.load(Relaxed) {
+        let some = workload::churn(target, Duration::from_millis(100), seed + sum);
+        let (well, ends) = runtime.block_on(some);
+        sum += well;
+        all.extend(ends);
+    }
+    (sum, all)
+}
+
+/// Packets that Homing or a driver dropped, by host and reason.
+pub fn dropped(lab: &Lab) -> Vec<(u16, String, u64)> {
+    let mut all = Vec::new();
+    for host in lab.running() {
+        let stats = lab.homing_json(host, &["stats"]).unwrap();
+        for outcome in stats["outcomes"].as_array().unwrap() {
+            if outcome["verdict"] == "drop" {
+                let name = outcome["name"].as_str().unwrap().to_owned();
+                all.push((host, name, outcome["packets"].as_u64().unwrap()));
+            }
+        }
+        for (interface, errors) in stats["interfaces"].as_object().unwrap() {
+            for (name, count) in errors.as_object().unwrap() {
+                all.push((host, format!("{interface} {name}"), count.as_u64().unwrap()));
+            }
+        }
+    }
+    all.retain(|(_, _, packets)| *packets > 0);
+    all
+}
+
+/// What `homing status` names as problems on a host.
+pub fn problems(lab: &Lab, host: u16) -> Vec<String> {
+    let status = lab.homing_json(host, &["status"]).unwrap();
+    let problems = status["problems"].as_array().cloned().unwrap_or_default();
+    let texts = problems.iter().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
+}
+
+/// A counter of the hooks on sockets.
+pub fn hook(lab: &Lab, host: u16, name: &str) -> u64 {
+    let stats = lab.homing_json(host, &["stats"]).unwrap();
+    let hooks = stats["hooks"].as_array().unwrap();
+    let counter = hooks.iter().find(|counter| counter["name"] == name);
+    counter.unwrap()["count"].as_u64().unwrap()
 }

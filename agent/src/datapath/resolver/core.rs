@@ -25,6 +25,12 @@ pub const SPACING: Duration = Duration::from_millis(250);
 pub const REFRESH: Duration = Duration::from_secs(30);
 /// How often the kernel is told to resolve a next hop that does not answer.
 pub const PROBE: Duration = Duration::from_secs(1);
+/// How often it is told so, and to begin anew, at first: for a next hop that has not
+/// been used, and when its link has just come up. The other end may not be ready for
+/// the very first question, and the kernel asks but once a second.
+pub const FIRST_PROBE: Duration = Duration::from_millis(200);
+/// How many times that is. Then the kernel is left to come to its own conclusion.
+const FIRST_PROBES: u8 = 4;
 
 struct Entry {
     address: IpAddr,
@@ -78,6 +84,37 @@ struct Hopped {
     /// The last Ethernet address that did not fail.
     mac: Option<Mac>,
     probe_at: Option<Duration>,
+    /// First probes that are left.
+    first_probes: u8,
+}
+
+impl Hopped {
+    /// Resolves it quickly, from now on.
+    fn begin(&mut self, now: Duration) {
+        self.first_probes = FIRST_PROBES;
+        self.probe_at = Some(now);
+    }
+
+    /// The kernel is at it: when to ask again.
+    fn wait(&mut self, now: Duration) {
+        let at = match self.first_probes {
+            0 => now + PROBE,
+            _ => now + FIRST_PROBE,
+        };
+        self.probe_at = Some(self.probe_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// What to ask of the kernel, if it is time to.
+    fn probe(&mut self, now: Duration, hop: NextHop) -> Option<Action> {
+        self.probe_at.take_if(|at| now >= *at)?;
+        let first = self.first_probes > 0;
+        self.first_probes = self.first_probes.saturating_sub(1);
+        self.wait(now);
+        Some(match self.neighbour {
+            Some(Neighbour::Pending) if first => Action::Renew(hop),
+            _ => Action::Probe(hop),
+        })
+    }
 }
 
 /// The state machine.
@@ -159,10 +196,7 @@ impl Machine {
             }
         }
         for (&hop, hopped) in &mut self.next_hops {
-            if hopped.probe_at.is_some_and(|at| now >= at) {
-                hopped.probe_at = Some(now + PROBE);
-                out.push(Action::Probe(hop));
-            }
+            out.extend(hopped.probe(now, hop));
         }
     }
 
@@ -255,6 +289,7 @@ impl Machine {
                 if let Some(hop) = entry.next_hop() {
                     let hopped = self.next_hops.entry(hop).or_default();
                     if hopped.hosts.is_empty() {
+                        hopped.first_probes = FIRST_PROBES;
                         out.push(Action::FindNeighbour(hop));
                     }
                     hopped.hosts.insert(id);
@@ -268,6 +303,16 @@ impl Machine {
         let links: HashMap<_, _> = links.into_iter().collect();
         if self.links == links {
             return;
+        }
+        let came_up = |ifindex: &u32| {
+            let up = |links: &HashMap<u32, Link>| links.get(ifindex).is_some_and(|link| link.up);
+            up(&links) && !up(&self.links)
+        };
+        for ((ifindex, _), hopped) in &mut self.next_hops {
+            let known = matches!(hopped.neighbour, Some(Neighbour::Known { .. }));
+            if came_up(ifindex) && !known {
+                hopped.begin(now);
+            }
         }
         self.links = links;
         self.news = true;
@@ -296,9 +341,10 @@ impl Machine {
             Some(Neighbour::Known { mac, .. }) => {
                 hopped.mac = Some(mac);
                 hopped.probe_at = None;
+                hopped.first_probes = 0;
             }
             // The kernel is at it; it says how it ends.
-            Some(Neighbour::Pending) => hopped.probe_at = Some(now + PROBE),
+            Some(Neighbour::Pending) => hopped.wait(now),
             Some(Neighbour::Failed) => {
                 hopped.mac = None;
                 hopped.probe_at = hopped.probe_at.or(Some(now + PROBE));

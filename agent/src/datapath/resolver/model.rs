@@ -97,6 +97,8 @@ pub enum Action {
     FindNeighbour(NextHop),
     /// Have the kernel resolve a next hop.
     Probe(NextHop),
+    /// Have the kernel, which is resolving a next hop, begin with that anew.
+    Renew(NextHop),
     /// Read all interfaces.
     ReadLinks,
     /// Write to `HOSTS`.

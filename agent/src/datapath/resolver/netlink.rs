@@ -95,6 +95,14 @@ pub(super) async fn probe(handle: &Handle, (ifindex, address): NextHop) -> Resul
     }
 }
 
+/// Has the kernel forget an entry of the neighbour table, if there is one.
+pub(super) async fn forget(handle: &Handle, (ifindex, address): NextHop) -> Result<(), Error> {
+    let entry = neighbour_message(ifindex, address);
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    request(handle, RouteNetlinkMessage::DelNeighbour(entry), flags).await?;
+    Ok(())
+}
+
 /// Reads all interfaces.
 pub(super) async fn read_links(handle: &Handle) -> Result<Vec<(u32, Link)>, Error> {
     let links = handle.link().get().execute();

@@ -310,6 +310,11 @@ async fn ask(handle: Handle, question: Action) -> Result<Option<Input>, Error> {
             netlink::probe(&handle, hop).await?;
             None
         }
+        Action::Renew(hop) => {
+            netlink::forget(&handle, hop).await?;
+            netlink::probe(&handle, hop).await?;
+            None
+        }
         Action::ReadLinks => Some(Input::Links(netlink::read_links(&handle).await?)),
         Action::Write(..) => None,
     })

@@ -4,20 +4,22 @@
 //! go. In the end the network is quiet, and every host must agree with the truth.
 //!
 //! This file is the POP; `random` tries random histories, `cases` chosen ones,
-//! `relays` those in which announcements have to cross between domains.
+//! `relays` those in which announcements have to cross between domains, `kernels`
+//! those in which kernels answer echoes.
 
 mod cases;
+mod kernels;
 mod random;
 mod relays;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{echo::Echo, host::HostId, session::SessionId};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
@@ -25,7 +27,10 @@ use super::{
     machine::Progress,
     node::{Config, Destination, Node, Note},
 };
-use crate::pop::{Domain, Fingerprint, Member, SECOND, Stream, keys::Keys, membership::Seed};
+use crate::pop::{
+    Domain, Fingerprint, Member, SECOND, Stream, keys::Keys, liveness::answer_for_test,
+    membership::Seed,
+};
 
 const VOID_AFTER: Duration = Duration::from_secs(3);
 /// Longer than any claim is kept, any peer is silent and any retry rests.
@@ -78,6 +83,11 @@ struct Pop {
     table_limit: usize,
     claims_max: usize,
     multicast: bool,
+    /// Kernels answer echoes, so that agents that are down void nothing; otherwise
+    /// no echo gets through.
+    echoes: bool,
+    /// Machines that are switched off or cut off: nothing reaches them.
+    dark: BTreeSet<u16>,
     domains: u16,
 }
 
@@ -93,6 +103,13 @@ fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, (host >> 8) as u8, host as u8], 7946))
 }
 
+fn octets(address: SocketAddr) -> [u8; 2] {
+    match address.ip() {
+        IpAddr::V4(ip) => [ip.octets()[2], ip.octets()[3]],
+        IpAddr::V6(_) => panic!("{address} is no address of the simulation"),
+    }
+}
+
 impl Pop {
     fn new(seed: u64, hosts: u16, multicast: bool) -> Self {
         let mut pop = Self {
@@ -105,6 +122,8 @@ impl Pop {
             table_limit: usize::MAX,
             claims_max: 1 << 20,
             multicast,
+            echoes: false,
+            dark: BTreeSet::new(),
             domains: 2,
         };
         for host in 1..=hosts {
@@ -169,6 +188,7 @@ impl Pop {
             keys: Keys::derive(&[5; 32]),
             multicast: self.multicast,
             void_after: VOID_AFTER,
+            kernel_dead_after: Duration::from_secs(3),
             claims_max: self.claims_max,
             random,
         };
@@ -255,7 +275,10 @@ impl Pop {
                 let Some(Reverse((_, _, to, from, bytes))) = self.flights.pop() else {
                     continue;
                 };
-                if let Some((node, _)) = &mut self.machines.get_mut(&to).unwrap().agent {
+                if let Some(answer) = self.answer(to, from, &bytes) {
+                    let asker = u16::from_be_bytes(octets(from));
+                    self.send(to, asker, &answer);
+                } else if let Some((node, _)) = &mut self.machines.get_mut(&to).unwrap().agent {
                     node.receive(self.now, from, &bytes);
                     self.settle(to);
                 }
@@ -330,8 +353,21 @@ impl Pop {
         }
     }
 
+    /// What a kernel answers to an echo.
+    fn answer(&self, host: u16, from: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+        let incarnation = self.machines[&host].stream.incarnation;
+        let key = &Keys::derive(&[5; 32]).echo[0];
+        let question = bytes.starts_with(&Echo::MAGIC).then_some(bytes)?;
+        self.echoes
+            .then(|| answer_for_test(HostId(host), incarnation, key, from, question))?
+    }
+
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         let faults = self.faults;
+        let is_unheard = !self.echoes && bytes.starts_with(&Echo::MAGIC);
+        if is_unheard || self.dark.contains(&from) || self.dark.contains(&to) {
+            return;
+        }
         let mut copies = 1;
         if self.rng.random_range(0..100) < faults.repeat_percent {
             copies += 1;

@@ -82,9 +82,11 @@ impl Host {
             keys: Keys::derive(&[3; 32]),
             multicast: None,
             void_after: Duration::from_secs(60),
+            kernel_dead_after: Duration::from_secs(3),
             claims_max: 1 << 16,
             routes: Vec::new(),
             vitals: Box::new(vitals.clone()),
+            fast_path: None,
         };
         let raise: Raise = Box::new(|_| Err(io::Error::other("not in this test")));
         let (handle, task) = open(options, table.clone(), reader, raise).unwrap();

@@ -182,6 +182,17 @@ impl Membership {
         }
     }
 
+    /// A host whose agent is down can be reached again: if the agent is up, it
+    /// hears of this POP at once.
+    pub fn call(&mut self, now: u64, host: HostId) {
+        let entry = self.entries.get(&host);
+        let down = entry.filter(|entry| entry.state == State::Down && self.leave.is_none());
+        if let Some(address) = down.map(|entry| entry.member.address) {
+            self.announce(Seed { host, address });
+            self.settle(now);
+        }
+    }
+
     /// When [`Membership::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
         if let Some(leave) = &self.leave {

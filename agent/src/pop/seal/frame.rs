@@ -34,6 +34,10 @@ pub enum Channel {
     Membership = 1,
     /// Gossip of announcements.
     Gossip = 2,
+    /// Asks about sessions that nobody at a host knows.
+    Ask = 3,
+    /// Liveness of kernels.
+    Liveness = 4,
 }
 
 /// What a header says.
@@ -102,6 +106,8 @@ pub(super) fn read<'a>(keys: &Keys, datagram: &'a [u8]) -> Result<(Header, &'a [
             0 => Channel::Control,
             1 => Channel::Membership,
             2 => Channel::Gossip,
+            3 => Channel::Ask,
+            4 => Channel::Liveness,
             _ => return Err(Error::Header),
         },
         origin: HostId::try_from(u16::from_be_bytes(array(head, 6))).map_err(|_| Error::Header)?,

@@ -2,11 +2,10 @@
 //! writes to the router's ports, past the filters that brought the frames here.
 
 use std::{
-    ffi::CString,
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::{
             fs::OpenOptionsExt as _,
             net::{UnixListener, UnixStream},
@@ -17,6 +16,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+
+use crate::raw::{Raw, index_of};
 
 use super::{
     super::{
@@ -45,7 +46,7 @@ pub fn run(lab: &str) -> Result<()> {
         .into_iter()
         .map(|node| Tap::open(node).with_context(|| format!("cannot make a TAP device for {node}")))
         .collect::<Result<Vec<_>>>()?;
-    let out = packet_socket().context("cannot open a packet socket")?;
+    let out = Raw::sender().context("cannot open a packet socket")?;
     let path = socket(lab);
     // Left behind by a process that was killed.
     fs::remove_file(&path).ok();
@@ -55,7 +56,7 @@ pub fn run(lab: &str) -> Result<()> {
     serve(&plan, &taps, &out, &orders).context("cannot wait for frames")
 }
 
-fn serve(plan: &Plan, taps: &[Tap], out: &OwnedFd, orders: &UnixListener) -> io::Result<()> {
+fn serve(plan: &Plan, taps: &[Tap], out: &Raw, orders: &UnixListener) -> io::Result<()> {
     let start = Instant::now();
     let mut shim = Shim::new(plan);
     let mut buffer = vec![0; FRAME_MAX];
@@ -94,7 +95,7 @@ fn serve(plan: &Plan, taps: &[Tap], out: &OwnedFd, orders: &UnixListener) -> io:
         while let Some((to, frame)) = shim.due(start.elapsed()) {
             let port = taps.iter().find(|tap| tap.to == to).map(|tap| tap.port);
             if let Some(port) = port
-                && let Err(error) = send(out, port, &frame)
+                && let Err(error) = out.send(port, &frame)
             {
                 // As on a wire: a frame that cannot be sent is lost.
                 eprintln!("cannot send to {to}: {error}");
@@ -117,7 +118,7 @@ fn take_order(stream: UnixStream, shim: &mut Shim) -> Result<()> {
 struct Tap {
     to: Node,
     /// The index of the router's port towards the machine.
-    port: i32,
+    port: u32,
     file: File,
 }
 
@@ -155,10 +156,7 @@ impl Tap {
             "up",
         ]);
         net::run(&mut command, None)?;
-        let port = CString::new(to.to_string())?;
-        // SAFETY: the name ends with a zero byte and outlives the call.
-        let port = unsafe { libc::if_nametoindex(port.as_ptr()) } as i32;
-        anyhow::ensure!(port > 0, "the router has no port {to}");
+        let port = index_of(&to.to_string())?;
         Ok(Self { to, port, file })
     }
 }
@@ -169,55 +167,6 @@ struct InterfaceRequest {
     name: [u8; 16],
     flags: u16,
     rest: [u8; 22],
-}
-
-/// A socket that puts frames onto a port past its queues and filters, and receives
-/// nothing.
-fn packet_socket() -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just returned this descriptor, and only to us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let on: libc::c_int = 1;
-    // SAFETY: the value is an int, as its length says, and outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_QDISC_BYPASS,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(fd)
-}
-
-fn send(socket: &OwnedFd, port: i32, frame: &[u8]) -> io::Result<()> {
-    // SAFETY: all bytes zero is a valid value of this plain structure.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
-    to.sll_ifindex = port;
-    // SAFETY: frame and address live until the call returns, and their lengths are told.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of_val(&to) as libc::socklen_t,
-        )
-    };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// Waits for any of `fds`, no longer than `wait`.

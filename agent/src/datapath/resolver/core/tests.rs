@@ -74,6 +74,7 @@ struct World {
     now: Duration,
     written: BTreeMap<HostId, Change>,
     probes: Vec<NextHop>,
+    renewals: Vec<Duration>,
     writes: usize,
 }
 
@@ -86,6 +87,7 @@ impl World {
             now: Duration::ZERO,
             written: BTreeMap::new(),
             probes: Vec::new(),
+            renewals: Vec::new(),
             writes: 0,
         };
         world.kernel.links.insert(ETH0, eth0());
@@ -121,6 +123,10 @@ impl World {
                 }
                 Action::Probe(hop) => {
                     self.probes.push(hop);
+                    continue;
+                }
+                Action::Renew(_) => {
+                    self.renewals.push(self.now);
                     continue;
                 }
                 Action::Write(host, change) => {
@@ -320,6 +326,47 @@ fn an_entry_that_vanishes_is_probed_while_its_address_stays_in_force() {
     world.probes.clear();
     world.sleep(PROBE * 5);
     assert_eq!(world.probes, []);
+}
+
+#[test]
+fn a_next_hop_that_is_slow_at_first_is_asked_for_more_often() {
+    let mut world = World::new();
+    let hop = (ETH0, ip("10.1.1.99"));
+    world
+        .kernel
+        .routes
+        .insert(ip("10.9.9.9"), route(Some("10.1.1.99")));
+    world.kernel.neighbours.insert(hop, Neighbour::Pending);
+    world.input(Input::Member(HostId(9), ip("10.9.9.9")));
+    let start = world.now;
+    world.sleep(Duration::from_millis(900));
+    let at = |n: u32| start + FIRST_PROBE * n;
+    assert_eq!(world.renewals, [at(1), at(2), at(3), at(4)]);
+    // Then the kernel may say that it has failed.
+    world.sleep(PROBE * 5);
+    assert_eq!(world.renewals.len(), 4);
+    world.kernel.neighbours.insert(hop, Neighbour::Failed);
+    world.input(Input::NeighbourChanged(hop));
+    assert_eq!(world.state(9), State::Unanswered);
+
+    // A link that comes up is a new start.
+    for up in [false, true] {
+        world.kernel.links.get_mut(&ETH0).unwrap().up = up;
+        world.input(Input::LinksChanged);
+        world.sleep(PROBE * 3);
+    }
+    world.probes.clear();
+    for up in [false, true] {
+        world.kernel.links.get_mut(&ETH0).unwrap().up = up;
+        world.input(Input::LinksChanged);
+        world.sleep(Duration::from_millis(300));
+    }
+    world.sleep(Duration::from_millis(500));
+    assert!(world.probes.len() >= 4, "{:?}", world.probes);
+    assert!(
+        !world.probes.contains(&(ETH0, ip("10.1.1.12"))),
+        "it answers"
+    );
 }
 
 #[test]

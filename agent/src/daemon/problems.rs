@@ -1,0 +1,121 @@
+//! What an operator should look at, and what to do about it: one line each, for
+//! `homing status`.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use homing_common::host::HostId;
+
+use crate::{
+    datapath::resolver::{State as WayState, Way},
+    gossip::{alerts::Alert, task::HostStatus},
+    pop::{liveness::Kernel, membership::State},
+};
+
+/// A member's kernel is heard within moments of its coming up.
+const UNHEARD_FOR: Duration = Duration::from_secs(30);
+
+/// What is wrong with other hosts, and the ways to them.
+pub(super) fn of_hosts(
+    now: SystemTime,
+    hosts: &[HostStatus],
+    ways: &BTreeMap<HostId, Way>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for host in hosts {
+        let id = host.host;
+        problems.extend(of_state(now, host));
+        if host.incomplete {
+            problems.push(format!(
+                "not all sessions of host {id} are known: there is no room; raise limits.owners"
+            ));
+        }
+        let way = ways.get(&id).filter(|way| way.state != WayState::Resolved);
+        if let Some(way) = way.filter(|_| host.routed) {
+            problems.push(format!(
+                "the way to host {id} is not known ({state}): its packets are dropped; look at `ip route get {address}` and `ip neigh show to {address}`",
+                state = way.state,
+                address = way.address,
+            ));
+        }
+    }
+    problems
+}
+
+/// What is wrong with a host's agent and kernel.
+fn of_state(now: SystemTime, host: &HostStatus) -> Option<String> {
+    let id = host.host;
+    let kernel = host.kernel.map(|kernel| kernel.kernel);
+    let for_long = || {
+        let since = host.since.and_then(|since| now.duration_since(since).ok());
+        since.is_some_and(|since| since >= UNHEARD_FOR)
+    };
+    Some(match (host.state?, kernel) {
+        (State::Mismatched, _) => {
+            format!("host {id} has other tunnel settings: make [tunnel] the same on all hosts")
+        }
+        (State::Left, _) | (State::Alive, None | Some(Kernel::Alive { .. })) => return None,
+        (State::Alive, Some(Kernel::Unheard)) if !for_long() => return None,
+        (State::Alive, Some(Kernel::Unheard)) => format!(
+            "host {id}'s fast path has never answered this host: on host {id}, host.interfaces must name the interface of pop.address; look at `homing status` there"
+        ),
+        (State::Alive, Some(Kernel::Silent { .. } | Kernel::Dead { .. })) => format!(
+            "host {id}'s agent answers, its fast path does not: look at `homing status` on host {id}"
+        ),
+        (State::Down, Some(Kernel::Alive { .. })) => format!(
+            "host {id} is down: its agent does not answer, but its fast path does, so its sessions stand; look at its agent's log"
+        ),
+        (State::Down, Some(Kernel::Dead { .. })) => format!(
+            "host {id} is dead: neither its agent nor its fast path answers anyone; its sessions are void"
+        ),
+        (State::Down, Some(Kernel::Silent { .. })) => format!(
+            "host {id} is down: neither its agent nor its fast path answers this host, but it is not confirmed dead, so its sessions stand; look at the fabric between"
+        ),
+        (State::Down, None | Some(Kernel::Unheard)) => format!(
+            "host {id} is down: its agent does not answer; look at its log, and at the fabric between"
+        ),
+    })
+}
+
+/// What is wrong in the POP, as a host at this address sees it.
+pub(super) fn of_pop(alert: &Alert, address: SocketAddr) -> String {
+    match *alert {
+        Alert::Stranger { from } => format!(
+            "datagrams from {from} have another POP's key or are forged, and are dropped: give each POP a multicast group or port of its own, and all hosts of this POP the same pop.key_file"
+        ),
+        Alert::TwoMachines { host, one, other } => format!(
+            "host id {host} is used by two machines, {one} and {other}: give each a host.id of its own"
+        ),
+        Alert::Refused { by } => format!(
+            "host {by} hears this host's id at another address than {address}, and refuses this host: give each machine a host.id of its own"
+        ),
+        Alert::Unheard { by } => format!(
+            "host {by} does not hear this host's fast path: host.interfaces must name the interface of {address}"
+        ),
+        Alert::Minority { reached, of } => format!(
+            "this host reaches {reached} of {of} hosts, under half of the POP: it voids nothing; look at the fabric"
+        ),
+        Alert::DoubleClaim { session } => format!(
+            "two hosts claim session {session}: `homing owner` names them; packets go to one of them"
+        ),
+    }
+}
+
+/// What does not fit into tables.
+pub(super) fn of_tables(unplaced: usize, unrecorded: u64) -> Vec<String> {
+    let mut problems = Vec::new();
+    if unplaced > 0 {
+        problems.push(format!(
+            "{unplaced} sessions have no entry: OWNERS is full; raise limits.owners"
+        ));
+    }
+    if unrecorded > 0 {
+        problems.push(format!(
+            "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
+        ));
+    }
+    problems
+}

@@ -1,0 +1,77 @@
+//! Whom an ask is put to: every host of this domain, and one host in each other
+//! domain, which passes it on there.
+
+use std::collections::BTreeMap;
+
+use homing_common::host::HostId;
+
+use crate::{gossip::machine::Gossip, pop::Domain};
+
+/// The POP as the asker sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Audience {
+    /// The hosts of this domain that are up.
+    pub near: Vec<Near>,
+    /// This domain has a multicast group.
+    pub multicast: bool,
+    /// The other domains with a host that is up, and this host's relays there.
+    pub far: BTreeMap<Domain, Vec<HostId>>,
+    /// All hosts that are up, and their domains.
+    pub domains: BTreeMap<HostId, Domain>,
+    /// A host of this domain (or of one unknown) may own sessions but cannot be
+    /// asked.
+    pub near_blind: bool,
+    /// A host of a domain where no host can be asked may own sessions.
+    pub far_blind: bool,
+}
+
+/// A host of this domain.
+#[derive(Clone, Copy, Debug)]
+pub struct Near {
+    /// Which.
+    pub host: HostId,
+    /// It hears this host's multicast.
+    pub hears: bool,
+}
+
+impl Audience {
+    /// Nobody else can own any session.
+    pub fn is_alone(&self) -> bool {
+        self.domains.is_empty() && !self.near_blind && !self.far_blind
+    }
+}
+
+impl Gossip {
+    /// Whom an ask is put to, as of now.
+    pub fn audience(&self) -> Audience {
+        let mine = self.core.settings.domain;
+        let relays = self.relays().into_iter();
+        let mut audience = Audience {
+            multicast: self.core.settings.multicast,
+            far: relays
+                .map(|(domain, (_, relays))| (domain, relays))
+                .collect(),
+            ..Audience::default()
+        };
+        for (&host, peer) in &self.peers {
+            match peer.domain {
+                Some(domain) if peer.up => {
+                    audience.domains.insert(host, domain);
+                    if domain == mine {
+                        let hears = peer.hears_us;
+                        audience.near.push(Near { host, hears });
+                    }
+                }
+                // Its agent is down but its claims stand: its kernel may serve.
+                domain if peer.void_at.is_some() => match domain {
+                    Some(domain) if domain == mine => audience.near_blind = true,
+                    Some(domain) if audience.far.contains_key(&domain) => {}
+                    Some(_) => audience.far_blind = true,
+                    None => audience.near_blind = true,
+                },
+                _ => {}
+            }
+        }
+        audience
+    }
+}

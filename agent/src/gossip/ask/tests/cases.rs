@@ -1,0 +1,249 @@
+//! Chosen histories.
+
+use super::*;
+
+#[test]
+fn a_session_of_another_host_is_found_in_every_domain_at_once() {
+    for multicast in [true, false] {
+        let mut pop = Pop::new(1, &[6, 5, 1]);
+        pop.multicast = multicast;
+        pop.look_around();
+        for (n, owner) in [2, 5, 6, 7, 10, 12].into_iter().enumerate() {
+            let session = n as u32;
+            pop.own(owner, session, [Found::Socket, Found::Cookie][n % 2]);
+            let start = pop.now;
+            pop.packet(1, session);
+            pop.packet(1, session);
+            pop.wait(20);
+            assert_eq!(pop.ways(1, session), [Way::Reenter; 2], "of host {owner}");
+            assert_eq!(pop.host(1).routes[&id(session)], HostId(owner));
+            let taken = pop.host(1).returned.last().unwrap().0 - start;
+            assert!(taken < 2 * MS, "{taken} µs");
+        }
+        let counters = pop.host(1).asks.counters;
+        assert_eq!(counters.ask_answered, 6);
+        assert_eq!(counters.ask_up, 0);
+    }
+}
+
+#[test]
+fn what_nobody_owns_goes_up_when_it_comes_again_and_not_before() {
+    let mut pop = Pop::new(2, &[4, 3]);
+    pop.packet(1, 1);
+    pop.wait(100);
+    assert!(pop.ways(1, 1).is_empty(), "the first packet is dropped");
+    pop.packet(1, 1);
+    pop.wait(99);
+    assert!(pop.ways(1, 1).is_empty(), "so is one that comes too soon");
+    assert_eq!(pop.host(1).asks.counters.ask_early, 1);
+    pop.wait(2);
+    pop.packet(1, 1);
+    pop.wait(30);
+    assert_eq!(pop.ways(1, 1), [Way::Up]);
+    // The reset was lost: the next packet is asked about once more, and goes up.
+    pop.wait(400);
+    pop.packet(1, 1);
+    pop.wait(30);
+    assert_eq!(pop.ways(1, 1), [Way::Up; 2]);
+    let counters = pop.host(1).asks.counters;
+    assert_eq!((counters.ask_silent, counters.ask_nobody), (1, 2));
+    // Nothing is held for longer than needed.
+    assert_eq!(pop.host(1).asks.load(), Load::default());
+}
+
+#[test]
+fn whoever_closed_it_has_it_reset_at_once_unless_someone_owns_it_anew() {
+    let mut pop = Pop::new(3, &[3, 2]);
+    pop.own(2, 1, Found::Closed);
+    pop.packet(1, 1);
+    pop.own(2, 2, Found::Closed);
+    pop.own(5, 2, Found::Socket);
+    pop.packet(1, 2);
+    pop.own(2, 3, Found::Closed);
+    pop.own(5, 3, Found::Closing);
+    pop.packet(1, 3);
+    pop.wait(30);
+    assert_eq!(pop.ways(1, 1), [Way::Up]);
+    for session in [2, 3] {
+        assert_eq!(pop.ways(1, session), [Way::Reenter]);
+        assert_eq!(pop.host(1).routes[&id(session)], HostId(5));
+    }
+    // The last owner's word is enough even if not everyone is heard.
+    pop.host(4).dead = true;
+    pop.host(5).dead = true;
+    pop.own(2, 4, Found::Closed);
+    pop.packet(1, 4);
+    pop.wait(190);
+    assert!(pop.ways(1, 4).is_empty());
+    pop.wait(20);
+    assert_eq!(pop.ways(1, 4), [Way::Up]);
+}
+
+#[test]
+fn while_someone_cannot_be_asked_nothing_goes_up() {
+    // A host of this domain, the only host of another, all of a domain's relays.
+    for silent in [&[3][..], &[4], &[5, 6]] {
+        let mut pop = Pop::new(4, &[3, 1, 2]);
+        for &host in silent {
+            pop.host(host).dead = true;
+        }
+        for _ in 0..5 {
+            pop.packet(1, 1);
+            pop.wait(300);
+        }
+        assert!(pop.ways(1, 1).is_empty(), "{silent:?}");
+        // Now it is known to be down; its claims stand, so it may own sessions.
+        for &host in silent {
+            pop.host(host).down = true;
+        }
+        pop.look_around();
+        for _ in 0..5 {
+            pop.packet(1, 1);
+            pop.wait(300);
+        }
+        assert!(pop.ways(1, 1).is_empty(), "{silent:?}");
+        // Its claims are void: it is as if it did not exist.
+        for &host in silent {
+            pop.hosts.remove(&HostId(host));
+        }
+        pop.look_around();
+        pop.packet(1, 1);
+        pop.wait(300);
+        assert_eq!(pop.ways(1, 1), [Way::Up], "{silent:?}");
+    }
+}
+
+#[test]
+fn the_second_relay_stands_in_for_the_first() {
+    for dead in 2..=6 {
+        let mut pop = Pop::new(5, &[1, 5]);
+        pop.host(dead).dead = true;
+        let owner = if dead == 2 { 3 } else { 2 };
+        pop.own(owner, 1, Found::Socket);
+        pop.packet(1, 1);
+        pop.wait(120);
+        assert_eq!(pop.ways(1, 1), [Way::Reenter], "host {dead} is dead");
+    }
+}
+
+#[test]
+fn a_late_answer_still_makes_a_route() {
+    let mut pop = Pop::new(6, &[2]);
+    pop.faults.delay_max = 1;
+    pop.packet(1, 1);
+    // Nobody owns it yet; the answer is that of a host that has just accepted.
+    pop.wait(20);
+    pop.own(2, 1, Found::Socket);
+    let answer = Report {
+        base: 0,
+        heard: 0,
+        answers: vec![Answer {
+            id: id(1),
+            host: HostId(2),
+            standing: wire::Standing::Open,
+            generation: 3,
+        }],
+    };
+    pop.fly(HostId(2), HostId(1), &answer.encode());
+    pop.wait(1);
+    assert_eq!(pop.host(1).routes[&id(1)], HostId(2));
+    assert_eq!(pop.host(1).asks.counters.ask_late, 1);
+    // An answer that nobody asked for makes none.
+    let mut unasked = answer;
+    unasked.answers[0].id = id(2);
+    pop.fly(HostId(2), HostId(1), &unasked.encode());
+    pop.wait(1);
+    assert!(!pop.host(1).routes.contains_key(&id(2)));
+}
+
+#[test]
+fn a_route_that_the_table_has_no_room_for_makes_no_loop() {
+    let mut pop = Pop::new(7, &[2]);
+    pop.own(2, 1, Found::Socket);
+    pop.host(1).full = true;
+    pop.packet(1, 1);
+    pop.wait(10);
+    assert_eq!(pop.ways(1, 1), [Way::Reenter]);
+    // It comes back at once, and others after it.
+    for _ in 0..5 {
+        pop.packet(1, 1);
+        pop.wait(10);
+    }
+    assert_eq!(pop.ways(1, 1), [Way::Reenter]);
+    assert_eq!(pop.host(1).asks.counters.ask_unrouted, 5);
+    pop.wait(1_000);
+    pop.packet(1, 1);
+    assert_eq!(pop.ways(1, 1), [Way::Reenter; 2]);
+}
+
+#[test]
+fn a_lone_host_answers_itself() {
+    let mut pop = Pop::new(8, &[1]);
+    pop.packet(1, 1);
+    assert_eq!(pop.ways(1, 1), [Way::Up]);
+    assert_eq!(pop.host(1).sent, 0);
+}
+
+#[test]
+fn a_claim_by_gossip_releases_what_is_held() {
+    let mut pop = Pop::new(9, &[3]);
+    pop.faults.delay_max = 100 * MS;
+    for _ in 0..3 {
+        pop.packet(1, 1);
+    }
+    pop.host(1).asks.known(id(1));
+    pop.settle(HostId(1));
+    assert_eq!(pop.ways(1, 1), [Way::Reenter; 3]);
+}
+
+#[test]
+fn a_flood_is_bounded_in_memory_and_on_the_wire_and_known_sessions_are_found() {
+    for domains in [&[8][..], &[4, 3, 3, 3]] {
+        let mut pop = Pop::new(10, domains);
+        let (mut session, start) = (0, pop.now);
+        let mut most = Load::default();
+        // 20,000 packets of new sessions in a second, for two.
+        while pop.now < start + 2_000_000 {
+            for _ in 0..20 {
+                session += 1;
+                pop.packet(1, session);
+            }
+            let load = pop.host(1).asks.load();
+            most.frames = most.frames.max(load.frames);
+            most.asks = most.asks.max(load.asks);
+            pop.wait(1);
+        }
+        assert!(most.frames <= 8192, "{most:?}");
+        assert!(most.asks <= 1000, "{most:?}");
+        let counters = pop.host(1).asks.counters;
+        assert_eq!(counters.ask_parked, 40_000);
+        assert_eq!(counters.ask_up, 0);
+        assert!(
+            counters.ask_datagrams <= 2 * 2_000 + 200 + 10,
+            "{counters:?}"
+        );
+        for other in 2..=8 {
+            let asks = &pop.hosts[&HostId(other)];
+            // An answer to each ask at most, a report each 10 ms, and what a relay
+            // sends on behalf of the asker.
+            assert!(
+                asks.sent <= 2 * (2_000 + 2_000 + 100) + 200,
+                "{}",
+                asks.sent
+            );
+        }
+        // A session that somebody owns is found in the midst of it, or when it is
+        // sent again.
+        pop.own(3, 5_000_000, Found::Socket);
+        for _ in 0..20 {
+            for _ in 0..400 {
+                session += 1;
+                pop.packet(1, session);
+            }
+            pop.packet(1, 5_000_000);
+            pop.wait(20);
+        }
+        assert_eq!(pop.host(1).routes.get(&id(5_000_000)), Some(&HostId(3)));
+        assert!(!pop.ways(1, 5_000_000).contains(&Way::Up));
+    }
+}

@@ -1,0 +1,57 @@
+//! How a node asks and answers: what goes between [`super::ask`], gossip and the
+//! driver.
+
+use homing_common::{ask::Question, session::SessionId};
+
+use super::{
+    ask::{Frame, Lookup, Release},
+    machine,
+    node::Node,
+};
+use crate::pop::SECOND;
+
+/// For so long after its start a host that knows nobody does not take itself to be
+/// alone.
+pub(super) const JOINING: u64 = 5 * SECOND;
+/// How often asks hear how gossip sees the POP, if nothing else happens.
+const AUDIENCE_INTERVAL: u64 = SECOND;
+
+impl Node {
+    /// Tells asks how gossip sees the POP.
+    pub(super) fn look_around(&mut self, now: u64) {
+        self.audience_at = now + AUDIENCE_INTERVAL;
+        let mut audience = self.gossip.audience();
+        audience.near_blind |= audience.domains.is_empty() && now < self.joining_until;
+        self.asks.set_audience(audience);
+    }
+
+    /// Packets of a session that nobody here knows were parked, at a time `at` of
+    /// this clock.
+    pub fn parked(&mut self, now: u64, at: u64, question: Question, frame: Frame) {
+        let known = self.gossip.owner(SessionId(question.id)).is_some();
+        self.asks.parked(now, at, question, frame, known);
+    }
+
+    /// The next questions of another host to put to this host's kernel.
+    pub fn poll_lookup(&mut self) -> Option<Lookup> {
+        self.asks.poll_lookup()
+    }
+
+    /// The kernel has answered the questions.
+    pub fn looked_up(&mut self, now: u64, lookup: Lookup) {
+        let gossip = &self.gossip;
+        let generation = |id| match gossip.owner(id) {
+            Some(machine::Owner::Here(generation)) => Some(generation),
+            _ => None,
+        };
+        self.asks.looked_up(now, lookup, generation);
+    }
+
+    /// The next packet to give back; none while routes wait to be put in force.
+    pub fn poll_release(&mut self, now: u64) -> Option<Release> {
+        if self.gossip.routes_waiting() > 0 {
+            return None;
+        }
+        self.asks.poll_release(now)
+    }
+}

@@ -1,0 +1,88 @@
+//! What a node makes of membership and liveness: whose claims stand, and what an
+//! operator should know.
+
+use homing_common::host::HostId;
+
+use super::{
+    alerts::Alert,
+    node::{Node, Note},
+};
+use crate::pop::{
+    liveness::Event,
+    membership::{Change, State},
+};
+
+impl Node {
+    /// What is wrong in the POP as far as it is no state of a host.
+    pub fn alerts(&self, now: u64) -> Vec<Alert> {
+        let minority = self.liveness.minority(now);
+        let minority = minority.map(|(reached, of)| Alert::Minority { reached, of });
+        let doubled = self.gossip.doubled(now);
+        let doubled = doubled.map(|session| Alert::DoubleClaim { session });
+        let recent = self.alerts.recent(now);
+        recent.chain(minority).chain(doubled).collect()
+    }
+
+    /// Datagrams of others than members.
+    pub(super) fn strangers(&self) -> u64 {
+        self.seal.counters.wrong_key + self.seal.counters.forged
+    }
+
+    /// Tells the others what membership says.
+    pub(super) fn changed(&mut self, now: u64, change: Change) {
+        match change {
+            Change::Up(member) => {
+                self.gossip.member_up(now, &member);
+                self.liveness.peer_up(now, &member);
+            }
+            Change::Down(member) => {
+                let can_be_asked = self.liveness.can_be_asked(member.host);
+                self.gossip.member_down(now, member.host, can_be_asked);
+                self.liveness.peer_down(now, &member);
+            }
+            Change::Left(member, hold) => {
+                self.gossip.member_left(now, member.host, hold);
+                self.liveness.peer_down(now, &member);
+            }
+            Change::Mismatched(member) => {
+                self.gossip.member_down(now, member.host, false);
+                self.liveness.peer_gone(now, member.host);
+            }
+        }
+        self.hosts_version += 1;
+        self.audience_at = now;
+        self.notes.push_back(Note::Member(change));
+    }
+
+    /// Tells the others what liveness has found out.
+    pub(super) fn heard(&mut self, now: u64, event: Event) {
+        let in_state = |host, state| {
+            let entry = self.membership.entry(host);
+            entry.is_some_and(|entry| entry.state == state)
+        };
+        match event {
+            Event::Answers { host } if in_state(host, State::Down) => {
+                self.gossip.kernel_answers(host);
+            }
+            Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
+            Event::Back { host, from, .. } => {
+                self.gossip.kernel_back(now, host, from);
+                self.membership.call(now, host);
+                self.hosts_version += 1;
+            }
+            Event::Recovered { host } => self.membership.call(now, host),
+            Event::Unheard { by } => self.alerts.raise(now, Alert::Unheard { by }),
+            _ => {}
+        }
+        self.notes.push_back(Note::Liveness(event));
+    }
+
+    /// A host's claims were voided. If it had left, it is gone for good now, and
+    /// its kernel may be switched off.
+    pub(super) fn voided(&mut self, now: u64, host: HostId) {
+        let entry = self.membership.entry(host);
+        if entry.is_some_and(|entry| entry.state == State::Left) {
+            self.liveness.peer_gone(now, host);
+        }
+    }
+}

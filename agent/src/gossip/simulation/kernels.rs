@@ -1,0 +1,136 @@
+//! Kernels that answer echoes: what voids claims, and what does not.
+
+use homing_common::session::SessionId;
+
+use super::Pop;
+use crate::{
+    gossip::alerts::Alert,
+    pop::{MS, SECOND, liveness::Kernel},
+};
+
+/// Sessions of host 1.
+const SESSIONS: u64 = 20;
+
+/// A POP whose kernels answer, with sessions on hosts 1 and 2.
+fn settled(hosts: u16) -> Pop {
+    let mut pop = Pop::new(7, hosts, true);
+    pop.echoes = true;
+    pop.start_all();
+    pop.run(4 * SECOND);
+    for id in 0..SESSIONS {
+        pop.open(1, id, 0);
+        pop.open(2, 100 + id, 0);
+    }
+    pop.run(SECOND);
+    pop.assert_converged();
+    pop
+}
+
+/// How many of host 1's sessions another host has routes for.
+fn routes(pop: &Pop, at: u16) -> usize {
+    let ids = (0..SESSIONS).map(SessionId);
+    ids.filter(|id| pop.routes(at).contains_key(id)).count()
+}
+
+#[test]
+fn sessions_stand_while_the_agent_is_down_and_the_kernel_is_up() {
+    let mut pop = settled(5);
+    pop.kill(1);
+    // Longer than any other claim is kept.
+    pop.run(600 * SECOND);
+    for at in 2..=5 {
+        assert_eq!(routes(&pop, at), SESSIONS as usize, "at {at}");
+        let seen = pop.seen(at, 1).unwrap();
+        assert!(
+            matches!(seen.kernel, Some(Kernel::Alive { .. })),
+            "{seen:?}"
+        );
+        assert!(seen.is_routed());
+    }
+    // The machine is switched off: its kernel's end is noticed all the same.
+    pop.dark.insert(1);
+    pop.run(3 * SECOND);
+    for at in 2..=5 {
+        assert_eq!(routes(&pop, at), 0, "at {at}");
+        assert!(!pop.seen(at, 1).unwrap().is_routed());
+    }
+}
+
+#[test]
+fn a_host_that_is_cut_off_voids_nothing_is_voided_and_comes_back() {
+    for hosts in [3, 5, 8] {
+        let mut pop = settled(hosts);
+        pop.dark.insert(1);
+        pop.run(3 * SECOND);
+        for at in 2..=hosts {
+            assert_eq!(routes(&pop, at), 0, "at {at} of {hosts}");
+        }
+        pop.run(20 * SECOND);
+        assert_eq!(pop.routes(1).len(), SESSIONS as usize, "of {hosts}");
+        let (node, _) = pop.machines[&1].agent.as_ref().unwrap();
+        let alerts = node.alerts(pop.now);
+        let is_minority = |alert: &Alert| matches!(alert, Alert::Minority { reached: 1, .. });
+        assert!(alerts.iter().any(is_minority), "{alerts:?}");
+        // Meanwhile sessions come and go there.
+        pop.open(1, 50, 0);
+        pop.close(1, 0);
+        pop.dark.clear();
+        pop.run(2 * SECOND);
+        pop.assert_converged();
+        assert_eq!(pop.counters(1).voided_hosts, 0);
+    }
+}
+
+#[test]
+fn an_agent_that_comes_back_before_the_judgement_loses_nothing() {
+    let mut pop = settled(4);
+    pop.dark.insert(1);
+    pop.run(900 * MS);
+    pop.dark.clear();
+    pop.run(10 * SECOND);
+    pop.assert_converged();
+    for at in 2..=4 {
+        assert_eq!(pop.counters(at).voided_hosts, 0, "at {at}");
+    }
+}
+
+#[test]
+fn a_new_life_voids_the_old_one_and_waits_for_its_sweep() {
+    let mut pop = settled(4);
+    pop.reboot(1, 10);
+    pop.open(1, 3, 0);
+    pop.run(SECOND);
+    pop.assert_converged();
+    for at in 2..=4 {
+        assert_eq!(routes(&pop, at), 1, "at {at}");
+        assert_eq!(pop.counters(at).voided_hosts, 1, "at {at}");
+    }
+}
+
+#[test]
+fn a_session_that_two_hosts_claim_is_reported_once_it_lasts() {
+    let mut pop = settled(4);
+    let doubled = |pop: &Pop, at: u16| {
+        let (node, _) = pop.machines[&at].agent.as_ref().unwrap();
+        let alerts = node.alerts(pop.now);
+        alerts.contains(&Alert::DoubleClaim {
+            session: SessionId(3),
+        })
+    };
+    // A moment of it is in order.
+    pop.open(2, 4, 0);
+    pop.run(2 * SECOND);
+    pop.close(1, 4);
+    pop.open(2, 3, 0);
+    pop.run(8 * SECOND);
+    assert!((1..=4).all(|at| !doubled(&pop, at)));
+    pop.run(4 * SECOND);
+    for at in 1..=4 {
+        assert!(doubled(&pop, at), "at {at}");
+    }
+    // Harmless: all name the same owner, and both serve what is theirs.
+    pop.assert_converged();
+    pop.close(2, 3);
+    pop.run(2 * SECOND);
+    assert!((1..=4).all(|at| !doubled(&pop, at)));
+}

@@ -1,0 +1,138 @@
+//! Tables that are full: what happens, how it is seen, and how it ends.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use homing_tests::lab::{Lab, Node, node, unique, wait_until};
+
+use super::common::{PATIENCE, Pop, hook, problems};
+
+/// A lab of three hosts whose agents are not started yet.
+fn cold(name: &str) -> Lab {
+    let builder = Lab::builder().name(&unique(name)).hosts(3).racks(2);
+    builder.no_homing().up().unwrap()
+}
+
+/// Opens connections and resets them at once, one after another.
+fn open_and_reset(lab: &Lab, count: u32) {
+    let targets = lab.plan().service(443);
+    node::in_namespace(&lab.namespace(Node::Client(1)), || {
+        for number in 0..count {
+            let target: SocketAddr = targets[number as usize % targets.len()];
+            let stream = TcpStream::connect(target)?;
+            // No TIME_WAIT keeps the port.
+            let socket = socket2::SockRef::from(&stream);
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn events_that_find_no_room_are_made_up_for() {
+    let mut pop = Pop::up("events");
+    pop.lab.set_ecmp(&[1]).unwrap();
+    let first = pop.load(20);
+    let second = pop.load_more(20, 40);
+    pop.lab.pause(1).unwrap();
+    // 30,000 openings and closings; there is room for some 10,000.
+    open_and_reset(&pop.lab, 15_000);
+    pop.unbroken(second);
+    let third = pop.unsettled(10);
+    pop.lab.resume(1).unwrap();
+    let resumed = Instant::now();
+    pop.lab.wait_settled(30, PATIENCE).unwrap();
+    println!(
+        "all is known {:?} after the agent went on",
+        resumed.elapsed()
+    );
+    assert!(hook(&pop.lab, 1, "events_lost") > 1000);
+    // Nothing is left of what opened and closed: it stays as it is.
+    std::thread::sleep(Duration::from_secs(3));
+    pop.lab.wait_settled(30, Duration::ZERO).unwrap();
+    let first = pop.tour(first);
+    pop.unbroken(first);
+    pop.unbroken(third);
+    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.down();
+}
+
+#[test]
+fn sessions_that_find_no_room_work_and_are_recorded_once_there_is_room() {
+    let mut lab = cold("sessions");
+    lab.configure(1, "[limits]\nsessions = 20").unwrap();
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    pop.lab.set_ecmp(&[1]).unwrap();
+    let first = pop.unsettled(20);
+    let second = pop.unsettled(20);
+    assert_eq!(first.wait_rounds(2, PATIENCE).unwrap(), 20);
+    assert_eq!(second.wait_rounds(2, PATIENCE).unwrap(), 20);
+    assert!(hook(&pop.lab, 1, "sessions_full") >= 20);
+    let named = || {
+        let problems = problems(&pop.lab, 1);
+        Ok(problems
+            .iter()
+            .any(|text| text.contains("raise limits.sessions")))
+    };
+    assert!(
+        wait_until(PATIENCE, named).unwrap(),
+        "{:?}",
+        problems(&pop.lab, 1)
+    );
+
+    // As many as there is room for go, whichever were recorded; the others get room.
+    pop.unbroken(first);
+    pop.lab.wait_settled(20, PATIENCE).unwrap();
+    let healed = || Ok(problems(&pop.lab, 1).is_empty());
+    assert!(
+        wait_until(PATIENCE, healed).unwrap(),
+        "{:?}",
+        problems(&pop.lab, 1)
+    );
+    // And now they can be found from everywhere.
+    let second = pop.tour(second);
+    pop.unbroken(second);
+    // Their end is noticed as that of any other.
+    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.down();
+}
+
+#[test]
+fn owners_that_find_no_room_are_named_and_placed_once_there_is_room() {
+    let mut lab = cold("owners");
+    lab.configure(3, "[limits]\nowners = 20").unwrap();
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    let first = pop.unsettled(16);
+    pop.lab.wait_settled(16, PATIENCE).unwrap();
+    let second = pop.unsettled(30);
+    let named = || {
+        let problems = problems(&pop.lab, 3);
+        Ok(problems
+            .iter()
+            .any(|text| text.contains("raise limits.owners")))
+    };
+    assert!(
+        wait_until(PATIENCE, named).unwrap(),
+        "{:?}",
+        problems(&pop.lab, 3)
+    );
+    assert_eq!(first.wait_rounds(2, PATIENCE).unwrap(), 16);
+
+    pop.unbroken(second);
+    pop.lab.wait_settled(16, PATIENCE).unwrap();
+    let healed = || Ok(problems(&pop.lab, 3).is_empty());
+    assert!(
+        wait_until(PATIENCE, healed).unwrap(),
+        "{:?}",
+        problems(&pop.lab, 3)
+    );
+    let first = pop.tour(first);
+    pop.unbroken(first);
+    pop.down();
+}
