@@ -15,4 +15,5 @@ pub mod program;
 pub mod random;
 pub mod raw;
 pub mod sandbox;
+pub mod scale;
 pub mod workload;

@@ -5,6 +5,7 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
+    mod kernels;
     mod join;
     mod keys;
     mod load;

@@ -62,13 +62,13 @@ fn of_state(now: SystemTime, host: &HostStatus) -> Option<String> {
         (State::Alive, Some(Kernel::Unheard)) => format!(
             "host {id}'s fast path has never answered this host: on host {id}, host.interfaces must name the interface of pop.address; look at `homing status` there"
         ),
-        (State::Alive, Some(Kernel::Silent { .. } | Kernel::Dead { .. })) => format!(
+        (State::Alive, Some(Kernel::Silent { .. })) => format!(
             "host {id}'s agent answers, its fast path does not: look at `homing status` on host {id}"
         ),
         (State::Down, Some(Kernel::Alive { .. })) => format!(
             "host {id} is down: its agent does not answer, but its fast path does, so its sessions stand; look at its agent's log"
         ),
-        (State::Down, Some(Kernel::Dead { .. })) => format!(
+        (_, Some(Kernel::Dead { .. })) => format!(
             "host {id} is dead: neither its agent nor its fast path answers anyone; its sessions are void"
         ),
         (State::Down, Some(Kernel::Silent { .. })) => format!(

@@ -102,6 +102,8 @@ pub(super) struct Peer {
     pub hears_us: bool,
     pub multicast_heard_at: Option<u64>,
     pub heartbeat_at: u64,
+    /// When it needs tending next.
+    pub tend_at: u64,
     pub replica: Replica,
 }
 
@@ -118,6 +120,7 @@ impl Peer {
             hears_us: false,
             multicast_heard_at: None,
             heartbeat_at: now,
+            tend_at: u64::MAX,
             replica: Replica::new(now),
         }
     }

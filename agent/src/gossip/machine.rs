@@ -10,6 +10,7 @@ use std::{
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
+    agenda::Agenda,
     claims::{Claim, Claims},
     core::{Core, HEARTBEAT, Peer},
     doubles::Doubles,
@@ -21,25 +22,12 @@ use super::{
     replica::Phase,
     tally::Tally,
     targets::Targets,
-    wire::PassOn,
 };
 pub use super::{
     core::{Outgoing, Settings},
     view::{Counters, Note, Origin, Owner, Progress},
 };
 use crate::pop::{MS, Member, Stream};
-
-/// After a batch the next one waits this long, for more to come together.
-const FLUSH_INTERVAL: u64 = 200;
-/// Each datagram beyond the first few that a batch costs adds this much to that:
-/// in a large POP a batch is worth its copies, and their rate stays bounded.
-const FLUSH_INTERVAL_PER_TARGET: u64 = 400;
-const CHEAP_TARGETS: u64 = 4;
-/// The most batches that go out at once: some 500 announcements.
-const FLUSH_BATCHES: usize = 4;
-/// After the last batch a heartbeat follows this soon, then again after twice the
-/// time, and so on: it shows receivers what they missed of the end.
-const QUICK_HEARTBEAT: u64 = 20 * MS;
 
 /// Gossip as one host does it.
 pub struct Gossip {
@@ -49,15 +37,14 @@ pub struct Gossip {
     /// Whom batches go to; none while it must be made anew.
     pub(super) targets: Option<Targets>,
     doubles: Doubles,
-    flushed_at: Option<u64>,
+    pub(super) flushed_at: Option<u64>,
     /// The next heartbeat after a batch, and the time from that to the next.
-    quick: Option<(u64, u64)>,
+    pub(super) quick: Option<(u64, u64)>,
     /// When the whole POP gets a heartbeat next.
-    heartbeat_at: u64,
+    pub(super) heartbeat_at: u64,
     /// Heartbeats to other domains so far: relays take turns with them.
-    beats: usize,
-    /// When a peer needs tending next, at the earliest.
-    pub(super) tend_at: u64,
+    pub(super) beats: usize,
+    pub(super) agenda: Agenda,
 }
 
 impl Gossip {
@@ -98,7 +85,7 @@ impl Gossip {
             quick: None,
             heartbeat_at: now,
             beats: 0,
-            tend_at: now,
+            agenda: Agenda::default(),
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);
@@ -117,6 +104,7 @@ impl Gossip {
             let inserted = self.core.claims.insert(id, host, 0, peer.replica.epoch);
             if inserted.is_ok_and(|inserted| inserted.previous.is_none()) {
                 peer.replica.tally.add(id, 0);
+                self.agenda.plan(host, peer, now);
                 return;
             }
         }
@@ -155,7 +143,7 @@ impl Gossip {
         peer.void_at = None;
         // Says hello at once: that opens windows at the seal.
         peer.heartbeat_at = now;
-        self.tend_at = now;
+        self.agenda.plan(member.host, peer, now);
         self.targets = None;
     }
 
@@ -188,7 +176,7 @@ impl Gossip {
             peer.dead = false;
             peer.voided = false;
             peer.replica.wait(from);
-            self.tend_at = now;
+            self.agenda.plan(host, peer, now);
         }
     }
 
@@ -206,7 +194,7 @@ impl Gossip {
             if matches!(peer.replica.phase, Phase::Pulling(_)) {
                 peer.replica.wait(now);
             }
-            self.tend_at = now;
+            self.agenda.plan(host, peer, now);
             self.targets = None;
         }
     }
@@ -235,18 +223,6 @@ impl Gossip {
         self.plan_flush(now);
     }
 
-    fn plan_flush(&mut self, now: u64) {
-        if self.core.flush_at.is_none() {
-            let free_at = self.flushed_at.map_or(0, |at| at + self.flush_interval());
-            self.core.flush_at = Some(now.max(free_at));
-        }
-    }
-
-    fn flush_interval(&mut self) -> u64 {
-        let dear = (self.targets().len() as u64).saturating_sub(CHEAP_TARGETS);
-        FLUSH_INTERVAL + dear * FLUSH_INTERVAL_PER_TARGET
-    }
-
     /// When [`Gossip::on_time`] must be called next.
     pub fn next_time(&self) -> u64 {
         let flush_at = self.core.flush_at.unwrap_or(u64::MAX);
@@ -255,8 +231,8 @@ impl Gossip {
             .min(quick_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
+            .min(self.agenda.next_time())
             .min(self.core.provisional.next_time())
-            .min(self.tend_at)
     }
 
     /// Does what is due.
@@ -280,89 +256,33 @@ impl Gossip {
                 false => self.core.flush_at.unwrap_or(now + MS),
             };
             self.core.log.forget_snapshot(now);
+            self.doubles.look(now, &mut self.core);
         }
         if self.relay.next_time() <= now {
             self.pass_on(now);
         }
-        if self.tend_at <= now {
-            self.doubles.look(now, &mut self.core);
-            let mut syncing = self
-                .peers
-                .values()
-                .filter(|p| p.replica.is_syncing())
-                .count();
-            self.tend_at = now + HEARTBEAT;
-            for (&host, peer) in &mut self.peers {
+        if self.agenda.next_time() <= now {
+            self.tend(now);
+        }
+    }
+
+    /// Does what is due for peers.
+    fn tend(&mut self, now: u64) {
+        let due = self.agenda.take(now, &mut self.peers);
+        // Only who waits for a sync needs to know how many are under way.
+        let waits = |host| self.peers.get(host).is_some_and(|p| p.replica.is_waiting());
+        let mut syncing = if due.iter().any(waits) {
+            let syncing = self.peers.values().filter(|p| p.replica.is_syncing());
+            syncing.count()
+        } else {
+            0
+        };
+        for host in due {
+            if let Some(peer) = self.peers.get_mut(&host) {
                 let next = self.core.tend(now, host, peer, &mut syncing);
-                self.tend_at = self.tend_at.min(next);
+                self.agenda.plan(host, peer, next);
             }
         }
-    }
-
-    /// Sends what was not sent yet, up to a limit.
-    fn flush(&mut self, now: u64) {
-        let interval = self.flush_interval();
-        if self.core.out.is_congested() {
-            // It waits in the log as well.
-            self.core.flush_at = Some(now + interval);
-            return;
-        }
-        self.core.flush_at = None;
-        self.flushed_at = Some(now);
-        self.targets();
-        let Some(targets) = self.targets.as_ref().filter(|targets| targets.len() > 0) else {
-            // Whoever joins later pulls a snapshot.
-            self.core.log.skip_unsent();
-            return;
-        };
-        for _ in 0..FLUSH_BATCHES {
-            let Some(batch) = self.core.log.take_batch() else {
-                break;
-            };
-            self.core.counters.batches_sent += 1;
-            if targets.group.is_some() {
-                self.core.counters.multicast_unheard += targets.unheard.len() as u64;
-            }
-            for (pass_on, to) in [
-                (PassOn::Now, &targets.first_relays),
-                (PassOn::Unheard, &targets.other_relays),
-            ] {
-                if !to.is_empty() {
-                    let mut batch = batch.clone();
-                    pass_on.put(&mut batch);
-                    self.core.send(to, batch);
-                }
-            }
-            self.core.send(&targets.direct(), batch);
-        }
-        if self.core.log.unsent() > 0 {
-            self.core.flush_at = Some(now + interval);
-        }
-        let after = QUICK_HEARTBEAT.max(2 * interval);
-        self.quick = Some((now + after, after));
-    }
-
-    /// Tells everyone where the log stands: hosts of this domain by multicast,
-    /// those of others by one of their relays, in turns. Says whether it did.
-    fn beat(&mut self, now: u64) -> bool {
-        self.targets();
-        let Some(targets) = &self.targets else {
-            return false;
-        };
-        let relays = match (self.beats % 2, targets.other_relays.is_empty()) {
-            (1, false) => &targets.other_relays,
-            _ => &targets.first_relays,
-        };
-        let mut direct: Vec<_> = targets.group.into_iter().collect();
-        direct.extend(&targets.few);
-        if now < self.heartbeat_at {
-            // Others get theirs one by one, but not so soon after a batch.
-            direct.extend(&targets.unheard);
-        }
-        let done = self.core.heartbeat(&direct, false, PassOn::No)
-            && self.core.heartbeat(relays, false, PassOn::Now);
-        self.beats += usize::from(done);
-        done
     }
 
     /// The next message to send.

@@ -25,6 +25,7 @@
 //! the bound on datagrams; [`node`] seal, membership and gossip of one host in one sans-IO
 //! machine; [`task`] that machine driven by tokio.
 
+mod agenda;
 mod alarm;
 pub mod alerts;
 pub mod apply;
@@ -47,6 +48,7 @@ mod relay;
 mod relaying;
 mod replica;
 mod report;
+mod sending;
 pub mod socket;
 mod tally;
 pub mod targets;

@@ -60,7 +60,7 @@ impl Gossip {
                 }
             }
             let next = core.tend_heard(now, origin, peer);
-            self.tend_at = self.tend_at.min(next);
+            self.agenda.plan(origin, peer, next);
         }
         self.count_relayed();
     }

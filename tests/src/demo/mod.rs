@@ -97,15 +97,19 @@ pub fn play(options: &Options) -> Result<Outcome> {
         "building a lab: {} hosts in {} racks",
         options.hosts, options.racks
     ));
-    let builder = Lab::builder()
-        .name(&options.lab)
-        .hosts(options.hosts)
-        .racks(options.racks)
-        .tunnel(options.tunnel)
-        .outer(options.outer);
-    let mut lab = builder.no_homing().up()?;
-    let servers = Servers::start(&lab)?;
-    let web = download::Web::start(&lab, options.download_mib)?;
+    let build = || -> Result<(Lab, Servers, download::Web)> {
+        let builder = Lab::builder()
+            .name(&options.lab)
+            .hosts(options.hosts)
+            .racks(options.racks)
+            .tunnel(options.tunnel)
+            .outer(options.outer);
+        let lab = builder.no_homing().up()?;
+        let servers = Servers::start(&lab)?;
+        let web = download::Web::start(&lab, options.download_mib)?;
+        Ok((lab, servers, web))
+    };
+    let (mut lab, mut servers, mut web) = build()?;
 
     say("control: no Homing".to_owned());
     let (control, _) = half(&mut lab, options, seed, false, &say)?;
@@ -129,7 +133,11 @@ pub fn play(options: &Options) -> Result<Outcome> {
         seconds: 0.0,
     };
     if !options.control_only {
-        lab.set_ecmp(&(1..=options.hosts).collect::<Vec<_>>())?;
+        // A lab of its own: the hosts of the first still have the sockets of all
+        // connections that broke, and their agents would find them.
+        drop((web, servers));
+        lab.down()?;
+        (lab, servers, web) = build()?;
         say("starting the agents".to_owned());
         lab.start_all()?;
         say("Homing: same connections, same reshuffles".to_owned());

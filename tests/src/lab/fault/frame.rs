@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use homing_common::echo::Echo;
+
 use super::super::plan::{AGENT_PORT, GROUP_PORT, Node, Plan};
 
 /// What a frame shows.
@@ -12,7 +14,7 @@ use super::super::plan::{AGENT_PORT, GROUP_PORT, Node, Plan};
 pub struct Seen {
     /// The machine that sent it. What cannot be told counts as the router's.
     pub from: Node,
-    /// Whether it is between agents.
+    /// Whether it is between agents: an echo, which a kernel answers, is not.
     pub gossip: bool,
     /// Whether it is for more than one receiver.
     pub multicast: bool,
@@ -67,13 +69,15 @@ impl Reader {
         if let Some(node) = frame.get(6..12).and_then(|mac| self.macs.get(mac)) {
             seen.from = *node;
         }
-        let Some((source, udp_port)) = ip(frame) else {
+        let Some((source, udp)) = ip(frame) else {
             return seen;
         };
         if seen.from == Node::Router {
             seen.from = self.sender(source);
         }
-        seen.gossip = udp_port.is_some_and(|port| [AGENT_PORT, GROUP_PORT].contains(&port));
+        seen.gossip = udp.is_some_and(|(port, payload)| {
+            [AGENT_PORT, GROUP_PORT].contains(&port) && !payload.starts_with(&Echo::MAGIC)
+        });
         seen
     }
 
@@ -103,12 +107,14 @@ fn bits(address: IpAddr) -> (bool, u128) {
     }
 }
 
-/// The source of an IP packet, and the port that a UDP packet is for.
-fn ip(frame: &[u8]) -> Option<(IpAddr, Option<u16>)> {
+/// The source of an IP packet, and the port that a UDP packet is for, with what is in
+/// it.
+fn ip(frame: &[u8]) -> Option<(IpAddr, Option<(u16, &[u8])>)> {
     let packet = frame.get(14..)?;
-    let port_at = |at: usize| {
+    let udp_at = |at: usize| {
         let bytes = packet.get(at + 2..at + 4)?;
-        Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+        let payload = packet.get(at + 8..).unwrap_or_default();
+        Some((u16::from_be_bytes([bytes[0], bytes[1]]), payload))
     };
     const UDP: u8 = 17;
     match frame.get(12..14)? {
@@ -116,13 +122,13 @@ fn ip(frame: &[u8]) -> Option<(IpAddr, Option<u16>)> {
             let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
             let first = packet.get(6..8)? == [0x40, 0] || packet.get(6..8)? == [0, 0];
             let header = usize::from(packet[0] & 15) * 4;
-            let port = (packet[9] == UDP && first).then(|| port_at(header));
-            Some((Ipv4Addr::from(source).into(), port.flatten()))
+            let udp = (packet[9] == UDP && first).then(|| udp_at(header));
+            Some((Ipv4Addr::from(source).into(), udp.flatten()))
         }
         [0x86, 0xdd] => {
             let source: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-            let port = (packet[6] == UDP).then(|| port_at(40));
-            Some((Ipv6Addr::from(source).into(), port.flatten()))
+            let udp = (packet[6] == UDP).then(|| udp_at(40));
+            Some((Ipv6Addr::from(source).into(), udp.flatten()))
         }
         _ => None,
     }
@@ -195,6 +201,11 @@ mod tests {
         assert_eq!(from([203, 0, 113, 10]), Node::Router);
         assert!(!see(ROUTER, false, &v4([10, 1, 1, 11], 17, 53)).gossip);
         assert!(!see(ROUTER, false, &v4([10, 1, 1, 11], 6, 7946)).gossip);
+        // What kernels say to each other is no gossip.
+        let mut echo = v4([10, 1, 1, 11], 17, 7946);
+        assert!(see(ROUTER, false, &echo).gossip);
+        echo.extend(Echo::MAGIC);
+        assert!(!see(ROUTER, false, &echo).gossip);
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub struct Fault {
 pub enum Traffic {
     /// All.
     All,
-    /// What agents send: unicast and multicast.
+    /// What agents tell each other, by unicast and multicast. Echoes, which kernels
+    /// answer, are none of it: they go where packets of sessions go.
     Gossip,
     /// What agents send by multicast.
     Multicast,
