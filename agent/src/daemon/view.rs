@@ -29,6 +29,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        held::HeldCounters,
         keeper::Places,
         link::Point,
         load::Attachment,
@@ -63,6 +64,8 @@ pub(super) struct AgentView {
     pub stats: Arc<Stats>,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
+    /// What holding fragments counted.
+    pub held: Arc<HeldCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -426,6 +429,7 @@ impl View for AgentView {
             hooks: {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
+                hooks.extend(counts::held(&self.held));
                 hooks
             },
             gossip: gossip.collect(),
