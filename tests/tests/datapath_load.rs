@@ -19,7 +19,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 16] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -32,6 +32,7 @@ const MAPS: [&str; 15] = [
     "LIMITS",
     "OWNERS",
     "RENDEZVOUS",
+    "SCRATCH",
     "SERVICES",
     "SESSIONS",
     "STATS",
