@@ -3,12 +3,14 @@
 
 mod pop {
     mod agents;
+    mod asks;
     mod claims;
     mod common;
     mod join;
     mod kernels;
     mod keys;
     mod load;
+    mod rendezvous;
     mod sessions;
     mod tables;
 }

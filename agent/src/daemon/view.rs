@@ -306,6 +306,7 @@ impl View for AgentView {
                 announced: status.announced,
                 applied: status.gossip.records_applied,
                 open_to_applied_us: latency(&status.latency),
+                asks: asks(&status),
             },
             problems: self.problems(&status, &hosts),
         })
@@ -471,6 +472,17 @@ impl View for AgentView {
             sessions: self.open.load(Ordering::Relaxed),
             takers: hosts.iter().filter(|host| takes_sessions(host)).count() as u32,
         })
+    }
+}
+
+fn asks(status: &Status) -> api::Asks {
+    let counters = &status.asks;
+    api::Asks {
+        open: status.asking.sessions as u64,
+        asked: counters.ask_sessions,
+        found: counters.ask_answered + counters.ask_late + counters.ask_closing,
+        reset: counters.ask_closed + counters.ask_nobody,
+        provisional: status.provisional as u64,
     }
 }
 
