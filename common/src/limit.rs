@@ -32,6 +32,8 @@ pub enum Limit {
     Fragments,
     /// Senders told that their packets are too large for the tunnel.
     TooBig,
+    /// Flows made sessions.
+    Flows,
 }
 
 impl Limit {
@@ -55,7 +57,8 @@ impl Limit {
             Self::Echo(host) => SOURCES + host.0 as u32,
             Self::Unknown => SOURCES + MAX_HOSTS,
             Self::Fragments => SOURCES + MAX_HOSTS + 1,
-            Self::TooBig => SOURCES + MAX_HOSTS + 2,
+            Self::Flows => SOURCES + MAX_HOSTS + 2,
+            Self::TooBig => SOURCES + MAX_HOSTS + 3,
         }
     }
 
@@ -72,12 +75,15 @@ impl Limit {
             Self::Unknown | Self::Fragments => 2048,
             // Some 7,600 a second, of which a sender needs one.
             Self::TooBig => 1024,
+            // Some 15,000 a second: what a flood of forged clients that each send
+            // several packets can make of gossip.
+            Self::Flows => 2048,
         }
     }
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 3;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 4;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -124,6 +130,7 @@ mod tests {
             Limit::Echo(HostId(MAX_HOSTS as u16 - 1)),
             Limit::Unknown,
             Limit::Fragments,
+            Limit::Flows,
             Limit::TooBig,
         ];
         let indices = limits.map(Limit::index);

@@ -167,6 +167,14 @@ counters! {
     FragmentTiny = 73, "fragment_tiny", Drop;
     /// A first fragment of a segment whose session nobody is known to own.
     FragmentUnknown = 74, "fragment_unknown", Drop;
+    /// UDP: a flow of this host, which the POP has been told of.
+    LocalFlow = 80, "local_flow", Pass;
+    /// UDP: a flow that no other host is known to own.
+    LocalFlowNew = 81, "local_flow_new", Pass;
+    /// Came through the tunnel: a UDP flow of this host.
+    StrippedFlow = 82, "stripped_flow", Pass;
+    /// Came through the tunnel: a UDP flow that no other host is known to own.
+    StrippedFlowNew = 83, "stripped_flow_new", Pass;
 }
 
 counters! {
@@ -182,6 +190,9 @@ counters! {
     EventsLost = 3, "events_lost";
     /// SYN|ACKs of services that left with a lower MSS.
     MssLowered = 4, "mss_lowered";
+    /// Packets of UDP flows that were not recorded as sessions: too many at once, or
+    /// flows have taken their share of `SESSIONS`.
+    FlowsRefused = 16, "flows_refused";
 }
 
 /// Number of the first counter of [`Hook`]; those below are of [`Outcome`].

@@ -8,7 +8,7 @@ use homing_common::{
 };
 
 use crate::{
-    Next, control, echo, encap,
+    Next, control, encap, flow,
     local::{self, Local},
     maps::SERVICES,
     owners,
@@ -36,10 +36,10 @@ pub fn handle<const V4: bool>(
         return Ok(Next::Icmp(Uncommon::off_the_wire::<V4>(link)));
     }
     if ip.protocol != TCP {
-        return Err(match ip.protocol {
-            UDP => echo::handle(ctx, frame, &ip),
-            _ => Outcome::NotService,
-        });
+        return match ip.protocol {
+            UDP => flow::handle::<V4>(ctx, frame, &ip).map(Next::End),
+            _ => Err(Outcome::NotService),
+        };
     }
     let segment = Segment::parse(frame, &ip).ok_or(Outcome::Malformed)?;
 

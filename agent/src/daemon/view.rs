@@ -29,6 +29,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        flows::FlowCounters,
         held::HeldCounters,
         keeper::Places,
         link::Point,
@@ -66,6 +67,8 @@ pub(super) struct AgentView {
     pub watched: Arc<WatchCounters>,
     /// What holding fragments counted.
     pub held: Arc<HeldCounters>,
+    /// What the search for idle UDP flows found.
+    pub flows: Arc<FlowCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -431,6 +434,7 @@ impl View for AgentView {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
                 hooks.extend(counts::held(&self.held));
+                hooks.extend(counts::flows(&self.flows));
                 hooks
             },
             gossip: gossip.collect(),

@@ -220,7 +220,8 @@ fn what_belongs_to_no_session_meets_and_goes_up() {
         // A datagram of a session of UDP, and an error about one of TCP.
         let session = segment(true, 0);
         let (client, service) = (session.source.to_string(), session.destination.to_string());
-        program.set_owner_of(17, &client, &service, 2).unwrap();
+        let id = program.id_of(&client, &service, 17).unwrap();
+        program.set_owner_of(id, 2).unwrap();
         own(&mut program, true, 3);
         let datagram = udp(session.source.port(), session.destination.port(), &[1; 300]);
         let back = Tcp::new(&service, &client, flags::ACK)

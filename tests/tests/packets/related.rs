@@ -163,7 +163,8 @@ fn an_error_about_a_datagram_goes_to_the_owner_too() {
         let mut program = host_1(TUNNELS[0].0(), TUNNELS[0].1).unwrap();
         let session = segment(true, 0);
         let (client, service) = (session.source.to_string(), session.destination.to_string());
-        program.set_owner_of(17, &client, &service, 2).unwrap();
+        let id = program.id_of(&client, &service, 17).unwrap();
+        program.set_owner_of(id, 2).unwrap();
         let (from, to) = (session.destination, session.source);
         let datagram = udp(from.port(), to.port(), &[9; 300]);
         let about = Ip::new(from.ip(), to.ip(), 17, datagram);
