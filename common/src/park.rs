@@ -1,6 +1,8 @@
 //! Packets that the kernel side hands to the agent until it is known where they
 //! belong: what stands in the ring buffer `ASK`.
 
+use core::mem::offset_of;
+
 use crate::{
     control::RENDEZVOUS_ENTRIES,
     net::Address,
@@ -11,7 +13,7 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parked {
-    /// The session, where [`Why::Unknown`]; zero otherwise.
+    /// The session, where [`Why::Unknown`]; without meaning otherwise.
     pub tuple: Tuple,
     /// The fragmented datagram, where the packet is a fragment; zero otherwise.
     pub datagram: Datagram,
@@ -34,7 +36,7 @@ pub struct Parked {
     pub zero: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Parked>() == 96);
+const _: () = assert!(size_of::<Parked>() == 96 && offset_of!(Parked, flags) == 92);
 
 /// Why a record stands in `ASK`.
 #[repr(u16)]

@@ -28,7 +28,7 @@ use crate::{
     maps::{FRAGMENTS, SCRATCH, SERVICES},
     owners,
     packet::{Flags, Frame, Ip},
-    park::{self, Held},
+    park::{self, Head, Held},
     related, settings,
     uncommon::{Case, Uncommon, is_icmp},
 };
@@ -44,7 +44,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     let seen = Seen::unpack(read);
     let malformed = case.either(Outcome::Malformed, Outcome::TunnelMalformed);
     // SAFETY: a place of this CPU's own, where no other program runs meanwhile.
-    let head = unsafe { &mut *SCRATCH.get_ptr_mut(0).ok_or(malformed)? };
+    let head = unsafe { &*SCRATCH.get_ptr_mut(0).ok_or(malformed)? };
     if seen.kind == Seen::MALFORMED {
         return Err(malformed);
     }
@@ -69,10 +69,9 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             return case.send(seen.len, seen.tos, entropy, meeting, origin);
         }
     }
-    head.from = case.packet.from;
     let host = if seen.kind == Seen::FIRST {
         let host = owner(case, head)?;
-        set_course(head, host);
+        set_course(head, host, case);
         host
     } else {
         course(head, case)?
@@ -137,7 +136,7 @@ fn owner(case: &Case<'_>, head: &Parked) -> Result<HostId, Outcome> {
 
 /// Writes where a datagram's fragments go, and has those released that wait.
 #[inline(always)]
-fn set_course(head: &mut Parked, host: HostId) {
+fn set_course(head: &Parked, host: HostId, case: &Case<'_>) {
     let now_ns = control::now_ns();
     let course = Course::new(host.0, now_ns);
     if insert(head, &course, BPF_NOEXIST) {
@@ -146,13 +145,13 @@ fn set_course(head: &mut Parked, host: HostId) {
     let waiting = read(head).is_some_and(|course| course.host == 0);
     insert(head, &course, BPF_ANY);
     if waiting {
-        park::tell(head, Why::Decided, now_ns);
+        park::tell(case.ctx, &for_agent(head, case), Why::Decided, now_ns);
     }
 }
 
 /// Where a datagram's first fragment went. If it has not come yet, this one waits.
 #[inline(always)]
-fn course(head: &mut Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
+fn course(head: &Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
     let now_ns = control::now_ns();
     let known = read(head).filter(|course| course.holds(now_ns));
     if let Some(course) = known
@@ -161,12 +160,18 @@ fn course(head: &mut Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
         return Ok(HostId(course.host));
     }
     let source = Address(head.datagram.source);
-    match park::park(case.ctx, head, &source, Why::Fragment, now_ns) {
+    match park::park(
+        case.ctx,
+        &for_agent(head, case),
+        &source,
+        Why::Fragment,
+        now_ns,
+    ) {
         Held::Whole => {}
         _ => return Err(Outcome::FragmentLimited),
     }
     if known.is_none() {
-        wait(head, now_ns);
+        wait(head, now_ns, case);
     }
     Err(Outcome::FragmentHeld)
 }
@@ -174,18 +179,32 @@ fn course(head: &mut Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
 /// Notes that a fragment waits for the first one, which may come this very moment
 /// on another CPU: either that one finds the note, or this finds its course.
 #[inline(always)]
-fn wait(head: &mut Parked, now_ns: u64) {
+fn wait(head: &Parked, now_ns: u64, case: &Case<'_>) {
     let note = Course::new(0, now_ns);
     if insert(head, &note, BPF_NOEXIST) {
         return;
     }
     match read(head).filter(|course| course.holds(now_ns)) {
-        Some(course) if course.host != 0 => park::tell(head, Why::Decided, now_ns),
+        Some(course) if course.host != 0 => {
+            park::tell(case.ctx, &for_agent(head, case), Why::Decided, now_ns)
+        }
         Some(_) => {}
         // Of a datagram that had the same key a while ago.
         None => {
             insert(head, &note, BPF_ANY);
         }
+    }
+}
+
+/// What the agent is told of a fragment: the datagram says all.
+#[inline(always)]
+fn for_agent<'a>(head: &'a Parked, case: &Case<'_>) -> Head<'a> {
+    Head {
+        tuple: &head.tuple,
+        datagram: head.datagram,
+        id: 0,
+        from: case.packet.from,
+        flags: 0,
     }
 }
 

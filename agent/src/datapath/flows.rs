@@ -15,6 +15,7 @@ use std::{
 };
 
 use homing_common::{
+    flow::Flow,
     net::UDP,
     session::{Session, Tuple},
 };
@@ -75,7 +76,8 @@ impl Flows {
             sweep: Sweep {
                 sessions,
                 control,
-                idle_ns: idle.as_nanos() as u64,
+                // When a flow was last seen is noted only so often.
+                idle_ns: idle.as_nanos() as u64 + Flow::SEEN_EVERY_NS,
                 room: entries / SHARE_OF_ROOM,
             },
             found,

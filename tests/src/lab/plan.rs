@@ -334,7 +334,7 @@ multicast = "{multicast}"
                 );
             }
         }
-        text += "\n[udp]\nidle_timeout = \"3s\"\n";
+        text += "\n[udp]\nidle_timeout = \"6s\"\n";
         text + &format!("\n[admin]\nsocket = \"{socket}\"\n")
     }
 

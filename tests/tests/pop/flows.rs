@@ -47,6 +47,13 @@ impl Udp {
         (1..=3).map(announced).sum()
     }
 
+    /// What each host has counted.
+    fn stats(&self) -> String {
+        let stats = |host| self.lab.exec(Node::Host(host), "homing", &["stats"]);
+        let stats = (1..=3).map(|host| format!("h{host}:\n{}", stats(host).unwrap()));
+        stats.collect::<Vec<_>>().join("\n")
+    }
+
     fn down(self) {
         drop(self.servers);
         self.lab.down().unwrap();
@@ -99,7 +106,7 @@ fn a_flood_of_forged_clients_is_not_told_of_and_harms_no_flow() {
     assert_eq!(pop.announced(), announced);
     pop.lab.wait_settled(12, PATIENCE).unwrap();
     let report = flows.finish().unwrap();
-    assert_eq!(report.moved, 0, "{report:?}");
+    assert_eq!(report.moved, 0, "{report:?}\n{}", pop.stats());
     // The machine may have dropped packets under the flood; flows went on.
     assert!(report.lost * 20 < report.answers, "{report:?}");
     pop.down();
