@@ -27,7 +27,11 @@ pub use super::{
     core::{Outgoing, Settings},
     view::{Counters, Note, Origin, Owner, Progress},
 };
-use crate::pop::{MS, Member, Stream};
+use crate::pop::{MS, Member, SECOND, Stream};
+
+/// What takes longer than this from its opening to its entry here tells of clocks that
+/// differ, not of gossip.
+pub(super) const CLOCKS_MAX: u64 = 600 * SECOND;
 
 /// Gossip as one host does it.
 pub struct Gossip {
@@ -390,10 +394,10 @@ impl Gossip {
     /// of `CLOCK_REALTIME`.
     pub fn routes_applied(&mut self, wall_us: u64) {
         for opened_us in self.core.fresh.drain(..) {
-            if opened_us > wall_us {
-                self.core.counters.clock_differs += 1;
+            match wall_us.checked_sub(opened_us) {
+                Some(latency) if latency <= CLOCKS_MAX => self.core.latency.record(latency),
+                _ => self.core.counters.clock_differs += 1,
             }
-            self.core.latency.record(wall_us.saturating_sub(opened_us));
         }
     }
 
