@@ -5,8 +5,8 @@ mod pop {
     mod agents;
     mod claims;
     mod common;
-    mod kernels;
     mod join;
+    mod kernels;
     mod keys;
     mod load;
     mod sessions;
