@@ -3,9 +3,13 @@
 
 use std::{sync::atomic::Ordering, thread, time::Duration};
 
+use aya::maps::HashMap;
 use homing_agent::datapath::Datapath;
 use homing_common::{outcome::Hook, session::SessionKey};
-use homing_tests::sandbox::{self, eventually};
+use homing_tests::{
+    program::monotonic_ns,
+    sandbox::{self, eventually},
+};
 
 use crate::common::{KEY, SERVICES, Server, View, ids, recorded, with_reader};
 
@@ -36,6 +40,23 @@ fn sessions_are_recorded_and_told_as_they_open_and_close() {
             assert_eq!(counts.hook(Hook::Closed), 1);
             assert_eq!(stats.hook(Hook::EventsLost).unwrap(), 0);
         });
+    });
+}
+
+#[test]
+fn a_session_that_closes_is_remembered_by_the_kernel_side_for_a_while() {
+    sandbox::run(|sandbox| {
+        let mut server = Server::new();
+        let mut datapath = Datapath::load(&sandbox.options(&[])).unwrap();
+        datapath.services.sync(&SERVICES).unwrap();
+        let closed = HashMap::<_, u64, u64>::try_from(datapath.closed).unwrap();
+        let before = monotonic_ns().unwrap();
+        let id = server.connect().id(&KEY).0;
+        assert!(closed.get(&id, 0).is_err(), "it is open");
+        server.reset();
+        eventually("the socket closes", || closed.get(&id, 0).is_ok());
+        let at_ns = closed.get(&id, 0).unwrap();
+        assert!((before..=monotonic_ns().unwrap()).contains(&at_ns));
     });
 }
 
