@@ -10,5 +10,6 @@ mod pop {
     mod keys;
     mod load;
     mod sessions;
+    mod strangers;
     mod tables;
 }
