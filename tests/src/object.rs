@@ -23,10 +23,7 @@ impl Object {
     /// Reads an ELF object.
     pub fn parse(elf: &[u8]) -> Result<Self> {
         let section = find_section(elf, b".BTF").context("the object has no .BTF")?;
-        let (at, len) = (
-            u64_at(elf, section + 24)? as usize,
-            u64_at(elf, section + 32)? as usize,
-        );
+        let [at, len] = place(elf, section)?;
         let btf = elf.get(at..at + len).context("cut short")?;
         let header_len = u32_at(btf, 4)? as usize;
         let part = |field: usize| -> Result<&[u8]> {
@@ -103,6 +100,12 @@ impl Object {
             self.header[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
         let btf = [self.header, types, self.strings].concat();
+        if let Ok([at, len]) = place(&self.elf, self.section)
+            && len == btf.len()
+        {
+            self.elf[at..at + len].copy_from_slice(&btf);
+            return self.elf;
+        }
         // A new section at the end; the old one's bytes stay, and nobody reads them.
         self.elf.resize(self.elf.len().next_multiple_of(8), 0);
         let at = self.elf.len() as u64;
@@ -110,6 +113,23 @@ impl Object {
         self.elf[self.section + 32..][..8].copy_from_slice(&(btf.len() as u64).to_le_bytes());
         self.elf.extend(btf);
         self.elf
+    }
+
+    /// The program `homing` as another build would have it: with this object in the
+    /// place of the one that it carries. Fields must only have been exchanged, so that
+    /// it has the same length.
+    pub fn build_into(self, program: &[u8], old: &[u8]) -> Result<Vec<u8>> {
+        let new = self.build();
+        ensure!(new.len() == old.len(), "the object has become longer");
+        let last = program.len().saturating_sub(old.len());
+        // It is aligned, in memory and so in the file.
+        let at = (0..=last)
+            .step_by(8)
+            .find(|at| program[*at..].starts_with(old))
+            .context("the program does not carry this object; build it anew")?;
+        let mut program = program.to_vec();
+        program[at..at + new.len()].copy_from_slice(&new);
+        Ok(program)
     }
 
     fn find(&self, structure: &str) -> Result<usize> {
@@ -133,6 +153,14 @@ impl Object {
         let len = rest.iter().position(|byte| *byte == 0);
         &rest[..len.unwrap_or(rest.len())]
     }
+}
+
+/// Where a section begins, and its length.
+fn place(elf: &[u8], section: usize) -> Result<[usize; 2]> {
+    Ok([
+        u64_at(elf, section + 24)? as usize,
+        u64_at(elf, section + 32)? as usize,
+    ])
 }
 
 /// Where the header of a section stands.

@@ -82,6 +82,16 @@ impl Lab {
         self.signal(host, Signal::SIGCONT)
     }
 
+    /// The program that agents are, which will be started from now on.
+    pub fn homing(&self) -> Option<&Path> {
+        self.state.homing.as_deref()
+    }
+
+    /// Starts agents with another program from now on.
+    pub fn set_homing(&mut self, path: &Path) {
+        self.state.homing = Some(path.to_owned());
+    }
+
     /// Appends to a host's configuration, which its agent reads at its next start.
     pub fn configure(&self, host: u16, text: &str) -> Result<()> {
         let path = self.folder_of(Node::Host(host)).join("homing.toml");

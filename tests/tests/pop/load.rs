@@ -1,8 +1,10 @@
 //! Agents end and start in every way while connections of others are forwarded, and
 //! new ones open and close.
 
-use std::thread::sleep;
-use std::time::Duration;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread::sleep, time::Duration};
+
+use homing_agent::datapath::OBJECT;
+use homing_tests::{lab::Node, object::Object};
 
 use super::common::{Churn, PATIENCE, Pop, dropped};
 
@@ -15,11 +17,14 @@ enum Restart {
     Stopped,
     /// It is killed on the spot in the middle of its start, and started again.
     KilledInItsStart,
+    /// It is started from another build, one with other layouts of maps, or from the
+    /// first one again.
+    OtherBuild,
     /// It is started with other sizes of tables: new maps take the place of the old.
     OtherTables,
 }
 
-fn restart(pop: &mut Pop, host: u16, how: Restart) {
+fn restart(pop: &mut Pop, host: u16, how: Restart, first: &Path) {
     match how {
         Restart::Killed => {
             pop.lab.kill(host).unwrap();
@@ -35,6 +40,16 @@ fn restart(pop: &mut Pop, host: u16, how: Restart) {
             }
             pop.lab.kill(host).unwrap();
         }
+        Restart::OtherBuild => {
+            pop.lab.stop(host).unwrap();
+            let other = pop.lab.folder().join("other/homing");
+            if pop.lab.homing() == Some(&other) {
+                pop.lab.set_homing(first);
+            } else {
+                build_other(first, &other);
+                pop.lab.set_homing(&other);
+            }
+        }
         Restart::OtherTables => {
             pop.lab.stop(host).unwrap();
             let limits = "[limits]\nowners = 70000\nsessions = 30000";
@@ -44,25 +59,52 @@ fn restart(pop: &mut Pop, host: u16, how: Restart) {
     pop.lab.start(host).unwrap();
 }
 
+/// Makes a program of which the kernel's maps are laid out in another way, with the
+/// same length.
+fn build_other(first: &Path, other: &Path) {
+    let mut object = Object::parse(OBJECT).unwrap();
+    object.exchange("Session", "generation", "flags").unwrap();
+    object.exchange("Event", "kind", "zero").unwrap();
+    let program = fs::read(first).unwrap();
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::write(other, object.build_into(&program, OBJECT).unwrap()).unwrap();
+    fs::set_permissions(other, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The kernel's id of a host's map.
+fn map_id(pop: &Pop, host: u16, name: &str) -> u64 {
+    let pin = format!("/sys/fs/bpf/homing/homing/maps/{name}");
+    let args = ["--json", "map", "show", "pinned", &pin];
+    let text = pop.lab.exec(Node::Host(host), "bpftool", &args).unwrap();
+    let map: serde_json::Value = serde_json::from_str(&text).unwrap();
+    map["id"].as_u64().unwrap()
+}
+
 #[test]
 fn no_connection_breaks_and_no_packet_is_lost_however_agents_restart() {
     let mut pop = Pop::up("load");
     let clients = pop.load(30);
     let clients = pop.tour(clients);
+    let first = pop.lab.homing().unwrap().to_owned();
     let before = dropped(&pop.lab);
     let mut churned = 0;
     for (host, how) in [
         (1, Restart::Killed),
         (2, Restart::Stopped),
         (3, Restart::OtherTables),
+        (1, Restart::OtherBuild),
         (1, Restart::KilledInItsStart),
-        (2, Restart::OtherTables),
+        (1, Restart::OtherBuild),
         (3, Restart::Killed),
     ] {
         // Most of the long connections are of others than the hosts that see them.
         pop.lab.set_ecmp(&[host, host % 3 + 1]).unwrap();
         let churn = Churn::start(&pop.lab);
-        restart(&mut pop, host, how);
+        let map = map_id(&pop, host, "SESSIONS");
+        restart(&mut pop, host, how, &first);
+        let replaced = map_id(&pop, host, "SESSIONS") != map;
+        let another = matches!(how, Restart::OtherTables | Restart::OtherBuild);
+        assert_eq!(replaced, another, "h{host}: {how:?}");
         let live = clients.wait_rounds(2, PATIENCE).unwrap();
         assert_eq!(live, clients.total(), "after h{host}: {how:?}");
         let sum = churn.finish();
