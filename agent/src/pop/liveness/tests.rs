@@ -221,6 +221,21 @@ fn a_judgement_needs_voices_of_others_and_of_another_domain() {
 }
 
 #[test]
+fn one_voice_of_others_is_not_enough_where_there_are_two() {
+    let (mut liveness, now) = settled();
+    let six = HostId(6);
+    liveness.peer_down(now, &member(6, 5));
+    let now = run(&mut liveness, now, SECOND, &[2, 3, 4, 5, 6], |_| None);
+    let is_dead = |liveness: &Liveness| matches!(liveness.kernel(six), Some(Kernel::Dead { .. }));
+    let one = |by| (by == 3).then_some(Voice::Lost);
+    let now = run(&mut liveness, now, 20 * SECOND, &[2, 3, 4, 5], one);
+    assert!(!is_dead(&liveness));
+    let two = |by| [3, 4].contains(&by).then_some(Voice::Lost);
+    run(&mut liveness, now, 2 * SECOND, &[2, 3, 4, 5], two);
+    assert!(is_dead(&liveness));
+}
+
+#[test]
 fn who_reaches_under_half_judges_nobody_whatever_others_say() {
     let (mut liveness, now) = settled();
     let now = run(&mut liveness, now, 20 * SECOND, &[6], |_| Some(Voice::Lost));
