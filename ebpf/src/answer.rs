@@ -7,11 +7,7 @@
 
 use core::mem::zeroed;
 
-use aya_ebpf::{
-    bindings::xdp_md,
-    helpers::{bpf_tcp_raw_check_syncookie_ipv4, bpf_tcp_raw_check_syncookie_ipv6},
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     ask::{Found, QUESTIONS_MAX, Question},
     session::SessionId,
@@ -22,10 +18,10 @@ use network_types::{
 };
 
 use crate::{
-    control::now_ns,
-    local::{self, TCP_LISTEN, TCP_TIME_WAIT},
+    control,
+    local::{self, Socket, TCP_LISTEN, TCP_TIME_WAIT},
     packet::{Flags, Frame},
-    unowned::closed_lately,
+    unowned,
 };
 
 /// Bounds offsets in a way that the verifier understands.
@@ -74,46 +70,59 @@ pub extern "C" fn answer(ctx: *mut xdp_md, offset: u32) -> u32 {
 
 #[inline(always)]
 fn look<const V4: bool>(ctx: &XdpContext, asked: &Question) -> Found {
-    match local::state::<V4>(ctx, &asked.tuple) {
-        Some(TCP_LISTEN) if Flags(asked.flags).may_belong() && cookie_is_valid::<V4>(asked) => {
+    let found = local::with_socket::<V4, _>(ctx, &asked.tuple, |socket| match socket.state() {
+        TCP_LISTEN if Flags(asked.flags).may_belong() && takes_cookie::<V4>(&socket, asked) => {
             Found::Cookie
         }
-        None | Some(TCP_LISTEN) => {
-            if closed_lately(SessionId(asked.id), now_ns()) {
+        TCP_LISTEN => Found::Nothing,
+        TCP_TIME_WAIT => Found::Closing,
+        _ => Found::Socket,
+    });
+    match found {
+        None | Some(Found::Nothing) => {
+            if unowned::closed_lately(SessionId(asked.id), control::now_ns()) {
                 Found::Closed
             } else {
                 Found::Nothing
             }
         }
-        Some(TCP_TIME_WAIT) => Found::Closing,
-        Some(_) => Found::Socket,
+        Some(found) => found,
     }
 }
 
-/// Whether the segment acknowledges a SYN cookie of this kernel, by headers that
+/// Whether the segment acknowledges a SYN cookie of this listener, by headers that
 /// hold what the check reads.
 #[inline(always)]
-fn cookie_is_valid<const V4: bool>(asked: &Question) -> bool {
+fn takes_cookie<const V4: bool>(socket: &Socket, asked: &Question) -> bool {
     let tuple = &asked.tuple;
-    // SAFETY: all three headers are made of bytes and of integers, for which zero
-    // is a value; the helpers read no further than to their ends.
+    // SAFETY: all three headers are made of bytes, for which zero is a value; the
+    // check reads no further than to their ends.
     unsafe {
-        let mut tcp: TcpHdr = zeroed();
-        tcp.source = tuple.client_port.0;
-        tcp.dest = tuple.service_port.0;
-        tcp.seq = asked.seq;
-        tcp.ack_seq = asked.ack;
+        let mut tcp: [u8; size_of::<TcpHdr>()] = zeroed();
+        tcp[0] = tuple.client_port.0[0];
+        tcp[1] = tuple.client_port.0[1];
+        tcp[2] = tuple.service_port.0[0];
+        tcp[3] = tuple.service_port.0[1];
+        for n in 0..4 {
+            tcp[4 + n] = asked.seq[n];
+            tcp[8 + n] = asked.ack[n];
+        }
+        tcp[12] = (size_of::<TcpHdr>() as u8 / 4) << 4;
+        tcp[13] = asked.flags;
+        let tcp = (&raw mut tcp).cast();
         if V4 {
             let mut ip: Ipv4Hdr = zeroed();
             let (client, service) = (&tuple.client.0, &tuple.service.0);
+            ip.vihl = 0x45;
             ip.src_addr = [client[12], client[13], client[14], client[15]];
             ip.dst_addr = [service[12], service[13], service[14], service[15]];
-            bpf_tcp_raw_check_syncookie_ipv4((&raw mut ip).cast(), (&raw mut tcp).cast()) == 0
+            socket.takes_cookie((&raw mut ip).cast(), size_of::<Ipv4Hdr>(), tcp)
         } else {
             let mut ip: Ipv6Hdr = zeroed();
+            ip.vcf[0] = 0x60;
             ip.src_addr = tuple.client.0;
             ip.dst_addr = tuple.service.0;
-            bpf_tcp_raw_check_syncookie_ipv6((&raw mut ip).cast(), (&raw mut tcp).cast()) == 0
+            socket.takes_cookie((&raw mut ip).cast(), size_of::<Ipv6Hdr>(), tcp)
         }
     }
 }

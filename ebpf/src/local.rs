@@ -1,14 +1,11 @@
 //! What this host's own kernel knows of a session.
 
-use core::mem::size_of;
+use core::{ffi::c_void, mem::size_of};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple},
-    helpers::{
-        bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_raw_check_syncookie_ipv4,
-        bpf_tcp_raw_check_syncookie_ipv6,
-    },
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple, tcphdr},
+    helpers::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie},
     programs::XdpContext,
 };
 use homing_common::session::Tuple;
@@ -49,50 +46,80 @@ struct SockTuple<A> {
 /// Asks the kernel for the socket that a segment would reach.
 #[inline(always)]
 pub fn find<const V4: bool>(ctx: &XdpContext, frame: &Frame, segment: &Segment) -> Local {
-    match state::<V4>(ctx, &segment.tuple) {
-        None => Local::Nothing,
-        Some(TCP_LISTEN) => {
-            if segment.flags.may_belong() && cookie_is_valid::<V4>(frame, segment) {
+    let found = with_socket::<V4, _>(ctx, &segment.tuple, |socket| match socket.state() {
+        TCP_LISTEN => {
+            if segment.flags.may_belong() && cookie_is_valid::<V4>(&socket, frame, segment) {
                 Local::Cookie
             } else {
                 Local::Nothing
             }
         }
-        Some(TCP_TIME_WAIT) => Local::TimeWait,
-        Some(_) => Local::Socket,
+        TCP_TIME_WAIT => Local::TimeWait,
+        _ => Local::Socket,
+    });
+    found.unwrap_or(Local::Nothing)
+}
+
+/// A socket, held for as long as it is looked at.
+pub struct Socket(*mut bpf_sock);
+
+impl Socket {
+    /// Its TCP state.
+    #[inline(always)]
+    pub fn state(&self) -> u32 {
+        // SAFETY: the socket is held.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).state) }
+    }
+
+    /// Whether this listener takes headers for the end of a handshake by SYN
+    /// cookie, by the very test of the stack: cookies are in use, the listener has
+    /// sent some lately, and this is one.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must lead to `ip_len` bytes, and `tcp` to a TCP header.
+    #[inline(always)]
+    pub unsafe fn takes_cookie(&self, ip: *mut c_void, ip_len: usize, tcp: *mut tcphdr) -> bool {
+        let tcp_len = size_of::<TcpHdr>() as u32;
+        // SAFETY: the socket is held, and the caller answers for the headers.
+        unsafe { bpf_tcp_check_syncookie(self.0.cast(), ip, ip_len as u32, tcp, tcp_len) == 0 }
     }
 }
 
-/// The TCP state of the socket that serves a tuple. Handshakes in progress and
-/// TIME_WAIT count.
+/// Looks at the socket that serves a tuple, if there is one. Handshakes in
+/// progress and TIME_WAIT count.
 #[inline(always)]
-pub fn state<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> Option<u32> {
+pub fn with_socket<const V4: bool, R>(
+    ctx: &XdpContext,
+    tuple: &Tuple,
+    look: impl FnOnce(Socket) -> R,
+) -> Option<R> {
     if V4 {
         let (client, service) = (&tuple.client.0, &tuple.service.0);
-        state_of(
-            ctx,
-            &mut SockTuple {
-                source: [client[12], client[13], client[14], client[15]],
-                destination: [service[12], service[13], service[14], service[15]],
-                source_port: tuple.client_port.0,
-                destination_port: tuple.service_port.0,
-            },
-        )
+        let mut tuple = SockTuple {
+            source: [client[12], client[13], client[14], client[15]],
+            destination: [service[12], service[13], service[14], service[15]],
+            source_port: tuple.client_port.0,
+            destination_port: tuple.service_port.0,
+        };
+        with_socket_of(ctx, &mut tuple, look)
     } else {
-        state_of(
-            ctx,
-            &mut SockTuple {
-                source: tuple.client.0,
-                destination: tuple.service.0,
-                source_port: tuple.client_port.0,
-                destination_port: tuple.service_port.0,
-            },
-        )
+        let mut tuple = SockTuple {
+            source: tuple.client.0,
+            destination: tuple.service.0,
+            source_port: tuple.client_port.0,
+            destination_port: tuple.service_port.0,
+        };
+        with_socket_of(ctx, &mut tuple, look)
     }
 }
 
 #[inline(always)]
-fn state_of<A>(ctx: &XdpContext, tuple: &mut SockTuple<A>) -> Option<u32> {
+fn with_socket_of<A, R>(
+    ctx: &XdpContext,
+    tuple: &mut SockTuple<A>,
+    look: impl FnOnce(Socket) -> R,
+) -> Option<R> {
     // SAFETY: `SockTuple` has the layout of the IPv4 or IPv6 arm of
     // `bpf_sock_tuple`, and its size tells the helper which. The reference that a
     // found socket carries is given back before the function ends.
@@ -107,15 +134,15 @@ fn state_of<A>(ctx: &XdpContext, tuple: &mut SockTuple<A>) -> Option<u32> {
         if socket.is_null() {
             return None;
         }
-        let state = core::ptr::read_volatile(&raw const (*socket).state);
+        let seen = look(Socket(socket));
         bpf_sk_release(socket.cast());
-        Some(state)
+        Some(seen)
     }
 }
 
-/// Whether a segment acknowledges a SYN cookie of this kernel.
+/// Whether a segment ends a handshake by a SYN cookie of this listener.
 #[inline(always)]
-fn cookie_is_valid<const V4: bool>(frame: &Frame, segment: &Segment) -> bool {
+fn cookie_is_valid<const V4: bool>(socket: &Socket, frame: &Frame, segment: &Segment) -> bool {
     let Some(tcp) = frame.at::<TcpHdr>(segment.upper) else {
         return false;
     };
@@ -125,12 +152,12 @@ fn cookie_is_valid<const V4: bool>(frame: &Frame, segment: &Segment) -> bool {
             let Some(ip) = frame.at::<Ipv4Hdr>(segment.start) else {
                 return false;
             };
-            bpf_tcp_raw_check_syncookie_ipv4(ip.cast(), tcp.cast()) == 0
+            socket.takes_cookie(ip.cast(), size_of::<Ipv4Hdr>(), tcp.cast())
         } else {
             let Some(ip) = frame.at::<Ipv6Hdr>(segment.start) else {
                 return false;
             };
-            bpf_tcp_raw_check_syncookie_ipv6(ip.cast(), tcp.cast()) == 0
+            socket.takes_cookie(ip.cast(), size_of::<Ipv6Hdr>(), tcp.cast())
         }
     }
 }

@@ -3,12 +3,16 @@
 
 mod pop {
     mod agents;
+    mod asks;
     mod claims;
     mod common;
+    mod drain;
+    mod flows;
     mod join;
     mod kernels;
     mod keys;
     mod load;
+    mod rendezvous;
     mod sessions;
     mod strangers;
     mod tables;

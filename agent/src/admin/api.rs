@@ -139,6 +139,24 @@ pub struct Gossip {
     pub applied: u64,
     /// From the opening of a session on another host to its entry here.
     pub open_to_applied_us: Latency,
+    /// What became of packets of unknown sessions.
+    pub asks: Asks,
+}
+
+/// Sessions that the POP was asked about, because nobody here knew them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asks {
+    /// Sessions that are being asked about now.
+    pub open: u64,
+    /// Asks about sessions since the agent started.
+    pub asked: u64,
+    /// Another host was found to have the session.
+    pub found: u64,
+    /// Its last owner said that it is closed, or nobody had it when it came again:
+    /// the local stack was given its packets.
+    pub reset: u64,
+    /// Routes that an ask brought and that no announcement has confirmed yet.
+    pub provisional: u64,
 }
 
 /// A distribution of times in microseconds.

@@ -121,6 +121,13 @@ pub(crate) fn sample_status() -> Status {
                     },
                 ],
             },
+            asks: Asks {
+                open: 1,
+                asked: 12,
+                found: 9,
+                reset: 2,
+                provisional: 3,
+            },
         },
         problems: vec!["host 3 is down since 4 s".to_owned()],
     }
@@ -263,6 +270,7 @@ impl View for Fake {
                 id: SessionId(n.into()),
                 cookie: n.into(),
                 opened_ns: 0,
+                seen_ns: 0,
                 generation: 0,
                 flags: 0,
             };

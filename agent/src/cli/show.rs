@@ -2,7 +2,7 @@
 
 use crate::{
     admin::api::{
-        Answer, Host, HostState, Hosts, KernelState, Keys, Latency, NextHop, Owner, Reloaded,
+        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, NextHop, Owner, Reloaded,
         Sessions, Stats, Status, SyncState,
     },
     config::Config,
@@ -116,6 +116,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
             "open to applied",
             latency(&status.gossip.open_to_applied_us),
         ),
+        ("asks", asks(&status.gossip.asks)),
     ];
     if status.problems.is_empty() {
         rows.push(("problems", "none".to_owned()));
@@ -127,6 +128,13 @@ pub(super) fn status(status: &Status, _: Style) -> String {
             .map(|problem| ("problem", problem.clone())),
     );
     list(&rows)
+}
+
+fn asks(asks: &Asks) -> String {
+    format!(
+        "{} sessions, {} found, {} reset, {} open",
+        asks.asked, asks.found, asks.reset, asks.open
+    )
 }
 
 fn latency(latency: &Latency) -> String {

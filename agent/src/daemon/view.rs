@@ -29,6 +29,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        flows::FlowCounters,
         keeper::Places,
         link::Point,
         load::Attachment,
@@ -63,6 +64,8 @@ pub(super) struct AgentView {
     pub stats: Arc<Stats>,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
+    /// What the search for idle UDP flows found.
+    pub flows: Arc<FlowCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -303,6 +306,7 @@ impl View for AgentView {
                 announced: status.announced,
                 applied: status.gossip.records_applied,
                 open_to_applied_us: latency(&status.latency),
+                asks: asks(&status),
             },
             problems: self.problems(&status, &hosts),
         })
@@ -426,6 +430,7 @@ impl View for AgentView {
             hooks: {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
+                hooks.extend(counts::flows(&self.flows));
                 hooks
             },
             gossip: gossip.collect(),
@@ -467,6 +472,17 @@ impl View for AgentView {
             sessions: self.open.load(Ordering::Relaxed),
             takers: hosts.iter().filter(|host| takes_sessions(host)).count() as u32,
         })
+    }
+}
+
+fn asks(status: &Status) -> api::Asks {
+    let counters = &status.asks;
+    api::Asks {
+        open: status.asking.sessions as u64,
+        asked: counters.ask_sessions,
+        found: counters.ask_answered + counters.ask_late + counters.ask_closing,
+        reset: counters.ask_closed + counters.ask_nobody,
+        provisional: status.provisional as u64,
     }
 }
 

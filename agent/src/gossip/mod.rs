@@ -22,8 +22,10 @@
 //! Parts: [`wire`] the messages; `log` the origin's side; `replica` the
 //! receiver's side of one origin; `relay` what is passed on for others; [`targets`]
 //! whom to send to; `claims` who says what; [`machine`] the protocol; [`pacer`]
-//! the bound on datagrams; [`node`] seal, membership and gossip of one host in one sans-IO
-//! machine; [`task`] that machine driven by tokio.
+//! the bound on datagrams; [`ask`] what is done about sessions that nobody here
+//! knows, and `provisional` the routes that follow; [`node`] seal, membership,
+//! gossip and asks of one host in one sans-IO machine; [`task`] that machine driven
+//! by tokio.
 
 mod agenda;
 mod alarm;
@@ -35,6 +37,7 @@ mod claims;
 mod core;
 mod doubles;
 mod handle;
+pub mod hosts;
 mod inbound;
 pub mod latency;
 mod listening;

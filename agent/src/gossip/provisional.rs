@@ -117,7 +117,7 @@ impl Gossip {
         } = claim;
         let core = &mut self.core;
         let peer = self.peers.get(&host);
-        let stands = peer.is_some_and(|peer| peer.up || peer.void_at.is_some());
+        let stands = peer.is_some_and(|peer| !peer.dead && !peer.voided);
         if !stands || core.log.is_live(id) || core.claims.owner(id).is_some() {
             return;
         }

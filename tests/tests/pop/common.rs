@@ -96,7 +96,7 @@ impl Pop {
     }
 
     /// How packets ended on each host whose agent runs.
-    fn outcomes(&self) -> String {
+    pub fn outcomes(&self) -> String {
         let mut text = String::new();
         for host in self.lab.running() {
             let stats = self

@@ -100,6 +100,9 @@ impl Asker {
     ) {
         let id = SessionId(question.id);
         counters.ask_parked += 1;
+        if frame.bytes.is_empty() {
+            counters.ask_too_long += 1;
+        }
         if known {
             if self.returned.get(now, id).is_some_and(|back| back < at) {
                 counters.ask_unrouted += 1;
@@ -150,6 +153,9 @@ impl Asker {
         let Some(asking) = self.asking.get_mut(&id) else {
             return;
         };
+        if frame.bytes.is_empty() {
+            return;
+        }
         if asking.frames.len() >= SESSION_FRAMES_MAX {
             counters.ask_no_room += 1;
             return;
@@ -177,6 +183,9 @@ impl Asker {
     }
 
     fn release(&mut self, id: SessionId, way: Way, frame: Frame, counters: &mut Counters) {
+        if frame.bytes.is_empty() {
+            return;
+        }
         match way {
             Way::Reenter => counters.ask_returned += 1,
             Way::Up => counters.ask_up += 1,

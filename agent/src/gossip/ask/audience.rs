@@ -55,6 +55,7 @@ impl Gossip {
         };
         for (&host, peer) in &self.peers {
             match peer.domain {
+                _ if peer.dead || peer.voided => {}
                 Some(domain) if peer.up => {
                     audience.domains.insert(host, domain);
                     if domain == mine {
@@ -63,13 +64,9 @@ impl Gossip {
                     }
                 }
                 // Its agent is down but its claims stand: its kernel may serve.
-                domain if peer.void_at.is_some() => match domain {
-                    Some(domain) if domain == mine => audience.near_blind = true,
-                    Some(domain) if audience.far.contains_key(&domain) => {}
-                    Some(_) => audience.far_blind = true,
-                    None => audience.near_blind = true,
-                },
-                _ => {}
+                Some(domain) if domain == mine => audience.near_blind = true,
+                Some(domain) => audience.far_blind |= !audience.far.contains_key(&domain),
+                None => audience.near_blind = true,
             }
         }
         audience

@@ -70,6 +70,8 @@ counters! {
     Counters {
         /// Packets of unknown sessions taken in.
         ask_parked,
+        /// Packets too long to be held: their sessions are asked about all the same.
+        ask_too_long,
         /// Packets given back at once, because the session's owner was known by then.
         ask_known,
         /// Packets dropped because the table of owners has no room for their session.
@@ -139,7 +141,7 @@ pub struct Frame {
     pub ifindex: u32,
     /// The host that sent it through the tunnel, if one did.
     pub tunnelled: bool,
-    /// Its bytes from the Ethernet header on.
+    /// Its bytes from the Ethernet header on; none of a packet too long to be held.
     pub bytes: Vec<u8>,
 }
 

@@ -177,6 +177,24 @@ fn a_route_that_the_table_has_no_room_for_makes_no_loop() {
 }
 
 #[test]
+fn a_packet_too_long_to_be_held_still_brings_a_route() {
+    let mut pop = Pop::new(11, &[2]);
+    pop.own(2, 1, Found::Socket);
+    let (now, empty) = (
+        pop.now,
+        Frame {
+            bytes: Vec::new(),
+            ..frame(1)
+        },
+    );
+    pop.host(1).asks.parked(now, now, question(1), empty, false);
+    pop.settle(HostId(1));
+    pop.wait(10);
+    assert_eq!(pop.host(1).routes[&id(1)], HostId(2));
+    assert!(pop.host(1).returned.is_empty());
+}
+
+#[test]
 fn a_lone_host_answers_itself() {
     let mut pop = Pop::new(8, &[1]);
     pop.packet(1, 1);
