@@ -18,7 +18,10 @@ use homing_tests::{
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::common::{PATIENCE, Pop};
+use super::{
+    common::{PATIENCE, Pop},
+    tables::cold,
+};
 
 /// A thread in a machine's network namespace, for the sockets made in it.
 fn at<T: Send>(lab: &Lab, machine: Node, work: impl FnOnce() -> T + Send) -> T {
@@ -290,6 +293,27 @@ fn a_flood_of_unknown_packets_harms_no_session_and_stays_bounded() {
     }
     // Moved while the flood's sessions are still remembered, they live on.
     let clients = pop.tour(clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn sessions_beyond_the_table_of_owners_take_turns_in_it() {
+    let mut lab = cold("turns");
+    lab.configure(3, "[limits]\nowners = 20").unwrap();
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    let clients = pop.unsettled(24);
+    pop.lab.set_ecmp(&[3]).unwrap();
+    let live = clients.wait_rounds(3, PATIENCE * 2).unwrap();
+    println!(
+        "{}",
+        pop.lab.exec(Node::Host(3), "homing", &["stats"]).unwrap()
+    );
+    assert_eq!(live, clients.total());
+    assert!(counted(&pop.lab, 3, "routes_swapped") > 0);
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
     pop.unbroken(clients);
     pop.down();
 }

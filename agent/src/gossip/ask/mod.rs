@@ -74,7 +74,8 @@ counters! {
         ask_too_long,
         /// Packets given back at once, because the session's owner was known by then.
         ask_known,
-        /// Packets dropped because the table of owners has no room for their session.
+        /// Packets that came back because the table of owners had no room for their session,
+        /// which then takes the place of another.
         ask_unrouted,
         /// Packets that went up to the local stack because there is nobody to ask.
         ask_alone,
@@ -102,7 +103,7 @@ counters! {
         ask_unheard,
         /// Sessions that nobody owned when they were asked about again.
         ask_nobody,
-        /// Packets dropped after an ask in vain.
+        /// Packets dropped after an ask in vain, or because no room could be made.
         ask_dropped,
         /// Packets given back to the fast path.
         ask_returned,
@@ -477,6 +478,11 @@ impl Asks {
             host,
             generation,
         })
+    }
+
+    /// A session whose packets come although the table has no room for its route.
+    pub fn poll_unrouted(&mut self) -> Option<SessionId> {
+        self.asker.poll_unrouted()
     }
 
     /// The next packet to give back. Call this only when all routes are in force.
