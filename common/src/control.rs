@@ -32,6 +32,8 @@ impl Control {
     pub const SYNCED: u32 = 1;
     /// This host takes no new sessions.
     pub const DRAINING: u32 = 2;
+    /// Flows have taken their share of `SESSIONS`: no more are recorded.
+    pub const FLOWS_FULL: u32 = 4;
     /// An agent whose last beat is older than this is down, nanoseconds.
     pub const BEAT_MAX_NS: u64 = 1_000_000_000;
     /// How often the agent beats, nanoseconds.

@@ -18,7 +18,7 @@ pub struct Event {
     pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 88);
+const _: () = assert!(size_of::<Event>() == 96);
 
 /// What happened to a session.
 #[repr(u32)]

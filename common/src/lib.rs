@@ -13,6 +13,7 @@ pub mod bench;
 pub mod control;
 pub mod echo;
 pub mod event;
+pub mod flow;
 pub mod host;
 pub mod limit;
 pub mod maps;

@@ -30,6 +30,8 @@ pub enum Limit {
     Unknown,
     /// Fragments parked.
     Fragments,
+    /// Flows made sessions.
+    Flows,
 }
 
 impl Limit {
@@ -53,6 +55,7 @@ impl Limit {
             Self::Echo(host) => SOURCES + host.0 as u32,
             Self::Unknown => SOURCES + MAX_HOSTS,
             Self::Fragments => SOURCES + MAX_HOSTS + 1,
+            Self::Flows => SOURCES + MAX_HOSTS + 2,
         }
     }
 
@@ -67,12 +70,15 @@ impl Limit {
             Self::Echo(_) => 256,
             // Some 15,000 a second: what the agent takes without falling behind.
             Self::Unknown | Self::Fragments => 2048,
+            // Some 15,000 a second: what a flood of forged clients that each send
+            // several packets can make of gossip.
+            Self::Flows => 2048,
         }
     }
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 2;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 3;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -119,6 +125,7 @@ mod tests {
             Limit::Echo(HostId(MAX_HOSTS as u16 - 1)),
             Limit::Unknown,
             Limit::Fragments,
+            Limit::Flows,
         ];
         let indices = limits.map(Limit::index);
         assert!(indices.is_sorted_by(|a, b| a < b));

@@ -89,7 +89,7 @@ pub struct Service {
     pub address: Address,
     /// The port.
     pub port: Port,
-    /// The IP protocol number ([`TCP`]).
+    /// The IP protocol number ([`TCP`] or [`UDP`]).
     pub protocol: u8,
     /// Always zero; makes the padding explicit.
     pub zero: u8,

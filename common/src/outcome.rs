@@ -145,6 +145,14 @@ counters! {
     EchoRefused = 36, "echo_refused", Drop;
     /// A member asked more often whether this kernel lives than is answered.
     EchoLimited = 37, "echo_limited", Drop;
+    /// UDP: a flow of this host, which the POP has been told of.
+    LocalFlow = 80, "local_flow", Pass;
+    /// UDP: a flow that no other host is known to own.
+    LocalFlowNew = 81, "local_flow_new", Pass;
+    /// Came through the tunnel: a UDP flow of this host.
+    StrippedFlow = 82, "stripped_flow", Pass;
+    /// Came through the tunnel: a UDP flow that no other host is known to own.
+    StrippedFlowNew = 83, "stripped_flow_new", Pass;
 }
 
 counters! {
@@ -160,6 +168,9 @@ counters! {
     EventsLost = 3, "events_lost";
     /// SYN|ACKs of services that left with a lower MSS.
     MssLowered = 4, "mss_lowered";
+    /// Packets of UDP flows that were not recorded as sessions: too many at once, or
+    /// flows have taken their share of `SESSIONS`.
+    FlowsRefused = 16, "flows_refused";
 }
 
 /// Number of the first counter of [`Hook`]; those below are of [`Outcome`].

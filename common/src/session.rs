@@ -99,6 +99,8 @@ pub struct Session {
     pub cookie: u64,
     /// When it was recorded: `CLOCK_MONOTONIC`, nanoseconds.
     pub opened_ns: u64,
+    /// UDP: when a packet of it was last seen, give or take a second. TCP: zero.
+    pub seen_ns: u64,
     /// How often the session has moved between hosts.
     pub generation: u32,
     /// [`Session::ADOPTED`] and later flags.
@@ -111,7 +113,7 @@ impl Session {
     pub const ADOPTED: u32 = 1;
 }
 
-const _: () = assert!(size_of::<Session>() == 32);
+const _: () = assert!(size_of::<Session>() == 40);
 
 /// SipHash-1-3 over whole little-endian words.
 pub(crate) struct Sip {

@@ -11,6 +11,7 @@ use crate::{
     bench::Bench,
     control::{Control, Rendezvous},
     event::Event,
+    flow::Flow,
     host::{Host, HostId, MAX_HOSTS},
     maps::{Identity, Owner},
     net::{Address, Port, Service},
@@ -30,8 +31,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Bench, Control, Datagram, Event, Host, Identity, Owner, Parked, Question, Rendezvous, Service,
-    Session, SessionId, Settings, Tuple
+    Bench, Control, Datagram, Event, Flow, Host, Identity, Owner, Parked, Question, Rendezvous,
+    Service, Session, SessionId, Settings, Tuple
 );
 
 impl From<IpAddr> for Address {

@@ -47,6 +47,13 @@ pub fn knows(now_ns: u64) -> bool {
     flags & Control::SYNCED != 0 && now_ns.saturating_sub(beat_ns) <= Control::BEAT_MAX_NS
 }
 
+/// Whether no more flows are to be made sessions.
+#[inline(always)]
+pub fn flows_full() -> bool {
+    let flags: u32 = field!(flags);
+    flags & Control::FLOWS_FULL != 0
+}
+
 /// This life of the host's kernel.
 #[inline(always)]
 pub fn incarnation() -> u64 {

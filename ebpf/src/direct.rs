@@ -8,7 +8,7 @@ use homing_common::{
 };
 
 use crate::{
-    End, control, echo, encap,
+    End, control, encap, flow,
     local::{self, Local},
     maps::SERVICES,
     owners,
@@ -28,10 +28,10 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
         return Err(Outcome::Fragment);
     }
     if ip.protocol != TCP {
-        return Err(match ip.protocol {
-            UDP => echo::handle(ctx, frame, &ip),
-            _ => Outcome::NotService,
-        });
+        return match ip.protocol {
+            UDP => flow::handle(ctx, frame, &ip),
+            _ => Err(Outcome::NotService),
+        };
     }
     let segment = Segment::parse(frame, &ip).ok_or(Outcome::Malformed)?;
 

@@ -18,7 +18,7 @@ use network_types::{
 };
 
 use crate::{
-    mss,
+    flow, mss,
     packet::{IPV4, IPV6, MAX_VLAN_TAGS, is_vlan},
 };
 
@@ -30,6 +30,8 @@ pub fn handle(ctx: &TcContext) {
     };
     if leaving.tuple.protocol == TCP {
         mss::lower(ctx, &leaving);
+    } else {
+        flow::flow_answered(&raw const leaving.tuple);
     }
 }
 

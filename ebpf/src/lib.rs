@@ -7,6 +7,7 @@
 //! into an XDP action, and does nothing else.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod answer;
 pub mod checksum;
@@ -15,6 +16,7 @@ pub mod direct;
 pub mod echo;
 pub mod egress;
 pub mod encap;
+pub mod flow;
 pub mod limit;
 pub mod local;
 pub mod maps;

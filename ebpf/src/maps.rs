@@ -8,6 +8,7 @@ use aya_ebpf::{
 use homing_common::{
     control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
     event::Event,
+    flow::{FLOWS_ENTRIES, Flow},
     host::{Host, MAX_HOSTS},
     limit::LIMITS_ENTRIES,
     maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
@@ -42,6 +43,11 @@ pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
 /// make room.
 #[btf_map]
 pub static CLOSED: LruHashMap<u64, u64, { CLOSED_ENTRIES as usize }> = LruHashMap::new();
+
+/// UDP flows that the POP has not heard of, by session id. Written by XDP and by
+/// what leaves; the oldest make room.
+#[btf_map]
+pub static FLOWS: LruHashMap<u64, Flow, { FLOWS_ENTRIES as usize }> = LruHashMap::new();
 
 /// Packets that belong to nobody known, for the agent to ask about: a [`Parked`]
 /// and the frame behind it.

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
-    net::{Address, Port, TCP},
+    net::{Address, Port, TCP, UDP},
     outcome::Outcome,
     session::Tuple,
 };
@@ -40,6 +40,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
+const UDP_LEN: usize = 8;
 const TCP_MIN_LEN: usize = size_of::<TcpHdr>();
 
 /// The bytes of a frame.
@@ -66,8 +67,7 @@ impl Frame {
     /// verifier, that reasons less far, does not accept.
     #[inline(always)]
     fn end(&self) -> usize {
-        // SAFETY: the context is valid as long as the program runs.
-        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
+        data_end(self.ctx)
     }
 
     /// A `T` at an offset, or nothing where the frame ends before it does.
@@ -85,6 +85,35 @@ impl Frame {
     fn holds(&self, offset: usize, len: usize) -> bool {
         self.data + offset + len <= self.end()
     }
+}
+
+/// Where a context's frame ends.
+///
+/// One instruction, and no other: left to itself the compiler may keep the field's
+/// address in a register, and the verifier reads a context through nothing but the
+/// context's own address.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn data_end(ctx: *mut xdp_md) -> usize {
+    const OFFSET: usize = core::mem::offset_of!(xdp_md, data_end);
+    let end: u64;
+    // SAFETY: the context is valid as long as the program runs.
+    unsafe {
+        core::arch::asm!(
+            "{end} = *(u32 *)({ctx} + {offset})",
+            end = out(reg) end,
+            ctx = in(reg) ctx,
+            offset = const OFFSET,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    end as usize
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn data_end(ctx: *mut xdp_md) -> usize {
+    // SAFETY: as above.
+    unsafe { (*ctx).data_end as usize }
 }
 
 /// A frame's link layer.
@@ -266,16 +295,16 @@ pub extern "C" fn ipv6_upper(ctx: *mut xdp_md, upper: u32, protocol: u32) -> u32
     UPPER_VALID | (protocol as u32) << 16 | upper
 }
 
-/// A TCP segment of a session.
+/// A TCP segment or UDP datagram of a session.
 #[derive(Clone, Copy)]
 pub struct Segment {
     /// The session, seen from its service.
     pub tuple: Tuple,
-    /// TCP's flags.
+    /// TCP's flags; none for UDP.
     pub flags: Flags,
     /// Offset of the IP header in the frame.
     pub start: usize,
-    /// Offset of the TCP header in the frame.
+    /// Offset of the TCP or UDP header in the frame.
     pub upper: usize,
     /// Length in bytes of the IP packet.
     pub len: usize,
@@ -306,6 +335,32 @@ impl Segment {
                 TCP,
             ),
             flags: Flags(header[13]),
+            start: ip.start,
+            upper: ip.upper,
+            len: ip.len,
+            tos: ip.tos,
+        })
+    }
+
+    /// Reads the UDP header of an IP packet that is no fragment.
+    #[inline(always)]
+    pub fn datagram(frame: &Frame, ip: &Ip) -> Option<Self> {
+        let header: *mut [u8; UDP_LEN] = frame.at(ip.upper)?;
+        // SAFETY: `at` has checked that the header lies within the frame.
+        let header = unsafe { *header };
+        let len = u16::from_be_bytes([header[4], header[5]]) as usize;
+        if len < UDP_LEN || ip.upper + len > ip.start + ip.len {
+            return None;
+        }
+        Some(Self {
+            tuple: Tuple::new(
+                ip.source,
+                Port([header[0], header[1]]),
+                ip.destination,
+                Port([header[2], header[3]]),
+                UDP,
+            ),
+            flags: Flags(0),
             start: ip.start,
             upper: ip.upper,
             len: ip.len,

@@ -54,6 +54,7 @@ fn opened(ctx: &SockOpsContext) {
         id: tuple.id(&settings::session_key()),
         cookie: cookie_of(ctx),
         opened_ns: now,
+        seen_ns: 0,
         generation: 0,
         flags: 0,
     };
@@ -101,8 +102,9 @@ fn closed(ctx: &SockOpsContext) {
     tell(EventKind::Closed, tuple, session, now);
 }
 
+/// Tells the agent what happened to a session.
 #[inline(always)]
-fn tell(kind: EventKind, tuple: Tuple, session: Session, at_ns: u64) {
+pub fn tell(kind: EventKind, tuple: Tuple, session: Session, at_ns: u64) {
     let Some(mut slot) = EVENTS.reserve(0) else {
         stats::count(Hook::EventsLost.index());
         return;

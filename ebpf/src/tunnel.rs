@@ -9,7 +9,7 @@ use homing_common::{
 };
 
 use crate::{
-    End, direct, encap,
+    End, direct, encap, flow,
     local::{self, Local},
     maps::HOSTS,
     owners,
@@ -134,8 +134,10 @@ impl Arrival {
         if is_nested(frame, &ip) {
             return Err(Outcome::TunnelNested);
         }
-        if ip.protocol != TCP {
-            return Err(Outcome::TunnelNotService);
+        match ip.protocol {
+            TCP => {}
+            UDP => return self.datagram::<V4>(ctx, frame, &ip),
+            _ => return Err(Outcome::TunnelNotService),
         }
         let segment = Segment::parse(frame, &ip).ok_or(Outcome::TunnelMalformed)?;
         if !direct::is_service(&segment.tuple.service()) {
@@ -157,6 +159,35 @@ impl Arrival {
             }
         };
         strip::<V4>(ctx, frame, self.link.len, start)?;
+        Err(outcome)
+    }
+
+    /// Decides on a UDP packet.
+    #[inline(always)]
+    fn datagram<const V4: bool>(
+        &self,
+        ctx: &XdpContext,
+        frame: &Frame,
+        ip: &Ip,
+    ) -> Result<End, Outcome> {
+        let datagram = Segment::datagram(frame, ip).ok_or(Outcome::TunnelMalformed)?;
+        if !direct::is_service(&datagram.tuple.service()) {
+            return Err(Outcome::TunnelNotService);
+        }
+        let id = datagram.tuple.id(&settings::session_key());
+        let owner = owners::owner_of(id).filter(|owner| *owner != self.from);
+        let arrival = match owner {
+            Some(_) => flow::Arrival::TunnelForeign,
+            None => flow::Arrival::Tunnel,
+        };
+        let outcome = match (flow::decide(&datagram.tuple, id, arrival), owner) {
+            (flow::Way::Known, _) => Outcome::StrippedFlow,
+            (flow::Way::Elsewhere, Some(owner)) => {
+                return self.send_on(ctx, &datagram, id, owner);
+            }
+            _ => Outcome::StrippedFlowNew,
+        };
+        strip::<V4>(ctx, frame, self.link.len, ip.start)?;
         Err(outcome)
     }
 

@@ -18,7 +18,7 @@ use homing_common::{
     net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
     park::Parked,
-    session::{SessionKey, Tuple},
+    session::{Session, SessionKey, Tuple},
     settings::Settings,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -127,10 +127,15 @@ impl Program {
         Ok(Self { ebpf, settings })
     }
 
-    /// Makes an endpoint a service of the POP.
+    /// Makes an endpoint a service of the POP, by TCP.
     pub fn add_service(&mut self, endpoint: &str) -> Result<()> {
+        self.add_service_of(endpoint, TCP)
+    }
+
+    /// Makes an endpoint a service of the POP.
+    pub fn add_service_of(&mut self, endpoint: &str, protocol: u8) -> Result<()> {
         let endpoint: SocketAddr = endpoint.parse()?;
-        let service = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), TCP);
+        let service = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), protocol);
         let mut services: HashMap<_, Service, u32> = self.map("SERVICES")?.try_into()?;
         services.insert(service, 0, 0)?;
         Ok(())
@@ -151,15 +156,37 @@ impl Program {
     /// Makes a host the owner of a session.
     pub fn set_owner(&mut self, client: &str, service: &str, host: u16) -> Result<()> {
         let id = self.id(client, service)?;
+        self.set_owner_of(id, host)
+    }
+
+    /// Makes a host the owner of the session with an id.
+    pub fn set_owner_of(&mut self, id: u64, host: u16) -> Result<()> {
         let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
         owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
         Ok(())
     }
 
-    /// The id of a session under the test's key.
+    /// The id of a TCP session under the test's key.
     pub fn id(&self, client: &str, service: &str) -> Result<u64> {
-        let tuple = Tuple::between(client.parse()?, service.parse()?, TCP);
+        self.id_of(client, service, TCP)
+    }
+
+    /// The id of a session under the test's key.
+    pub fn id_of(&self, client: &str, service: &str, protocol: u8) -> Result<u64> {
+        let tuple = Tuple::between(client.parse()?, service.parse()?, protocol);
         Ok(tuple.id(&self.settings.session_key).0)
+    }
+
+    /// What `SESSIONS` holds of a session.
+    pub fn session(
+        &mut self,
+        client: &str,
+        service: &str,
+        protocol: u8,
+    ) -> Result<Option<Session>> {
+        let tuple = Tuple::between(client.parse()?, service.parse()?, protocol);
+        let sessions: HashMap<_, Tuple, Session> = self.map("SESSIONS")?.try_into()?;
+        Ok(sessions.get(&tuple, 0).ok())
     }
 
     /// Runs one frame through the program, as if it came in by the loopback

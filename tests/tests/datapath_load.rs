@@ -19,12 +19,13 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 16] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
     "CONTROL",
     "EVENTS",
+    "FLOWS",
     "FRAGMENTS",
     "HOSTS",
     "IDENTITY",

@@ -7,6 +7,7 @@ mod packets {
     mod echo;
     mod egress;
     mod every_outcome;
+    mod flows;
     mod forward;
     mod local;
     mod loops;

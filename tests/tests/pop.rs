@@ -6,6 +6,8 @@ mod pop {
     mod asks;
     mod claims;
     mod common;
+    mod drain;
+    mod flows;
     mod join;
     mod kernels;
     mod keys;

@@ -10,7 +10,7 @@ use std::{
 use homing_common::outcome::{Hook, Outcome, Verdict};
 
 use super::api;
-use crate::datapath::{sockets::WatchCounters, stats::Counts};
+use crate::datapath::{flows::FlowCounters, sockets::WatchCounters, stats::Counts};
 
 /// How packets' ways through XDP ended.
 pub fn outcomes(counts: &Counts) -> Vec<api::Outcome> {
@@ -63,6 +63,15 @@ pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
             "Sessions forgotten because their sockets were gone",
         ),
     ]
+}
+
+/// What the search for idle flows found.
+pub fn flows(counts: &FlowCounters) -> [api::Counter; 1] {
+    [api::Counter {
+        name: "flows_expired".to_owned(),
+        count: counts.expired.load(Ordering::Relaxed),
+        help: "UDP flows that went idle, and with that were closed".to_owned(),
+    }]
 }
 
 const fn verdict_label(verdict: Verdict) -> &'static str {

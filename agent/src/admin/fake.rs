@@ -270,6 +270,7 @@ impl View for Fake {
                 id: SessionId(n.into()),
                 cookie: n.into(),
                 opened_ns: 0,
+                seen_ns: 0,
                 generation: 0,
                 flags: 0,
             };

@@ -3,7 +3,7 @@
 use std::{collections::BinaryHeap, net::SocketAddr, str::FromStr};
 
 use homing_common::{
-    net::TCP,
+    net::{TCP, UDP},
     session::{Session, Tuple},
 };
 
@@ -111,13 +111,18 @@ pub fn name(tuple: &Tuple, id: homing_common::session::SessionId) -> api::Sessio
 pub fn protocol_label(protocol: u8) -> String {
     match protocol {
         TCP => "tcp".to_owned(),
+        UDP => "udp".to_owned(),
         other => other.to_string(),
     }
 }
 
 /// The IP protocol number of a name.
 pub fn parse_protocol(name: &str) -> Option<u8> {
-    (name == "tcp").then_some(TCP)
+    match name {
+        "tcp" => Some(TCP),
+        "udp" => Some(UDP),
+        _ => None,
+    }
 }
 
 /// The place of a session in the order of all, as text.
@@ -157,6 +162,7 @@ mod tests {
             id: SessionId(n.into()),
             cookie: 0,
             opened_ns: 1_000_000_000,
+            seen_ns: 0,
             generation: 0,
             flags: 0,
         }
@@ -209,7 +215,7 @@ mod tests {
             "x",
             "1.2.3.4:5",
             "1.2.3.4:5,6.7.8.9:1,tcp,",
-            "1.2.3.4:5,6.7.8.9:1,udp",
+            "1.2.3.4:5,6.7.8.9:1,sctp",
         ] {
             assert!(parse_cursor(wrong).is_none(), "{wrong}");
         }

@@ -195,7 +195,7 @@ async fn owner<V: View>(
     }
     let protocol = query.protocol.as_deref().unwrap_or("tcp");
     let protocol = parse_protocol(protocol)
-        .ok_or_else(|| bad(format!("protocol: must be tcp, not {protocol}")))?;
+        .ok_or_else(|| bad(format!("protocol: must be tcp or udp, not {protocol}")))?;
     let session = Tuple::between(client, service, protocol);
     Ok(Json(view.owner(session).await?))
 }

@@ -174,7 +174,7 @@ async fn what_is_wrong_with_a_request_is_said() {
             "different families",
         ),
         (
-            "GET /owner?client=1.2.3.4:5&service=203.0.113.10:443&protocol=udp",
+            "GET /owner?client=1.2.3.4:5&service=203.0.113.10:443&protocol=sctp",
             400,
             "must be tcp",
         ),

@@ -233,7 +233,7 @@ pub(super) struct OwnerArgs {
     pub service: SocketAddr,
 
     /// The protocol
-    #[arg(long, default_value = "tcp", value_parser = ["tcp"])]
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
     pub protocol: String,
 }
 

@@ -88,7 +88,7 @@ fn nonsense_is_refused_with_a_reason() {
             "such as 198.51.100.7:40312",
         ),
         (
-            "homing owner 1.2.3.4:5 5.6.7.8:9 --protocol udp",
+            "homing owner 1.2.3.4:5 5.6.7.8:9 --protocol sctp",
             ErrorKind::InvalidValue,
             "tcp",
         ),

@@ -7,14 +7,14 @@ use std::{
 };
 
 use homing_common::{
-    host::{Encapsulation, HostId},
+    host::{Encapsulation, GUE_PORT, HostId},
     maps::{OWNERS_ENTRIES, SERVICES_ENTRIES, SESSIONS_ENTRIES},
-    net::{Port, Service, TCP},
+    net::{Port, Service, TCP, UDP},
 };
 use toml::de::DeTable;
 
 use super::{
-    Admin, Config, DEFAULT_INSTANCE, Host, Limits, Pop, Problems, Seed, Tunnel, XdpMode,
+    Admin, Config, DEFAULT_INSTANCE, Host, Limits, Pop, Problems, Seed, Tunnel, Udp, XdpMode,
     default_socket,
     read::{At, Bad, Notes, Section},
     relations, values,
@@ -72,6 +72,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     let pop = pop(&root, notes);
     let tunnel = tunnel(&root, notes);
     let services = services(&root, notes);
+    let udp = udp(&root);
     let limits = limits(&root);
     let admin = admin(&root, instance.as_deref());
     root.close();
@@ -118,6 +119,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
         },
         tunnel: tunnel?.value,
         services: services?.into_iter().map(|service| service.value).collect(),
+        udp: udp?,
         limits: limits?,
         admin: admin?,
     })
@@ -299,6 +301,13 @@ fn services(root: &Section<'_>, notes: &Notes<'_>) -> Option<Vec<At<Service>>> {
     relations::unique(notes, &services, |service| {
         format!("duplicate service: {}", service.endpoint())
     });
+    for service in &services {
+        let Service { port, protocol, .. } = service.value;
+        if protocol == UDP && port.number() == GUE_PORT {
+            let what = format!("port {GUE_PORT} over UDP is that of tunnel packets");
+            service.wrong(notes, Bad::new(what, "use another port"));
+        }
+    }
     Some(services)
 }
 
@@ -309,7 +318,9 @@ fn service(section: Section<'_>) -> Option<At<Service>> {
         values::service_address,
     );
     let port = section.required("port", "add port = 443", |v| values::number(v, 1..=65535));
-    let protocol = section.default("protocol", TCP, |v| values::word(v, &[("tcp", TCP)]));
+    let protocol = section.default("protocol", TCP, |v| {
+        values::word(v, &[("tcp", TCP), ("udp", UDP)])
+    });
     section.close();
     let (address, port) = (address?, port?);
     let port = Port::new(port.value as u16);
@@ -317,6 +328,17 @@ fn service(section: Section<'_>) -> Option<At<Service>> {
         value: Service::new(address.value.into(), port, protocol?),
         line: address.line,
         key: address.key,
+    })
+}
+
+fn udp(root: &Section<'_>) -> Option<Udp> {
+    let section = root.section("udp", None);
+    let idle_timeout = section.default("idle_timeout", Duration::from_secs(60), |v| {
+        values::duration(v, Duration::from_secs(1)..=Duration::from_secs(3600))
+    });
+    section.close();
+    Some(Udp {
+        idle_timeout: idle_timeout?,
     })
 }
 

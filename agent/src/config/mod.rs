@@ -53,6 +53,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// What all hosts of the POP answer for; at least one, each once.
     pub services: Vec<Service>,
+    /// What is particular to UDP services.
+    pub udp: Udp,
     /// Sizes of tables.
     pub limits: Limits,
     /// The admin socket.
@@ -173,6 +175,13 @@ impl Tunnel {
             len: self.host_prefix_len,
         }
     }
+}
+
+/// `[udp]`: what is particular to UDP services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Udp {
+    /// A flow without a packet for so long is over.
+    pub idle_timeout: Duration,
 }
 
 /// `[limits]`: sizes of tables, `1..=`[`LIMIT_MAX`].

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use homing_common::host::HostId;
+use homing_common::{control::Rendezvous, host::HostId};
 use tokio::{sync::watch, task::spawn_blocking};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Follows membership. What an agent before left in the table stays until the POP
-/// is known (`synced`).
+/// is known (`synced`); a new table is of use from the first member on.
 pub(super) async fn follow(
     me: HostId,
     mut hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
@@ -23,7 +23,8 @@ pub(super) async fn follow(
     mut draining: watch::Receiver<bool>,
     table: RendezvousMap,
 ) {
-    if synced.wait_for(|synced| *synced).await.is_err() {
+    let used = (0..table.slots()).any(|slot| table.get(slot) != Rendezvous::default());
+    if used && synced.wait_for(|synced| *synced).await.is_err() {
         return;
     }
     let mut work = Work {

@@ -32,6 +32,7 @@ use crate::{
     config::Config,
     datapath::{
         Datapath, LoadOptions,
+        flows::Flows,
         keeper::Keeper,
         link::Point,
         local::LocalEvent,
@@ -136,6 +137,18 @@ pub(super) async fn start(
     let owners = Shared::new(datapath.owners);
     let open = Arc::new(AtomicU64::new(0));
 
+    let flows = Flows::new(
+        datapath.sessions.clone(),
+        control.clone(),
+        config.udp.idle_timeout,
+        config.limits.sessions,
+        datapath.events.finder(),
+    );
+    let flow_counters = flows.counters();
+    parts.run("the search for idle flows", async move {
+        Ok(flows.run().await?)
+    });
+
     let (events_to, events_from) = mpsc::channel(EVENTS_WAITING);
     let (news_to, news) = mpsc::channel(EVENTS_WAITING);
     let events = datapath.events;
@@ -223,6 +236,7 @@ pub(super) async fn start(
         sessions: datapath.sessions,
         stats: datapath.stats,
         watched,
+        flows: flow_counters,
         owners,
         session_key,
         open,

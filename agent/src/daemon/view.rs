@@ -29,6 +29,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
+        flows::FlowCounters,
         keeper::Places,
         link::Point,
         load::Attachment,
@@ -63,6 +64,8 @@ pub(super) struct AgentView {
     pub stats: Arc<Stats>,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
+    /// What the search for idle UDP flows found.
+    pub flows: Arc<FlowCounters>,
     pub owners: Shared,
     /// The key of session ids.
     pub session_key: SessionKey,
@@ -427,6 +430,7 @@ impl View for AgentView {
             hooks: {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
+                hooks.extend(counts::flows(&self.flows));
                 hooks
             },
             gossip: gossip.collect(),

@@ -51,6 +51,11 @@ impl ControlMap {
         self.set_flag(Control::DRAINING, draining);
     }
 
+    /// Whether no more UDP flows are to be made sessions.
+    pub fn set_flows_full(&self, full: bool) {
+        self.set_flag(Control::FLOWS_FULL, full);
+    }
+
     /// What [`ControlMap::set_synced`] said last.
     pub fn is_synced(&self) -> bool {
         self.flag(Control::SYNCED)

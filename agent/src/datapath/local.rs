@@ -163,6 +163,7 @@ mod tests {
             id: SessionId(id),
             cookie,
             opened_ns: 0,
+            seen_ns: 0,
             generation: 0,
             flags: 0,
         }

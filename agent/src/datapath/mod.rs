@@ -22,6 +22,7 @@ pub mod answer;
 pub mod control;
 pub mod error;
 pub mod events;
+pub mod flows;
 pub mod frame;
 pub mod hosts;
 pub mod identity;

@@ -370,6 +370,7 @@ impl Node {
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
         self.liveness.set_keys(keys.echo);
+        self.liveness.set_keys(keys.echo);
         self.seal.rekey(keys);
     }
 

@@ -28,6 +28,8 @@ pub const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 0x10);
 /// The ports that are services of the POP, on both addresses.
 pub const SERVICE_PORTS: [u16; 5] = [80, 443, 5201, 8080, 9000];
+/// The UDP port that is a service of the POP, on both addresses.
+pub const UDP_PORT: u16 = 443;
 /// The UDP port of agents.
 pub const AGENT_PORT: u16 = 7946;
 /// The UDP port of their multicast.
@@ -323,14 +325,16 @@ multicast = "{multicast}"
             "\n[tunnel]\nencapsulation = \"{}\"\nnetwork = \"{network}\"\nhost_prefix_len = {prefix_len}\n",
             self.tunnel
         );
-        for port in SERVICE_PORTS {
+        let tcp = SERVICE_PORTS.map(|port| (port, "tcp"));
+        for (port, protocol) in tcp.into_iter().chain([(UDP_PORT, "udp")]) {
             for service in self.service(port) {
                 text += &format!(
-                    "\n[[services]]\naddress = \"{}\"\nport = {port}\n",
+                    "\n[[services]]\naddress = \"{}\"\nport = {port}\nprotocol = \"{protocol}\"\n",
                     service.ip()
                 );
             }
         }
+        text += "\n[udp]\nidle_timeout = \"6s\"\n";
         text + &format!("\n[admin]\nsocket = \"{socket}\"\n")
     }
 

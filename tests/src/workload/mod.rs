@@ -12,11 +12,13 @@
 
 pub mod client;
 mod connection;
+mod flow;
 pub mod idle;
 pub mod server;
 
 pub use client::{Clients, Options, Report};
 pub use connection::{End, churn};
+pub use flow::{FlowReport, FlowServers, Flows, forge};
 
 /// The first eight bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"homing\x001";

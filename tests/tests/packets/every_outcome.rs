@@ -13,7 +13,7 @@ use homing_tests::{
     program::{self, Action, Program, Run, host_1, in_namespace, tunnel_v4},
 };
 
-use super::{ask, common::outer, echo, local::Handshake};
+use super::{ask, common::outer, echo, flows, local::Handshake};
 
 /// A packet whose way ends like this. A new outcome does not compile until it has
 /// one.
@@ -23,6 +23,8 @@ fn reach(outcome: Outcome) -> Run {
     let owned = |program: &mut Program, host| {
         program.set_owner(CLIENT_V4, SERVICE_V4, host).unwrap();
     };
+    program.add_service_of(SERVICE_V4, flows::UDP).unwrap();
+    let flow = flows::datagram(CLIENT_V4, SERVICE_V4);
     match outcome {
         Outcome::NotIp => program.run(&[0; 14]),
         Outcome::NotService => {
@@ -157,6 +159,10 @@ fn reach(outcome: Outcome) -> Run {
             program.exhaust(Limit::Echo(HostId(2)))?;
             echo::ask(&mut program, |_| {})
         }),
+        Outcome::LocalFlow => until(outcome, || program.run(&flow.frame(&[]))),
+        Outcome::LocalFlowNew => program.run(&flow.frame(&[])),
+        Outcome::StrippedFlow => until(outcome, || arrive(&mut program, 2, &flow)),
+        Outcome::StrippedFlowNew => arrive(&mut program, 2, &flow),
     }
     .unwrap()
 }

@@ -37,6 +37,8 @@ fn the_key_changes_host_by_host_while_connections_and_gossip_go_on() {
     let key = |pop: &Pop, step: &str| pop.lab.homing_json(1, &["key", step]).unwrap();
     let first = key(&pop, "show")["signs"].as_str().unwrap().to_owned();
     let downs = counted(&pop, "downs");
+    let refused = |pop: &Pop| pop.lab.outcomes(&["echo_refused"]).unwrap();
+    let echoes_refused = refused(&pop);
     let mut clients = Some(clients);
     let mut extra = Vec::new();
     for step in ["begin", "promote", "finish"] {
@@ -58,6 +60,7 @@ fn the_key_changes_host_by_host_while_connections_and_gossip_go_on() {
     assert!(all_sign, "{:?}, not {last}", signer(&pop));
     assert_eq!(counted(&pop, "downs"), downs, "a host was down meanwhile");
     assert_eq!(counted(&pop, "wrong_key"), 0);
+    assert_eq!(refused(&pop), echoes_refused);
 
     // An agent that comes with the old key finds nobody, and is told apart.
     let file = pop.lab.folder().join("pop.key");

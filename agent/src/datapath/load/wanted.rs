@@ -201,12 +201,13 @@ mod tests {
                 "40 client.__0@0+16 service.__0@16+16 client_port.__0@32+2 \
                  service_port.__0@34+2 protocol@36+1 zero@37+3"
                     .to_owned(),
-                "32 id.__0@0+8 cookie@8+8 opened_ns@16+8 generation@24+4 flags@28+4".to_owned()
+                "40 id.__0@0+8 cookie@8+8 opened_ns@16+8 seen_ns@24+8 generation@32+4 flags@36+4"
+                    .to_owned()
             )
         );
         assert!(text("HOSTS").1.contains(" templates[1].header@"));
         // Nobody but this says what stands in a ring buffer.
-        assert!(text("EVENTS").1.starts_with("88 tuple.client.__0@0+16 "));
+        assert!(text("EVENTS").1.starts_with("96 tuple.client.__0@0+16 "));
         assert_eq!(text("STATS").1, "8 .@0+8");
     }
 

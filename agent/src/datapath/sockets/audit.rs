@@ -92,6 +92,7 @@ mod tests {
             id: SessionId(cookie),
             cookie,
             opened_ns: 0,
+            seen_ns: 0,
             generation: 0,
             flags: match adopted {
                 true => Session::ADOPTED,

@@ -289,6 +289,7 @@ impl Auditor {
                 id: socket.tuple.id(&self.key),
                 cookie: socket.cookie,
                 opened_ns: monotonic_ns(),
+                seen_ns: 0,
                 generation: 0,
                 flags: Session::ADOPTED,
             };
