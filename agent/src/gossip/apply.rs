@@ -1,6 +1,6 @@
 //! Routes into the kernel's table, and what to do when it is full.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use homing_common::{host::HostId, session::SessionId};
 
@@ -38,17 +38,9 @@ counters! {
         table_full,
         /// Routes not written or removed because the system refused.
         table_errors,
-        /// Routes that took the place of others, because packets came for them.
-        routes_swapped,
     }
 }
 
-/// Routes of which it is remembered that they were written lately: the candidates
-/// to make room.
-const PLACED_MAX: usize = 4096;
-/// Routes removed at most for one that packets come for: some of those remembered
-/// may be gone already, and make no room.
-const SWAP_TRIES: usize = 8;
 /// Routes tried again in one go.
 const RETRIES: usize = 1024;
 
@@ -58,8 +50,6 @@ const RETRIES: usize = 1024;
 pub struct Applier<T> {
     table: T,
     unplaced: BTreeSet<SessionId>,
-    /// Written lately, the oldest first; some have been removed since.
-    placed: VecDeque<SessionId>,
     /// Room has appeared since the last try.
     room: bool,
     /// What happened so far.
@@ -74,7 +64,6 @@ impl<T: Table> Applier<T> {
         Self {
             table,
             unplaced: BTreeSet::new(),
-            placed: VecDeque::new(),
             room: false,
             counters: Counters::default(),
             error: None,
@@ -90,13 +79,7 @@ impl<T: Table> Applier<T> {
         match result {
             Ok(()) => {
                 match owner {
-                    Some(_) => {
-                        self.counters.routes_set += 1;
-                        self.placed.push_back(id);
-                        if self.placed.len() > PLACED_MAX {
-                            self.placed.pop_front();
-                        }
-                    }
+                    Some(_) => self.counters.routes_set += 1,
                     None => {
                         self.counters.routes_cleared += 1;
                         self.room = true;
@@ -137,31 +120,6 @@ impl<T: Table> Applier<T> {
             }
         }
         self.room = !self.unplaced.is_empty();
-    }
-
-    /// Puts a route that had no room in the place of others, because packets come
-    /// for it and perhaps not for them. `route` says where each session's packets
-    /// go now.
-    pub fn swap_in(&mut self, id: SessionId, route: impl Fn(SessionId) -> Option<HostId>) {
-        if !self.unplaced.contains(&id) {
-            return;
-        }
-        for _ in 0..SWAP_TRIES {
-            // What was written first is the least likely to be needed still.
-            let Some(other) = self.placed.pop_front() else {
-                return;
-            };
-            if other != id && self.table.clear(other).is_ok() {
-                if route(other).is_some() {
-                    self.unplaced.insert(other);
-                }
-                self.apply(id, route(id));
-                if !self.unplaced.contains(&id) {
-                    self.counters.routes_swapped += 1;
-                    return;
-                }
-            }
-        }
     }
 
     /// How many routes wait for room.
@@ -228,36 +186,5 @@ pub(super) mod tests {
         assert_eq!(applier.unplaced(), 0);
         let ids: Vec<_> = applier.table().routes.keys().map(|id| id.0).collect();
         assert_eq!(ids, [1, 2, 3]);
-    }
-
-    #[test]
-    fn what_packets_come_for_takes_the_place_of_what_was_written_first() {
-        let mut applier = Applier::new(Memory {
-            routes: BTreeMap::new(),
-            limit: 2,
-        });
-        let host = Some(HostId(2));
-        for n in 0..4 {
-            applier.apply(SessionId(n), host);
-        }
-        // The first one is gone meanwhile, and another took its place.
-        applier.apply(SessionId(0), None);
-        applier.retry(false, |_| host);
-        assert_eq!(applier.unplaced(), 1);
-        let ids = |applier: &Applier<Memory>| -> Vec<u64> {
-            applier.table().routes.keys().map(|id| id.0).collect()
-        };
-        assert_eq!(ids(&applier), [1, 2]);
-        let route = |id| host.filter(|_| id != SessionId(0));
-        applier.swap_in(SessionId(3), route);
-        assert_eq!(ids(&applier), [2, 3]);
-        assert_eq!(applier.unplaced(), 1, "the one that it replaced waits");
-        applier.swap_in(SessionId(1), route);
-        assert_eq!(ids(&applier), [1, 3]);
-        // One that waits for nothing changes nothing.
-        applier.swap_in(SessionId(1), route);
-        applier.swap_in(SessionId(9), route);
-        assert_eq!(ids(&applier), [1, 3]);
-        assert_eq!(applier.counters.routes_swapped, 2);
     }
 }

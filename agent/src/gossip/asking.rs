@@ -47,11 +47,6 @@ impl Node {
         self.asks.looked_up(now, lookup, generation);
     }
 
-    /// A session whose packets come although the table has no room for its route.
-    pub fn poll_unrouted(&mut self) -> Option<SessionId> {
-        self.asks.poll_unrouted()
-    }
-
     /// The next packet to give back; none while routes wait to be put in force.
     pub fn poll_release(&mut self, now: u64) -> Option<Release> {
         if self.gossip.routes_waiting() > 0 {

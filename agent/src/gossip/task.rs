@@ -22,7 +22,7 @@ use super::{
         driver::{self, Driver},
     },
     handle::{self, Command, Ends},
-    machine::{Origin, Progress},
+    machine::Progress,
     node::{Config, HostView, Node},
     report::Reports,
     socket::{SocketError, Sockets},
@@ -313,8 +313,7 @@ impl<T: Table> Running<T> {
         let sight = Sight {
             alive: self.in_state(membership::State::Alive),
             down: self.in_state(membership::State::Down),
-            // What the tables have no room for can be asked about.
-            behind: self.is_any_alive(|origin| origin.progress != Progress::Following),
+            behind: self.is_behind(),
         };
         if let Some(synced) = self.standing.look(now, sight) {
             self.vitals.synced(synced);
@@ -354,10 +353,6 @@ impl<T: Table> Running<T> {
         let anyway = self.retry_at <= now;
         if anyway {
             self.retry_at = now + RETRY_INTERVAL;
-        }
-        while let Some(id) = self.node.poll_unrouted() {
-            let gossip = self.node.gossip();
-            self.applier.swap_in(id, |id| gossip.route(id));
         }
         let gossip = self.node.gossip();
         self.applier.retry(anyway, |id| gossip.route(id));
@@ -468,11 +463,15 @@ impl<T: Table> Running<T> {
         entries.filter(|entry| entry.state == state).count()
     }
 
-    /// Whether a member is up of which this holds, or of which nothing is known.
-    fn is_any_alive(&self, holds: impl Fn(&Origin) -> bool) -> bool {
-        self.node.hosts().iter().any(|view| {
-            view.state == Some(membership::State::Alive) && view.origin.as_ref().is_none_or(&holds)
-        })
+    /// Whether the log of some member that is up is not followed without a gap.
+    fn is_behind(&self) -> bool {
+        let is_behind = |view: &HostView| {
+            view.state == Some(membership::State::Alive)
+                && view.origin.is_none_or(|origin| {
+                    origin.progress != Progress::Following || origin.incomplete
+                })
+        };
+        self.node.hosts().iter().any(is_behind)
     }
 
     fn status(&self) -> Status {
@@ -486,8 +485,7 @@ impl<T: Table> Running<T> {
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
             alerts: node.alerts(self.clock.now()),
-            in_sync: !self
-                .is_any_alive(|origin| origin.progress != Progress::Following || origin.incomplete),
+            in_sync: !self.is_behind(),
             sessions: gossip.tally().count,
             announced: gossip.announced(),
             claimed: gossip.claimed(),

@@ -13,15 +13,12 @@ use std::{
 use homing_tests::{
     lab::{Lab, Node, node::open_namespace, wait_until},
     packet::{Tcp, flags},
-    workload::{Clients, MAGIC, Options},
+    workload::MAGIC,
 };
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{
-    common::{PATIENCE, Pop},
-    tables::cold,
-};
+use super::common::{PATIENCE, Pop};
 
 /// A thread in a machine's network namespace, for the sockets made in it.
 fn at<T: Send>(lab: &Lab, machine: Node, work: impl FnOnce() -> T + Send) -> T {
@@ -293,32 +290,6 @@ fn a_flood_of_unknown_packets_harms_no_session_and_stays_bounded() {
     }
     // Moved while the flood's sessions are still remembered, they live on.
     let clients = pop.tour(clients);
-    pop.unbroken(clients);
-    pop.down();
-}
-
-#[test]
-fn sessions_beyond_the_table_of_owners_take_turns_in_it() {
-    let mut lab = cold("turns");
-    lab.configure(3, "[limits]\nowners = 20").unwrap();
-    lab.start_all().unwrap();
-    let mut pop = Pop::from(lab);
-    pop.lab.set_ecmp(&[1, 2]).unwrap();
-    // Slow is all right here, as long as nothing breaks.
-    let options = Options {
-        connections: 24,
-        targets: pop.lab.plan().service(443).to_vec(),
-        seed: 21,
-        interval: Duration::from_millis(200),
-        deadline: Duration::from_secs(25),
-    };
-    let clients = Clients::start(&pop.lab, Node::Client(1), options).unwrap();
-    clients.wait_open(PATIENCE).unwrap();
-    pop.lab.set_ecmp(&[3]).unwrap();
-    let live = clients.wait_rounds(3, PATIENCE * 3).unwrap();
-    assert_eq!(live, clients.total());
-    assert!(counted(&pop.lab, 3, "routes_swapped") > 0);
-    pop.lab.set_ecmp(&[1, 2]).unwrap();
     pop.unbroken(clients);
     pop.down();
 }

@@ -10,7 +10,7 @@ use homing_tests::lab::{Lab, Node, node, unique, wait_until};
 use super::common::{PATIENCE, Pop, hook, problems};
 
 /// A lab of three hosts whose agents are not started yet.
-pub fn cold(name: &str) -> Lab {
+fn cold(name: &str) -> Lab {
     let builder = Lab::builder().name(&unique(name)).hosts(3).racks(2);
     builder.no_homing().up().unwrap()
 }

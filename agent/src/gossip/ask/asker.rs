@@ -39,17 +39,10 @@ pub(super) const AGAIN_AFTER: u64 = 200 * MS;
 const REMEMBERED: u64 = 30 * SECOND;
 /// Sessions of which that is remembered.
 const REMEMBERED_MAX: usize = 1 << 16;
-/// For so long it is remembered that packets of a session were given back: one
-/// that is parked after that came back because the kernel's table has no room for
-/// its route.
-const RETURNS_REMEMBERED: u64 = SECOND;
+/// A packet that comes back within this time of its release came back because the
+/// kernel's table has no room for its route.
+const RETURNS_WITHIN: u64 = SECOND;
 const RETURNS_MAX: usize = 1 << 13;
-/// So often within this time they are given back all the same, because by then the
-/// session may have taken another's place.
-const RETURNS_AT_ONCE: u32 = 2;
-const RETURNS_WITHIN: u64 = 100 * MS;
-/// Sessions that wait to take another's place in that table.
-const UNROUTED_MAX: usize = 256;
 
 /// A session that is being asked about.
 struct Asking {
@@ -60,15 +53,6 @@ struct Asking {
     again: bool,
     /// The best that was said, short of "open".
     said: Option<Answer>,
-}
-
-/// That packets of a session were given back.
-#[derive(Clone, Copy)]
-struct Returned {
-    last: u64,
-    /// So often since then.
-    times: u32,
-    since: u64,
 }
 
 /// The state of all that is asked by this host.
@@ -82,10 +66,10 @@ pub(super) struct Asker {
     bytes: usize,
     /// Sessions that were asked about in vain, and when.
     silent: Recent<u64>,
-    returned: Recent<Returned>,
+    /// Sessions whose packets were given back, and when.
+    returned: Recent<u64>,
     releases: VecDeque<(SessionId, Release)>,
     claims: VecDeque<(SessionId, HostId, u16)>,
-    unrouted: VecDeque<SessionId>,
 }
 
 impl Asker {
@@ -97,10 +81,9 @@ impl Asker {
             frames: 0,
             bytes: 0,
             silent: Recent::new(REMEMBERED, REMEMBERED_MAX),
-            returned: Recent::new(RETURNS_REMEMBERED, RETURNS_MAX),
+            returned: Recent::new(RETURNS_WITHIN, RETURNS_MAX),
             releases: VecDeque::new(),
             claims: VecDeque::new(),
-            unrouted: VecDeque::new(),
         }
     }
 
@@ -121,20 +104,12 @@ impl Asker {
             counters.ask_too_long += 1;
         }
         if known {
-            match self.returned.get(now, id) {
-                Some(back) if back.last < at => {
-                    counters.ask_unrouted += 1;
-                    if self.unrouted.len() < UNROUTED_MAX {
-                        self.unrouted.push_back(id);
-                    }
-                    if back.times >= RETURNS_AT_ONCE && now < back.since + RETURNS_WITHIN {
-                        counters.ask_dropped += 1;
-                        return;
-                    }
-                }
-                _ => counters.ask_known += 1,
+            if self.returned.get(now, id).is_some_and(|back| back < at) {
+                counters.ask_unrouted += 1;
+            } else {
+                counters.ask_known += 1;
+                self.release(id, Way::Reenter, frame, counters);
             }
-            self.release(id, Way::Reenter, frame, counters);
             return;
         }
         if alone {
@@ -346,23 +321,11 @@ impl Asker {
         self.claims.pop_front()
     }
 
-    /// A session whose packets come although the table has no room for its route.
-    pub fn poll_unrouted(&mut self) -> Option<SessionId> {
-        self.unrouted.pop_front()
-    }
-
     /// The next packet to give back, once all routes are in force.
     pub fn poll_release(&mut self, now: u64) -> Option<Release> {
         let (id, release) = self.releases.pop_front()?;
         if release.way == Way::Reenter {
-            let before = self.returned.get(now, id);
-            let before = before.filter(|back| now < back.since + RETURNS_WITHIN);
-            let returned = Returned {
-                last: now,
-                times: before.map_or(1, |back| back.times + 1),
-                since: before.map_or(now, |back| back.since),
-            };
-            self.returned.insert(now, id, returned);
+            self.returned.insert(now, id, now);
         }
         Some(release)
     }

@@ -74,8 +74,7 @@ counters! {
         ask_too_long,
         /// Packets given back at once, because the session's owner was known by then.
         ask_known,
-        /// Packets that came back because the table of owners had no room for their session,
-        /// which then takes the place of another.
+        /// Packets dropped because the table of owners has no room for their session.
         ask_unrouted,
         /// Packets that went up to the local stack because there is nobody to ask.
         ask_alone,
@@ -103,7 +102,7 @@ counters! {
         ask_unheard,
         /// Sessions that nobody owned when they were asked about again.
         ask_nobody,
-        /// Packets dropped after an ask in vain, or because no room could be made.
+        /// Packets dropped after an ask in vain.
         ask_dropped,
         /// Packets given back to the fast path.
         ask_returned,
@@ -478,11 +477,6 @@ impl Asks {
             host,
             generation,
         })
-    }
-
-    /// A session whose packets come although the table has no room for its route.
-    pub fn poll_unrouted(&mut self) -> Option<SessionId> {
-        self.asker.poll_unrouted()
     }
 
     /// The next packet to give back. Call this only when all routes are in force.
