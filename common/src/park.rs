@@ -1,6 +1,8 @@
 //! Packets that the kernel side hands to the agent until it is known where they
 //! belong: what stands in the ring buffer `ASK`.
 
+use core::mem::offset_of;
+
 use crate::{net::Address, session::Tuple};
 
 /// Head of every record in `ASK`; `captured` bytes of frame follow it.
@@ -30,7 +32,7 @@ pub struct Parked {
     pub zero: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Parked>() == 96);
+const _: () = assert!(size_of::<Parked>() == 96 && offset_of!(Parked, flags) == 92);
 
 /// Why a record stands in `ASK`.
 #[repr(u16)]

@@ -10,7 +10,8 @@ use aya_ebpf::{helpers::bpf_xdp_load_bytes, programs::XdpContext};
 use homing_common::{
     limit::Limit,
     net::Address,
-    park::{PARKED_FRAME_MAX, Parked, Why},
+    park::{Datagram, PARKED_FRAME_MAX, Parked, Why},
+    session::Tuple,
 };
 
 use crate::{limit, maps::ASK, settings};
@@ -34,6 +35,20 @@ pub enum Held {
     Full,
 }
 
+/// What the caller of [`park`] says of a packet; see [`Parked`].
+pub struct Head<'a> {
+    /// The session.
+    pub tuple: &'a Tuple,
+    /// The fragmented datagram.
+    pub datagram: Datagram,
+    /// The session id.
+    pub id: u64,
+    /// The member that sent it; zero for none.
+    pub from: u16,
+    /// TCP flags.
+    pub flags: u8,
+}
+
 /// A record of `ASK`.
 #[repr(C)]
 struct Record<const N: usize> {
@@ -42,9 +57,9 @@ struct Record<const N: usize> {
 }
 
 /// Parks the packet that `head` describes, within the limits of its source and of
-/// its kind. Fills in the head's time, interface and length of frame.
+/// its kind.
 #[inline(always)]
-pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: u64) -> Held {
+pub fn park(ctx: &XdpContext, head: &Head<'_>, source: &Address, why: Why, now_ns: u64) -> Held {
     if !limit::take(Limit::source(source, &settings::session_key()), now_ns) {
         return Held::LimitedSource;
     }
@@ -55,25 +70,23 @@ pub fn park(ctx: &XdpContext, head: Parked, source: &Address, why: Why, now_ns: 
     if !limit::take(all, now_ns) {
         return Held::Limited;
     }
-    // SAFETY: the context is valid as long as the program runs.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let head = Parked {
-        at_ns: now_ns,
-        ifindex,
-        why: why as u16,
-        ..head
-    };
     match ctx.data_end() - ctx.data() {
-        len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, len),
-        len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, len),
-        _ => reserve::<0>(ctx, head, 0),
+        len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, why, now_ns, len),
+        len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, why, now_ns, len),
+        _ => reserve::<0>(ctx, head, why, now_ns, 0),
     }
 }
 
 /// Takes a record with room for `len` bytes of frame, which are at most `N`, and
 /// fills it. With room for none, the frame is left out.
 #[inline(always)]
-fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: usize) -> Held {
+fn reserve<const N: usize>(
+    ctx: &XdpContext,
+    head: &Head<'_>,
+    why: Why,
+    now_ns: u64,
+    len: usize,
+) -> Held {
     const { assert!(N == 0 || N.is_power_of_two()) };
     // The same number, in a form in which the verifier sees its bounds, and which
     // the compiler, that has seen them, does not take back.
@@ -88,12 +101,24 @@ fn reserve<const N: usize>(ctx: &XdpContext, head: Parked, len: usize) -> Held {
     };
     let at = record.as_mut_ptr();
     // SAFETY: the record has room for a head and `N` bytes, and `len` is at most
-    // that.
+    // that; the context is valid as long as the program runs. The flags lie where a
+    // word may lie, with three bytes of padding behind them.
     unsafe {
-        addr_of_mut!((*at).head).write(Parked {
-            captured: len as u32,
-            ..head
-        });
+        // Field by field: a whole head would be put together on the stack, of which
+        // there is little.
+        let to = addr_of_mut!((*at).head);
+        addr_of_mut!((*to).tuple).write(*head.tuple);
+        addr_of_mut!((*to).datagram).write(head.datagram);
+        addr_of_mut!((*to).id).write(head.id);
+        addr_of_mut!((*to).at_ns).write(now_ns);
+        addr_of_mut!((*to).ifindex).write((*ctx.ctx).ingress_ifindex);
+        addr_of_mut!((*to).captured).write(len as u32);
+        addr_of_mut!((*to).why).write(why as u16);
+        addr_of_mut!((*to).from).write(head.from);
+        // The flags and the padding behind them.
+        addr_of_mut!((*to).flags)
+            .cast::<u32>()
+            .write(head.flags as u32);
         if N == 0 {
             record.submit(0);
             return Held::Head;

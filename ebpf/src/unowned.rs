@@ -11,7 +11,7 @@ use homing_common::{
     control::CLOSED_NS,
     host::HostId,
     outcome::Outcome,
-    park::{Datagram, Parked, Why},
+    park::{Datagram, Why},
     session::{SessionId, Tuple},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     control,
     maps::CLOSED,
     packet::{Flags, Segment},
-    park::{self, Held},
+    park::{self, Head, Held},
 };
 
 /// Where a segment came from.
@@ -80,7 +80,7 @@ pub extern "C" fn unowned(ctx: *mut xdp_md, tuple: *const Tuple, id: u64, argume
         return Outcome::AskFull as u32;
     }
     // SAFETY: the caller's tuple; checked above because the verifier wants it.
-    let tuple = unsafe { *tuple };
+    let tuple = unsafe { &*tuple };
     let unowned = Unowned {
         tuple,
         id: SessionId(id),
@@ -100,8 +100,8 @@ pub extern "C" fn unowned(ctx: *mut xdp_md, tuple: *const Tuple, id: u64, argume
     }
 }
 
-struct Unowned {
-    tuple: Tuple,
+struct Unowned<'a> {
+    tuple: &'a Tuple,
     id: SessionId,
     flags: Flags,
     /// The member that sent it here; zero for none.
@@ -109,7 +109,7 @@ struct Unowned {
     now_ns: u64,
 }
 
-impl Unowned {
+impl Unowned<'_> {
     #[inline(always)]
     fn off_the_wire(&self, ctx: &XdpContext) -> Way {
         let opens = self.flags.opens();
@@ -153,22 +153,17 @@ impl Unowned {
 
     #[inline(always)]
     fn ask(&self, ctx: &XdpContext) -> Outcome {
-        let head = Parked {
+        let head = Head {
             tuple: self.tuple,
             datagram: Datagram {
                 source: [0; 16],
                 rest: 0,
             },
             id: self.id.0,
-            at_ns: 0,
-            ifindex: 0,
-            captured: 0,
-            why: 0,
             from: self.from,
             flags: self.flags.0,
-            zero: [0; 3],
         };
-        match park::park(ctx, head, &self.tuple.client, Why::Unknown, self.now_ns) {
+        match park::park(ctx, &head, &self.tuple.client, Why::Unknown, self.now_ns) {
             Held::Whole => Outcome::Asked,
             Held::Head => Outcome::AskTooLong,
             Held::LimitedSource => Outcome::AskLimitedSource,

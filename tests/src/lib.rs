@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod fuzz;
 pub mod lab;
 pub mod object;
 pub mod packet;

@@ -3,6 +3,7 @@
 //! Each task first sees to what it needs ([`setup`]), builds, and then hands over
 //! to the program that does the work.
 
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -37,6 +38,8 @@ enum Task {
         /// Only tests with this in their name
         filter: Option<String>,
     },
+    /// Fuzz what reads the network: every target, or one
+    Fuzz(fuzz::Options),
     /// Show the main job: connections that survive ECMP reshuffles
     #[command(disable_help_flag = true)]
     Demo {
@@ -51,7 +54,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench fastpath`
+    /// Measure: `bench fastpath`, `bench gossip`
     #[command(disable_help_flag = true)]
     Bench {
         /// What to measure (`cargo xtask bench --help` lists it)
@@ -86,6 +89,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             setup::for_lab()?;
             return test::all(full, filter.as_deref());
         }
+        Task::Fuzz(options) => fuzz::perform(&options)?,
         Task::Demo { mut args } => {
             args.insert(0, "demo".into());
             hand_over("homing-lab", &args)?;

@@ -2,7 +2,13 @@
 //!
 //! Nothing is done twice: what is in place is left alone.
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,6 +17,9 @@ use crate::run::{self, exists, must, output, root};
 /// The linker of BPF programs. This version finds the LLVM of the Rust toolchain
 /// that runs it; later ones need LLVM's development packages.
 const BPF_LINKER: &str = "0.10.3";
+
+/// The fuzzer. This version builds with the pinned toolchain.
+const CARGO_FUZZ: &str = "0.13.1";
 
 /// Programs of the lab and the packages that have them: Debian's, and Ubuntu's
 /// where it calls them something else.
@@ -121,14 +130,29 @@ fn has_sources(rustc: &str) -> bool {
 }
 
 fn bpf_linker() -> Result<()> {
+    tool("bpf-linker", BPF_LINKER).map(drop)
+}
+
+/// The program `cargo-fuzz`.
+pub fn fuzzer() -> Result<PathBuf> {
+    // The fuzzer's runtime is C++.
+    if !exists("c++") {
+        install(&["g++"], "a C++ compiler for the fuzzer's runtime")?;
+    }
+    tool("cargo-fuzz", CARGO_FUZZ)
+}
+
+/// A program that cargo installs: the path to it, in this version.
+fn tool(name: &str, version: &str) -> Result<PathBuf> {
     let tools = root().join("target/tools");
+    let program = tools.join("bin").join(name);
     let installed = fs::read_to_string(tools.join(".crates.toml"))
-        .is_ok_and(|text| text.contains(&format!("bpf-linker {BPF_LINKER} ")));
-    if installed && tools.join("bin/bpf-linker").is_file() {
-        return Ok(());
+        .is_ok_and(|text| text.contains(&format!("{name} {version} ")));
+    if installed && program.is_file() {
+        return Ok(program);
     }
     say(&format!(
-        "building bpf-linker {BPF_LINKER} into {} (a minute or two)",
+        "building {name} {version} into {} (a minute or two)",
         tools.display()
     ));
     let build = tools.join("build");
@@ -136,9 +160,9 @@ fn bpf_linker() -> Result<()> {
         run::cargo()
             .args([
                 "install",
-                "bpf-linker",
+                name,
                 "--version",
-                BPF_LINKER,
+                version,
                 "--locked",
                 "--force",
                 "--root",
@@ -152,7 +176,7 @@ fn bpf_linker() -> Result<()> {
     )?;
     // Only the program is of use from here on.
     fs::remove_dir_all(&build).ok();
-    Ok(())
+    Ok(program)
 }
 
 fn path_with(folder: &Path) -> Result<OsString> {

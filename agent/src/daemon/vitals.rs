@@ -32,8 +32,8 @@ impl Vitals for KernelVitals {
             tracing::info!("the sessions of the whole POP are known");
         } else {
             tracing::warn!(
-                "under half of the POP is reached, or the agent was held up for seconds: what \
-                 nobody here knows is sent to other hosts"
+                "under half of the POP is reached, a table is full, or the agent was held up for \
+                 seconds: what nobody here knows is sent to other hosts"
             );
         }
     }

@@ -26,9 +26,9 @@ pub(super) const HEARTBEAT_SPACING: u64 = 20 * MS;
 /// A host whose multicast was not heard for this long is told so.
 const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
 /// Snapshots that are pulled at once.
-const SYNCS_MAX: usize = 8;
+pub(super) const SYNCS_MAX: usize = 8;
 /// Until a host that found no room to pull looks again.
-const SYNC_RETRY: u64 = 10 * MS;
+pub(super) const SYNC_RETRY: u64 = 10 * MS;
 /// Notes that wait to be taken; more are counted and dropped.
 const NOTES_MAX: usize = 256;
 
@@ -135,8 +135,9 @@ impl Peer {
 }
 
 impl Core {
-    /// Does what is due for one peer, and says when the next thing is.
-    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, syncing: &mut usize) -> u64 {
+    /// Does what is due for one peer, and says when the next thing is. A pull may
+    /// begin only if `may_sync`.
+    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, may_sync: bool) -> u64 {
         if peer.void_at.is_some_and(|at| at <= now) {
             self.void(now, host, peer);
         }
@@ -156,16 +157,10 @@ impl Core {
             }
             next = next.min(peer.heartbeat_at);
         }
-        next.min(self.tend_replica(now, host, peer, syncing))
+        next.min(self.tend_replica(now, host, peer, may_sync))
     }
 
-    fn tend_replica(
-        &mut self,
-        now: u64,
-        host: HostId,
-        peer: &mut Peer,
-        syncing: &mut usize,
-    ) -> u64 {
+    fn tend_replica(&mut self, now: u64, host: HostId, peer: &mut Peer, may_sync: bool) -> u64 {
         let replica = &mut peer.replica;
         if let Phase::Waiting { from } = replica.phase {
             if !peer.up {
@@ -176,14 +171,13 @@ impl Core {
             }
             // Claims of a later life wait until routes to the earlier one are gone.
             let is_sweeping = self.taken < peer.sweep_end;
-            if now < from || *syncing >= SYNCS_MAX || is_sweeping {
+            if now < from || !may_sync || is_sweeping {
                 return from.max(now + SYNC_RETRY);
             }
             if replica.stream != peer.stream {
                 replica.stream = peer.stream;
                 replica.next = 1;
             }
-            *syncing += 1;
             self.counters.syncs_begun += 1;
             replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
         }
@@ -199,7 +193,6 @@ impl Core {
                     }
                 }
                 PullStep::GiveUp => {
-                    *syncing = syncing.saturating_sub(1);
                     self.counters.syncs_failed += 1;
                     self.note(Note::SyncFailed { host });
                     replica.wait(now + PULL_REST);

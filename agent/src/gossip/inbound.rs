@@ -122,7 +122,7 @@ impl Core {
             Phase::Waiting { from } => from,
             // What follows for this peer is done at once; only the start of a
             // pull needs to know of the others.
-            _ => self.tend(now, origin, peer, &mut 0),
+            _ => self.tend(now, origin, peer, false),
         }
     }
 

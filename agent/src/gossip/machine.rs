@@ -12,7 +12,7 @@ use homing_common::{host::HostId, session::SessionId};
 use super::{
     agenda::Agenda,
     claims::{Claim, Claims},
-    core::{Core, HEARTBEAT, Peer},
+    core::{Core, HEARTBEAT, Peer, SYNC_RETRY, SYNCS_MAX},
     doubles::Doubles,
     latency::Latency,
     log::Log,
@@ -27,7 +27,11 @@ pub use super::{
     core::{Outgoing, Settings},
     view::{Counters, Note, Origin, Owner, Progress},
 };
-use crate::pop::{MS, Member, Stream};
+use crate::pop::{MS, Member, SECOND, Stream};
+
+/// What takes longer than this from its opening to its entry here tells of clocks that
+/// differ, not of gossip.
+pub(super) const CLOCKS_MAX: u64 = 600 * SECOND;
 
 /// Gossip as one host does it.
 pub struct Gossip {
@@ -45,6 +49,8 @@ pub struct Gossip {
     /// Heartbeats to other domains so far: relays take turns with them.
     pub(super) beats: usize,
     pub(super) agenda: Agenda,
+    /// Peers whose snapshots are being pulled: a few.
+    syncing: Vec<HostId>,
 }
 
 impl Gossip {
@@ -86,6 +92,7 @@ impl Gossip {
             heartbeat_at: now,
             beats: 0,
             agenda: Agenda::default(),
+            syncing: Vec::new(),
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);
@@ -269,18 +276,27 @@ impl Gossip {
     /// Does what is due for peers.
     fn tend(&mut self, now: u64) {
         let due = self.agenda.take(now, &mut self.peers);
-        // Only who waits for a sync needs to know how many are under way.
-        let waits = |host| self.peers.get(host).is_some_and(|p| p.replica.is_waiting());
-        let mut syncing = if due.iter().any(waits) {
-            let syncing = self.peers.values().filter(|p| p.replica.is_syncing());
-            syncing.count()
-        } else {
-            0
-        };
+        let is_syncing =
+            |host: &HostId| self.peers.get(host).is_some_and(|p| p.replica.is_syncing());
+        self.syncing.retain(is_syncing);
+        let mut refused = 0;
         for host in due {
             if let Some(peer) = self.peers.get_mut(&host) {
-                let next = self.core.tend(now, host, peer, &mut syncing);
+                let may_sync = self.syncing.len() < SYNCS_MAX;
+                let mut next = self.core.tend(now, host, peer, may_sync);
+                if let Phase::Waiting { from } = &mut peer.replica.phase
+                    && !may_sync
+                    && next != u64::MAX
+                {
+                    // They come again as there may be room for them, not all at once.
+                    next += SYNC_RETRY * (refused / SYNCS_MAX) as u64;
+                    *from = next;
+                    refused += 1;
+                }
                 self.agenda.plan(host, peer, next);
+                if peer.replica.is_syncing() && !self.syncing.contains(&host) {
+                    self.syncing.push(host);
+                }
             }
         }
     }
@@ -378,10 +394,10 @@ impl Gossip {
     /// of `CLOCK_REALTIME`.
     pub fn routes_applied(&mut self, wall_us: u64) {
         for opened_us in self.core.fresh.drain(..) {
-            if opened_us > wall_us {
-                self.core.counters.clock_differs += 1;
+            match wall_us.checked_sub(opened_us) {
+                Some(latency) if latency <= CLOCKS_MAX => self.core.latency.record(latency),
+                _ => self.core.counters.clock_differs += 1,
             }
-            self.core.latency.record(wall_us.saturating_sub(opened_us));
         }
     }
 

@@ -95,11 +95,6 @@ impl Replica {
         to.saturating_sub(self.next)
     }
 
-    /// Whether a snapshot is needed and was not asked for.
-    pub fn is_waiting(&self) -> bool {
-        matches!(self.phase, Phase::Waiting { .. })
-    }
-
     /// Whether a snapshot is under way.
     pub fn is_syncing(&self) -> bool {
         matches!(self.phase, Phase::Pulling(_) | Phase::Applying(_))

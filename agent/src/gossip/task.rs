@@ -314,6 +314,7 @@ impl<T: Table> Running<T> {
             alive: self.in_state(membership::State::Alive),
             down: self.in_state(membership::State::Down),
             behind: self.is_behind(),
+            full: self.lacks_room(),
         };
         if let Some(synced) = self.standing.look(now, sight) {
             self.vitals.synced(synced);
@@ -464,6 +465,12 @@ impl<T: Table> Running<T> {
     }
 
     /// Whether the log of some member that is up is not followed without a gap.
+    /// Whether claims or routes of others found no room.
+    fn lacks_room(&self) -> bool {
+        let incomplete = |view: &HostView| view.origin.is_some_and(|origin| origin.incomplete);
+        self.applier.unplaced() > 0 || self.node.hosts().iter().any(incomplete)
+    }
+
     fn is_behind(&self) -> bool {
         let is_behind = |view: &HostView| {
             view.state == Some(membership::State::Alive)

@@ -69,7 +69,7 @@ counters! {
         claims_full,
         /// Batches to hosts of this domain by unicast, because they do not hear its multicast.
         multicast_unheard,
-        /// Batches whose time of opening lay in the future: clocks differ.
+        /// Batches whose time of opening lies in the future, or long ago: clocks differ.
         clock_differs,
         /// Times that messages waited because a host may send only so many a second.
         send_waits,

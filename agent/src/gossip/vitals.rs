@@ -43,13 +43,16 @@ pub(super) struct Sight {
     pub down: usize,
     /// The log of some member that is up is not followed.
     pub behind: bool,
+    /// Sessions of others found no room here.
+    pub full: bool,
 }
 
 /// Whether this host knows the sessions of the whole POP.
 ///
 /// Once it does, a host that joins or a gap in a log changes nothing: unknown
 /// packets of those few are asked about. It no longer does when it reaches under
-/// half of the POP, or when its loop stood still for long.
+/// half of the POP, when its loop stood still for long, or when its tables are full:
+/// an answer would find no room either, and other hosts have some.
 pub(super) struct Standing {
     synced: bool,
     has_seeds: bool,
@@ -83,7 +86,8 @@ impl Standing {
             self.grown_at = now;
         }
         self.known = known;
-        let trusted = now >= self.not_before && 2 * (sight.alive + 1) > known;
+        let reaches_half = 2 * (sight.alive + 1) > known;
+        let trusted = now >= self.not_before && reaches_half && !sight.full;
         let synced = trusted && (self.synced || self.is_complete(now, sight));
         let changed = synced != self.synced;
         self.synced = synced;
@@ -108,6 +112,7 @@ mod tests {
         alive: 4,
         down: 0,
         behind: false,
+        full: false,
     };
 
     fn synced() -> (Standing, u64) {
@@ -141,6 +146,7 @@ mod tests {
             alive: 9,
             down: 0,
             behind: true,
+            full: false,
         };
         assert_eq!(standing.look(now + BEAT_INTERVAL, joined), None);
     }
@@ -151,6 +157,7 @@ mod tests {
             alive: 0,
             down: 0,
             behind: false,
+            full: false,
         };
         assert_eq!(Standing::new(0, false).look(1, nobody), Some(true));
         let mut standing = Standing::new(0, true);
@@ -168,11 +175,13 @@ mod tests {
             alive: 2,
             down: 2,
             behind: false,
+            full: false,
         };
         let under = Sight {
             alive: 1,
             down: 3,
             behind: false,
+            full: false,
         };
         assert_eq!(standing.look(now, half), None);
         assert_eq!(standing.look(now, under), Some(false));
@@ -182,6 +191,15 @@ mod tests {
         };
         assert_eq!(standing.look(now, behind), None);
         assert_eq!(standing.look(now, half), Some(true));
+    }
+
+    #[test]
+    fn who_has_no_room_does_not_know_until_there_is_room() {
+        let (mut standing, now) = synced();
+        let full = Sight { full: true, ..ALL };
+        assert_eq!(standing.look(now, full), Some(false));
+        assert_eq!(standing.look(now, full), None);
+        assert_eq!(standing.look(now, ALL), Some(true));
     }
 
     #[test]

@@ -2,3 +2,4 @@
 //! median. None is a test, and none fails for being slow.
 
 pub mod fastpath;
+pub mod gossip;

@@ -66,6 +66,11 @@ impl Builder {
         self
     }
 
+    /// What the lab is to consist of.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// How many hosts. Default: 4.
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.plan.hosts = hosts;

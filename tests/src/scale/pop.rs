@@ -26,7 +26,7 @@ const WALL: u64 = 1_700_000_000_000_000;
 /// rounded up to this.
 const LOOK: u64 = 5 * MS;
 /// Bytes of IPv4 and UDP headers, which are counted with every datagram.
-const HEADERS: u64 = 28;
+pub(super) const HEADERS: u64 = 28;
 /// Lost datagrams, in a million.
 const LOSS_PPM: u64 = 100;
 /// The seal's header says at this offset which protocol a datagram belongs to.
@@ -54,8 +54,10 @@ struct Host {
     churn_at: u64,
     /// When each announcement of this life was made.
     announced: Vec<u64>,
-    /// Datagrams sent in the present second, and the most in any.
+    /// Datagrams sent in the present second.
     sent: u64,
+    /// Datagrams sent since the last measurement.
+    sent_lately: u64,
 }
 
 /// What was counted since the last [`Pop::measure`].
@@ -71,7 +73,7 @@ pub struct Measured {
     pub other_bytes: u64,
     /// Announcements applied, each once per host.
     pub learned: u64,
-    /// Datagrams sent per host and second: one entry per host and second.
+    /// Datagrams sent per second: one entry per host that runs.
     pub rates: Histogram,
 }
 
@@ -129,10 +131,24 @@ pub struct Pop {
     /// The domain that was cut off last.
     was_cut: Option<u16>,
     measured: Measured,
+    measured_at: u64,
+    sent_max: u64,
 }
 
 fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, (host >> 8) as u8, host as u8], 7946))
+}
+
+impl std::fmt::Debug for Pop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "at {} ms {} pairs of hosts are not alive to each other and {} differ",
+            self.now / MS,
+            self.not_alive(),
+            self.differing()
+        )
+    }
 }
 
 impl Pop {
@@ -153,6 +169,8 @@ impl Pop {
             healed_at: 0,
             was_cut: None,
             measured: Measured::default(),
+            measured_at: 0,
+            sent_max: 0,
         };
         for _ in 0..size.hosts {
             pop.hosts.push(Host {
@@ -167,6 +185,7 @@ impl Pop {
                 churn_at: u64::MAX,
                 announced: Vec::new(),
                 sent: 0,
+                sent_lately: 0,
             });
         }
         pop
@@ -296,7 +315,16 @@ impl Pop {
 
     /// What was counted since this was last called.
     pub fn measure(&mut self) -> Measured {
-        std::mem::take(&mut self.measured)
+        let mut measured = std::mem::take(&mut self.measured);
+        let time = self.now - self.measured_at;
+        self.measured_at = self.now;
+        for host in &mut self.hosts {
+            let sent = std::mem::take(&mut host.sent_lately);
+            if host.node.is_some() {
+                measured.rates.add(sent * SECOND / time.max(1));
+            }
+        }
+        measured
     }
 
     /// Pairs of hosts of which the first does not hold exactly the sessions of the
@@ -338,10 +366,9 @@ impl Pop {
         missing
     }
 
-    /// A sum over all hosts of something that gossip counts.
-    pub fn sum(&self, counter: impl Fn(&homing_agent::gossip::machine::Counters) -> u64) -> u64 {
-        let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
-        nodes.map(|node| counter(node.gossip().counters())).sum()
+    /// The most datagrams that any host has sent in any second so far.
+    pub fn datagrams_max(&self) -> u64 {
+        self.sent_max
     }
 
     fn due(&mut self, index: u16) {
@@ -422,6 +449,7 @@ impl Pop {
         node.routes_applied(WALL + now);
         while let Some(transmit) = node.poll_transmit() {
             host.sent += 1;
+            host.sent_lately += 1;
             if transmit.bytes.starts_with(&Echo::MAGIC) {
                 // For a kernel, and there is none here to answer.
                 continue;
@@ -522,7 +550,7 @@ impl Pop {
     fn second(&mut self) {
         self.second_at = self.now + SECOND;
         for host in self.hosts.iter_mut().filter(|host| host.node.is_some()) {
-            self.measured.rates.add(host.sent);
+            self.sent_max = self.sent_max.max(host.sent);
             host.sent = 0;
         }
     }

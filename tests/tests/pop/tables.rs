@@ -84,6 +84,11 @@ fn sessions_that_find_no_room_work_and_are_recorded_once_there_is_room() {
         problems(&pop.lab, 1)
     );
 
+    // Nobody was told of those that are not recorded; who gets their packets asks.
+    let first = pop.tour(first);
+    let second = pop.tour(second);
+    pop.lab.set_ecmp(&[1]).unwrap();
+
     // As many as there is room for go, whichever were recorded; the others get room.
     pop.unbroken(first);
     pop.lab.wait_settled(20, PATIENCE).unwrap();
@@ -124,6 +129,9 @@ fn owners_that_find_no_room_are_named_and_placed_once_there_is_room() {
     );
     assert_eq!(first.wait_rounds(2, PATIENCE).unwrap(), 16);
 
+    // Those that have no entry there live, too, if packets of them come there.
+    let first = pop.tour(first);
+    let second = pop.tour(second);
     pop.unbroken(second);
     pop.lab.wait_settled(16, PATIENCE).unwrap();
     let healed = || Ok(problems(&pop.lab, 3).is_empty());

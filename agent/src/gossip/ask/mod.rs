@@ -163,6 +163,11 @@ pub struct Release {
     pub frame: Frame,
 }
 
+/// Whether bytes are a message of this protocol.
+pub fn is_message(body: &[u8]) -> bool {
+    wire::decode(body).is_some()
+}
+
 /// Questions of another host, to be put to this host's kernel.
 #[derive(Clone)]
 pub struct Lookup {

@@ -8,6 +8,7 @@
 //! those in which kernels answer echoes.
 
 mod cases;
+mod clocks;
 mod kernels;
 mod random;
 mod relays;
@@ -89,6 +90,8 @@ struct Pop {
     /// Machines that are switched off or cut off: nothing reaches them.
     dark: BTreeSet<u16>,
     domains: u16,
+    /// What machines' clocks of the day showed at the start, where it is not [`WALL`].
+    walls: BTreeMap<u16, u64>,
 }
 
 /// The first incarnation from this one on that was not used yet; uses it.
@@ -125,6 +128,7 @@ impl Pop {
             echoes: false,
             dark: BTreeSet::new(),
             domains: 2,
+            walls: BTreeMap::new(),
         };
         for host in 1..=hosts {
             let machine = Machine {
@@ -160,6 +164,7 @@ impl Pop {
     }
 
     fn start(&mut self, host: u16) {
+        let wall = self.wall(host);
         let random: [u8; 32] = std::array::from_fn(|_| self.rng.random());
         let hosts = self.machines.len() as u16;
         let domain = format!("rack {}", self.domain(host));
@@ -195,7 +200,7 @@ impl Pop {
         let table = machine.table.take().unwrap();
         let node = Node::new(
             self.now,
-            WALL + self.now,
+            wall,
             config,
             machine.sessions.iter().map(|(&id, &g)| (id, g)),
             table.routes.clone().into_iter(),
@@ -225,23 +230,28 @@ impl Pop {
         self.start(host);
     }
 
+    /// The time of day as a machine's clock has it.
+    fn wall(&self, host: u16) -> u64 {
+        self.walls.get(&host).unwrap_or(&WALL) + self.now
+    }
+
     fn open(&mut self, host: u16, id: u64, generation: u16) {
-        let (now, id) = (self.now, SessionId(id));
+        let (now, wall, id) = (self.now, self.wall(host), SessionId(id));
         let machine = self.machines.get_mut(&host).unwrap();
         machine.sessions.insert(id, generation);
         if let Some((node, _)) = &mut machine.agent {
-            node.open(now, id, generation, WALL + now);
+            node.open(now, id, generation, wall);
         }
         self.settle(host);
     }
 
     fn close(&mut self, host: u16, id: u64) {
-        let (now, id) = (self.now, SessionId(id));
+        let (now, wall, id) = (self.now, self.wall(host), SessionId(id));
         let machine = self.machines.get_mut(&host).unwrap();
         if machine.sessions.remove(&id).is_some()
             && let Some((node, _)) = &mut machine.agent
         {
-            node.close(now, id, WALL + now);
+            node.close(now, id, wall);
         }
         self.settle(host);
     }
@@ -299,7 +309,7 @@ impl Pop {
 
     /// Sends what a node wants to send and puts its routes in force.
     fn settle(&mut self, host: u16) {
-        let now = self.now;
+        let (now, wall) = (self.now, self.wall(host));
         let machine = self.machines.get_mut(&host).unwrap();
         let Some((node, applier)) = &mut machine.agent else {
             return;
@@ -321,7 +331,7 @@ impl Pop {
             applier.apply(id, owner);
         }
         applier.retry(false, |id| node.gossip().route(id));
-        node.routes_applied(WALL + now);
+        node.routes_applied(wall);
         for id in machine.sessions.keys() {
             let routed = applier.table().routes.get(id);
             assert_eq!(routed, None, "{id:?} is live on {host} and routed away");

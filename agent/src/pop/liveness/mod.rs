@@ -72,6 +72,11 @@ const WATCHED_MAX: usize = 64;
 /// How long those are watched, in intervals.
 const WATCH_AFTER_CENSUS: u64 = 6;
 
+/// Whether bytes are a message of this protocol, sealed or an echo.
+pub fn is_message(bytes: &[u8]) -> bool {
+    wire::decode(bytes).is_some() || echoes::read(bytes).is_some()
+}
+
 /// Liveness as one host sees it.
 pub struct Liveness {
     settings: Settings,

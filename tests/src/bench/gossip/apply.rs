@@ -1,0 +1,183 @@
+//! How many announcements one core applies in a second: sealed datagrams as a
+//! relay sends them go in at one end, entries of `OWNERS` come out at the other.
+//!
+//! Time is processor time of the one thread that does it all, so that other work
+//! on the machine counts for little.
+
+use anyhow::{Context as _, Result, ensure};
+use homing_agent::{
+    datapath::Datapath,
+    gossip::{
+        Table, TableError,
+        apply::Applier,
+        node::{Config, Destination, Node},
+    },
+    pop::{Domain, Fingerprint, MS, Member, Stream, keys::Keys},
+};
+use homing_common::{host::HostId, session::SessionId};
+use nix::time::{ClockId, clock_gettime};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+
+use crate::{random::Random, sandbox};
+
+/// Sessions that are open at any time.
+const OPEN: usize = 100_000;
+/// Announcements that are measured: as many opened as closed.
+const MEASURED: usize = 1_000_000;
+/// Routes that are put in force at once, as the agent does.
+const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Announcements applied per second and core.
+pub struct Applied {
+    /// With the kernel's table.
+    pub with_table: f64,
+    /// With a table that does nothing: what gossip itself costs.
+    pub without_table: f64,
+}
+
+/// Measures.
+pub fn run() -> Result<Applied> {
+    let (to, from) = std::sync::mpsc::channel();
+    sandbox::run(|sandbox| {
+        let mut options = sandbox.options(&[]);
+        options.owners_entries = 2 * OPEN as u32;
+        let result = Datapath::load(&options)
+            .context("cannot load the fast path")
+            .and_then(|datapath| measure(datapath.owners));
+        // The receiver outlives the sandbox.
+        to.send(result).ok();
+    });
+    Ok(Applied {
+        with_table: from.recv()??,
+        without_table: measure(Nothing)?,
+    })
+}
+
+/// A table that does nothing.
+struct Nothing;
+
+impl Table for Nothing {
+    fn set(&mut self, _: SessionId, _: HostId) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    fn clear(&mut self, _: SessionId) -> Result<(), TableError> {
+        Ok(())
+    }
+}
+
+fn address(host: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host as u8], 7946))
+}
+
+fn node(host: u16) -> Result<Node> {
+    let stream = Stream {
+        incarnation: 1,
+        generation: 1,
+    };
+    let domain = Domain::try_from("rack")?;
+    let config = Config {
+        me: Member::starting(HostId(host), stream, address(host), domain, Fingerprint(1)),
+        seeds: vec![homing_agent::pop::membership::Seed {
+            host: HostId(3 - host),
+            address: address(3 - host),
+        }],
+        keys: Keys::derive(&[3; 32]),
+        multicast: true,
+        void_after: Duration::from_secs(60),
+        kernel_dead_after: Duration::from_secs(3),
+        claims_max: 4 * OPEN,
+        random: [host as u8; 32],
+    };
+    Ok(Node::new(
+        0,
+        0,
+        config,
+        std::iter::empty(),
+        std::iter::empty(),
+    ))
+}
+
+/// Gives each of two nodes what the other sends, until neither has more to say.
+fn exchange(now: u64, nodes: &mut [Node; 2]) {
+    for turn in 0..1_000 {
+        let (from, to) = (turn % 2, 1 - turn % 2);
+        let mut quiet = true;
+        while let Some(transmit) = nodes[from].poll_transmit() {
+            quiet = false;
+            nodes[to].receive(now, address(from as u16 + 1), &transmit.bytes);
+        }
+        if quiet && turn % 2 == 1 {
+            return;
+        }
+    }
+}
+
+fn processor_ns() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+fn measure(table: impl Table) -> Result<f64> {
+    let mut nodes = [node(1)?, node(2)?];
+    let mut now = 0;
+    for _ in 0..2_000 {
+        now += MS;
+        nodes.iter_mut().for_each(|node| node.on_time(now));
+        exchange(now, &mut nodes);
+    }
+    let mut applier = Applier::new(table);
+    let mut random = Random::new(1);
+    let mut open = VecDeque::new();
+    let (mut spent, mut measured) = (0, 0);
+    while measured < MEASURED {
+        // Some datagrams of the first host, at its own pace.
+        let mut datagrams = Vec::new();
+        while datagrams.len() < DATAGRAMS_PER_TURN {
+            now += MS;
+            for _ in 0..128 {
+                let id = SessionId(random.next());
+                open.push_back(id);
+                nodes[0].open(now, id, 0, now);
+                if open.len() > OPEN
+                    && let Some(id) = open.pop_front()
+                {
+                    nodes[0].close(now, id, now);
+                }
+            }
+            nodes[0].on_time(now);
+            while let Some(transmit) = nodes[0].poll_transmit() {
+                if transmit.to == Destination::Multicast {
+                    datagrams.push(transmit.bytes);
+                } else {
+                    nodes[1].receive(now, address(1), &transmit.bytes);
+                }
+            }
+        }
+        let before = nodes[1].gossip().counters().records_applied;
+        let start = processor_ns()?;
+        for datagram in &datagrams {
+            nodes[1].receive(now, address(1), datagram);
+        }
+        while let Some((id, owner)) = nodes[1].poll_route() {
+            applier.apply(id, owner);
+        }
+        nodes[1].routes_applied(now);
+        let time = processor_ns()? - start;
+        if open.len() > OPEN - 128 {
+            spent += time;
+            let applied = nodes[1].gossip().counters().records_applied;
+            measured += (applied - before) as usize;
+        }
+        nodes[1].on_time(now);
+        while let Some(transmit) = nodes[1].poll_transmit() {
+            nodes[0].receive(now, address(2), &transmit.bytes);
+        }
+        ensure!(
+            applier.counters.table_full + applier.counters.table_errors == 0,
+            "the table refused routes: {:?}",
+            applier.error
+        );
+    }
+    Ok(measured as f64 * 1e9 / spent as f64)
+}
