@@ -30,6 +30,8 @@ pub enum Limit {
     Unknown,
     /// Fragments parked.
     Fragments,
+    /// Senders told that their packets are too large for the tunnel.
+    TooBig,
     /// Flows made sessions.
     Flows,
 }
@@ -56,6 +58,7 @@ impl Limit {
             Self::Unknown => SOURCES + MAX_HOSTS,
             Self::Fragments => SOURCES + MAX_HOSTS + 1,
             Self::Flows => SOURCES + MAX_HOSTS + 2,
+            Self::TooBig => SOURCES + MAX_HOSTS + 3,
         }
     }
 
@@ -70,6 +73,8 @@ impl Limit {
             Self::Echo(_) => 256,
             // Some 15,000 a second: what the agent takes without falling behind.
             Self::Unknown | Self::Fragments => 2048,
+            // Some 7,600 a second, of which a sender needs one.
+            Self::TooBig => 1024,
             // Some 15,000 a second: what a flood of forged clients that each send
             // several packets can make of gossip.
             Self::Flows => 2048,
@@ -78,7 +83,7 @@ impl Limit {
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 3;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 4;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -126,6 +131,7 @@ mod tests {
             Limit::Unknown,
             Limit::Fragments,
             Limit::Flows,
+            Limit::TooBig,
         ];
         let indices = limits.map(Limit::index);
         assert!(indices.is_sorted_by(|a, b| a < b));

@@ -30,7 +30,9 @@ pub struct Identity {
 pub const OWNERS_ENTRIES: u32 = 1 << 20;
 /// Entries of `SESSIONS` unless the configuration says otherwise.
 pub const SESSIONS_ENTRIES: u32 = 1 << 18;
-/// Entries of `SERVICES`.
-pub const SERVICES_ENTRIES: u32 = 1024;
+/// Services of a POP at most.
+pub const SERVICES_MAX: u32 = 1024;
+/// Entries of `SERVICES`: one more for each address.
+pub const SERVICES_ENTRIES: u32 = 2 * SERVICES_MAX;
 /// Bytes of `EVENTS`: room for some 10,000 events.
 pub const EVENTS_BYTES: u32 = 1 << 20;

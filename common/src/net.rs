@@ -9,6 +9,11 @@ pub const IPIP: u8 = 4;
 /// IP protocol number of IPv6 in IP (RFC 4213).
 pub const IPV6_IN_IP: u8 = 41;
 
+/// IP protocol number of ICMP (RFC 792).
+pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6 (RFC 4443).
+pub const ICMPV6: u8 = 58;
+
 /// An IPv4 or IPv6 address in 16 big-endian bytes.
 ///
 /// An IPv4 address is stored IPv4-mapped (`::ffff:a.b.c.d`), so that a

@@ -9,7 +9,7 @@
 pub enum Verdict {
     /// Up to the local stack.
     Pass,
-    /// Out to another host, encapsulated.
+    /// Out again: encapsulated to another host, or as an answer.
     Forward,
     /// Away.
     Drop,
@@ -74,7 +74,7 @@ counters! {
     NotService = 1, "not_service", Pass;
     /// Its IP or TCP header contradicts itself or the frame's length.
     Malformed = 2, "malformed", Pass;
-    /// A fragment.
+    /// A fragment to an address that is no service's.
     Fragment = 3, "fragment", Pass;
     /// A SYN of a session that no other host owns.
     LocalSyn = 4, "local_syn", Pass;
@@ -145,6 +145,28 @@ counters! {
     EchoRefused = 36, "echo_refused", Drop;
     /// A member asked more often whether this kernel lives than is answered.
     EchoLimited = 37, "echo_limited", Drop;
+    /// Too large for the way to its owner once encapsulated: its sender was told.
+    TooBigTold = 64, "too_big_told", Forward;
+    /// An ICMP error about a session that no other host owns.
+    IcmpLocal = 65, "icmp_local", Pass;
+    /// Came through the tunnel: an ICMP error about a session.
+    StrippedIcmp = 66, "stripped_icmp", Pass;
+    /// A fragment of a datagram that no other host owns.
+    FragmentLocal = 67, "fragment_local", Pass;
+    /// Came through the tunnel: a fragment for this host.
+    StrippedFragment = 68, "stripped_fragment", Pass;
+    /// A fragment: sent to the host where its datagram's fragments meet.
+    FragmentGathered = 69, "fragment_gathered", Forward;
+    /// A fragment: sent from where they meet to the host that it is for.
+    FragmentForwarded = 70, "fragment_forwarded", Forward;
+    /// A fragment that came before its datagram's first one: held by the agent.
+    FragmentHeld = 71, "fragment_held", Drop;
+    /// A fragment that came before its datagram's first one, beyond what is held.
+    FragmentLimited = 72, "fragment_limited", Drop;
+    /// A first fragment without all headers, or one that overlaps them.
+    FragmentTiny = 73, "fragment_tiny", Drop;
+    /// A first fragment of a segment whose session nobody is known to own.
+    FragmentUnknown = 74, "fragment_unknown", Drop;
     /// UDP: a flow of this host, which the POP has been told of.
     LocalFlow = 80, "local_flow", Pass;
     /// UDP: a flow that no other host is known to own.

@@ -3,13 +3,17 @@
 
 use core::mem::offset_of;
 
-use crate::{net::Address, session::Tuple};
+use crate::{
+    control::RENDEZVOUS_ENTRIES,
+    net::Address,
+    session::{SessionKey, Sip, Tuple},
+};
 
 /// Head of every record in `ASK`; `captured` bytes of frame follow it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parked {
-    /// The session, where [`Why::Unknown`]; zero otherwise.
+    /// The session, where [`Why::Unknown`]; without meaning otherwise.
     pub tuple: Tuple,
     /// The fragmented datagram, where the packet is a fragment; zero otherwise.
     pub datagram: Datagram,
@@ -52,21 +56,42 @@ pub const PARKED_FRAME_MAX: usize = 2048;
 
 /// What all fragments of a datagram carry: the key of the map `FRAGMENTS`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Datagram {
     /// Where it comes from.
     pub source: [u8; 16],
-    /// The low half of a hash over destination, identification and protocol.
+    /// A keyed hash over source, destination, identification and, with IPv4, the
+    /// protocol.
     pub rest: u64,
 }
 
 impl Datagram {
-    /// The key of a datagram.
-    pub const fn new(source: Address, rest: u64) -> Self {
+    /// The key of a datagram. `protocol` is zero with IPv6, where only the first
+    /// fragment is sure to say it (RFC 8200, section 4.5).
+    #[inline(always)]
+    pub const fn new(
+        source: Address,
+        destination: Address,
+        identification: u32,
+        protocol: u8,
+        key: &SessionKey,
+    ) -> Self {
+        let mut hash = Sip::new(key);
+        hash.word(source.word(0));
+        hash.word(source.word(1));
+        hash.word(destination.word(0));
+        hash.word(destination.word(1));
+        hash.word(identification as u64 | (protocol as u64) << 32 | 37 << 56);
         Self {
             source: source.0,
-            rest,
+            rest: hash.finish(),
         }
+    }
+
+    /// The slot of `RENDEZVOUS` that names the host where its fragments meet.
+    #[inline(always)]
+    pub const fn slot(&self) -> u32 {
+        self.rest as u32 & (RENDEZVOUS_ENTRIES - 1)
     }
 }
 
@@ -78,3 +103,41 @@ pub const ASK_BYTES: u32 = 4 << 20;
 pub const CLOSED_ENTRIES: u32 = 1 << 16;
 /// Entries of `FRAGMENTS`.
 pub const FRAGMENTS_ENTRIES: u32 = 1 << 13;
+
+/// Where the fragments of a datagram go: the value of the map `FRAGMENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Course {
+    /// The host; it may be this one. Zero: the first fragment has not come yet, and
+    /// others wait for it.
+    pub host: u16,
+    /// Always zero; makes the padding explicit.
+    pub zero: u16,
+    /// When it was written: `CLOCK_MONOTONIC`, milliseconds, modulo 2^32.
+    pub at_ms: u32,
+}
+
+const _: () = assert!(size_of::<Course>() == 8);
+
+impl Course {
+    /// A course is followed for so long, in milliseconds. The fragments of a datagram
+    /// follow each other closely; a sender in a hurry uses an identification anew after
+    /// a few seconds.
+    pub const LIFE_MS: u32 = 5_000;
+
+    /// A course that is written now.
+    #[inline(always)]
+    pub const fn new(host: u16, now_ns: u64) -> Self {
+        Self {
+            host,
+            zero: 0,
+            at_ms: (now_ns / 1_000_000) as u32,
+        }
+    }
+
+    /// Whether it is to be followed still.
+    #[inline(always)]
+    pub const fn holds(&self, now_ns: u64) -> bool {
+        ((now_ns / 1_000_000) as u32).wrapping_sub(self.at_ms) < Self::LIFE_MS
+    }
+}

@@ -87,6 +87,14 @@ pub struct SessionKey(pub [u64; 2]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// The bits that spread a session's packets over outer headers.
+    #[inline(always)]
+    pub const fn entropy(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// What the kernel side records of an open session of this host: the value of
 /// the map `SESSIONS`.
 #[repr(C)]

@@ -15,7 +15,7 @@ use crate::{
     host::{Host, HostId, MAX_HOSTS},
     maps::{Identity, Owner},
     net::{Address, Port, Service},
-    park::{Datagram, Parked},
+    park::{Course, Datagram, Parked},
     session::{Session, SessionId, SessionKey, Tuple},
     settings::Settings,
 };
@@ -31,8 +31,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Bench, Control, Datagram, Event, Flow, Host, Identity, Owner, Parked, Question, Rendezvous,
-    Service, Session, SessionId, Settings, Tuple
+    Bench, Control, Course, Datagram, Event, Flow, Host, Identity, Owner, Parked, Question,
+    Rendezvous, Service, Session, SessionId, Settings, Tuple
 );
 
 impl From<IpAddr> for Address {

@@ -74,3 +74,19 @@ pub fn rendezvous(id: SessionId) -> Option<HostId> {
     };
     (host != 0 && host != settings::host().0).then_some(HostId(host))
 }
+
+/// The host where fragments meet that have this slot of `RENDEZVOUS`; this one, if
+/// the slot names none.
+#[inline(always)]
+pub fn meeting(slot: u32) -> HostId {
+    let first = match RENDEZVOUS.get_ptr(slot) {
+        // SAFETY: the pointer is to a value of the map; one number is read at once.
+        Some(entry) => unsafe { core::ptr::read_volatile(&raw const (*entry).first) },
+        None => 0,
+    };
+    if first == 0 {
+        settings::host()
+    } else {
+        HostId(first)
+    }
+}

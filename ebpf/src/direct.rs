@@ -8,28 +8,36 @@ use homing_common::{
 };
 
 use crate::{
-    End, control, encap, flow,
+    Next, control, encap, flow,
     local::{self, Local},
     maps::SERVICES,
     owners,
     packet::{Frame, Ip, Link, Segment},
     settings, tunnel,
+    uncommon::{Uncommon, is_icmp},
     unowned::{self, From, Way},
 };
 
 /// Decides the way of a packet.
 #[inline(always)]
-pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Result<End, Outcome> {
+pub fn handle<const V4: bool>(
+    ctx: &XdpContext,
+    frame: &Frame,
+    link: Link,
+) -> Result<Next, Outcome> {
     let ip = Ip::parse::<V4>(frame, link.len).ok_or(Outcome::Malformed)?;
     if is_tunnel_address(&ip.destination) {
         return tunnel::handle::<V4>(ctx, frame, link, &ip);
     }
     if ip.fragment {
-        return Err(Outcome::Fragment);
+        return Ok(Next::Fragment(Uncommon::off_the_wire::<V4>(link)));
+    }
+    if is_icmp::<V4>(ip.protocol) {
+        return Ok(Next::Icmp(Uncommon::off_the_wire::<V4>(link)));
     }
     if ip.protocol != TCP {
         return match ip.protocol {
-            UDP => flow::handle(ctx, frame, &ip),
+            UDP => flow::handle::<V4>(ctx, frame, &ip).map(Next::End),
             _ => Err(Outcome::NotService),
         };
     }
@@ -39,7 +47,14 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     // look-up of its service.
     let id = segment.tuple.id(&settings::session_key());
     if let Some(owner) = owners::owner_of(id) {
-        return encap::send(ctx, &segment, id, owner, encap::Origin::Wire);
+        return encap::send(
+            ctx,
+            &segment.inner::<V4>(),
+            id.entropy(),
+            owner,
+            encap::Origin::Wire,
+        )
+        .map(Next::End);
     }
     if !is_service(&segment.tuple.service()) {
         return Err(Outcome::NotService);
@@ -57,9 +72,14 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, link: Link) -> Re
     }
     match unowned::decide(ctx, &segment, id, From::Wire) {
         Way::End(outcome) => Err(outcome),
-        Way::Rendezvous(host) => {
-            encap::send(ctx, &segment, id, host, encap::Origin::Rendezvous { opens })
-        }
+        Way::Rendezvous(host) => encap::send(
+            ctx,
+            &segment.inner::<V4>(),
+            id.entropy(),
+            host,
+            encap::Origin::Rendezvous { opens },
+        )
+        .map(Next::End),
     }
 }
 

@@ -6,15 +6,9 @@ use homing_common::{
     host::{Encapsulation, Host, HostId, MAX_HEADER_LEN, Template},
     net::{IPIP, IPV6_IN_IP},
     outcome::Outcome,
-    session::SessionId,
 };
 
-use crate::{
-    End, checksum,
-    maps::HOSTS,
-    packet::{Frame, Segment},
-    settings,
-};
+use crate::{End, checksum, maps::HOSTS, packet::Frame, settings, too_big};
 
 /// Where a packet that goes into the tunnel came from.
 #[derive(Clone, Copy)]
@@ -25,6 +19,14 @@ pub enum Origin {
     Rendezvous {
         /// Whether it opens a session.
         opens: bool,
+    },
+    /// A fragment: to the host where the fragments of its datagram meet, or from there
+    /// to the one that they are for.
+    Fragment {
+        /// The hops it has.
+        ttl: u8,
+        /// Whether it is for the host that it is sent to: the outer header says so.
+        decided: bool,
     },
     /// From the tunnel: its outer header is replaced.
     Tunnel {
@@ -41,43 +43,65 @@ const UDP_LEN: usize = 8;
 /// the outer header goes (RFC 6040, compatibility mode).
 const DSCP_MASK: u8 = 0xfc;
 
-/// Encapsulates a segment and sends it to a host.
+/// The packet that goes into the tunnel.
+#[derive(Clone, Copy)]
+pub struct Inner {
+    /// Offset of the IP header in the frame.
+    pub start: usize,
+    /// Length in bytes of the IP packet.
+    pub len: usize,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Whether it is IPv4.
+    pub v4: bool,
+}
+
+/// Encapsulates a packet and sends it to a host. `entropy` is the same for all
+/// packets of a session.
 ///
-/// `segment.start` may lie behind an outer header that is being replaced: the
+/// `inner.start` may lie behind an outer header that is being replaced: the
 /// frame's head moves by the difference, in either direction.
 #[inline(always)]
 pub fn send(
     ctx: &XdpContext,
-    segment: &Segment,
-    id: SessionId,
+    inner: &Inner,
+    entropy: u32,
     host: HostId,
     origin: Origin,
 ) -> Result<End, Outcome> {
     let template = template(host).ok_or(Outcome::NoWay)?;
     let (l2_len, l3_len) = (template.l2_len as usize, template.l3_len as usize);
-    let outer_len = l3_len + segment.len;
+    let outer_len = l3_len + inner.len;
     if outer_len > template.mtu as usize {
-        return Err(Outcome::TooBig);
+        return Err(match origin {
+            // What another host sent here went through as long a header before:
+            // the ways differ, and the sender is not where the frame came from.
+            Origin::Tunnel { .. } => Outcome::TooBig,
+            _ => too_big::tell(ctx, inner, template.mtu as usize - l3_len),
+        });
     }
-    let delta = segment.start as i32 - (l2_len + l3_len) as i32;
+    let delta = inner.start as i32 - (l2_len + l3_len) as i32;
     // SAFETY: the frame is not touched through old pointers after this.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
         return Err(Outcome::NoHeadroom);
     }
     let ttl = match origin {
         Origin::Wire | Origin::Rendezvous { .. } => settings::hop_limit(),
-        Origin::Tunnel { ttl } => ttl,
+        Origin::Tunnel { ttl } | Origin::Fragment { ttl, .. } => ttl,
+    };
+    // Fragments that are decided on have the last bit of their entropy set, all others
+    // have it clear; only they are looked at for it.
+    let (decided, entropy) = match origin {
+        Origin::Fragment { decided, .. } => (decided, entropy & !1 | decided as u32),
+        _ => (false, entropy),
     };
     let outer = Outer {
         len: outer_len as u16,
-        tos: segment.tos & DSCP_MASK,
+        tos: inner.tos & DSCP_MASK,
         ttl,
-        protocol: if segment.tuple.client.is_v4() {
-            IPIP
-        } else {
-            IPV6_IN_IP
-        },
-        entropy: id.0 as u32,
+        protocol: if inner.v4 { IPIP } else { IPV6_IN_IP },
+        entropy,
+        decided,
     };
     outer
         .write(&Frame::of(ctx), template, l2_len)
@@ -90,6 +114,8 @@ pub fn send(
         Origin::Wire => Outcome::Forwarded,
         Origin::Rendezvous { opens: true } => Outcome::RendezvousSyn,
         Origin::Rendezvous { opens: false } => Outcome::Rendezvous,
+        Origin::Fragment { decided: false, .. } => Outcome::FragmentGathered,
+        Origin::Fragment { decided: true, .. } => Outcome::FragmentForwarded,
         Origin::Tunnel { .. } => Outcome::SentOn,
     };
     Ok(End {
@@ -126,6 +152,8 @@ struct Outer {
     protocol: u8,
     /// Bits that are the same for all packets of a session.
     entropy: u32,
+    /// A fragment that the receiver takes as it is.
+    decided: bool,
 }
 
 impl Outer {
@@ -174,6 +202,11 @@ impl Outer {
         unsafe {
             ip.add(1).write(self.tos);
             ip.add(2).cast::<u16>().write_unaligned(self.len.to_be());
+            if self.decided {
+                // The identification, without meaning in a packet that must not be
+                // fragmented (RFC 6864).
+                ip.add(5).write(1);
+            }
             ip.add(8).write(self.ttl);
             if !is_gue() {
                 ip.add(9).write(self.protocol);

@@ -28,14 +28,20 @@ use crate::{
 
 /// Decides the way of a UDP packet off the wire.
 #[inline(always)]
-pub fn handle(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<End, Outcome> {
+pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<End, Outcome> {
     if ip.destination == settings::fabric() {
         return Err(echo::handle(ctx, frame, ip));
     }
     let datagram = Segment::datagram(frame, ip).ok_or(Outcome::Malformed)?;
     let id = datagram.tuple.id(&settings::session_key());
     if let Some(owner) = owners::owner_of(id) {
-        return encap::send(ctx, &datagram, id, owner, encap::Origin::Wire);
+        return encap::send(
+            ctx,
+            &datagram.inner::<V4>(),
+            id.entropy(),
+            owner,
+            encap::Origin::Wire,
+        );
     }
     if !direct::is_service(&datagram.tuple.service()) {
         return Err(Outcome::NotService);
@@ -45,7 +51,7 @@ pub fn handle(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<End, Outcome> 
         Way::New | Way::Elsewhere => Err(Outcome::LocalFlowNew),
         Way::Rendezvous(host) => {
             let origin = encap::Origin::Rendezvous { opens: false };
-            encap::send(ctx, &datagram, id, host, origin)
+            encap::send(ctx, &datagram.inner::<V4>(), id.entropy(), host, origin)
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod echo;
 pub mod egress;
 pub mod encap;
 pub mod flow;
+pub mod fragment;
 pub mod limit;
 pub mod local;
 pub mod maps;
@@ -24,14 +25,19 @@ pub mod mss;
 pub mod owners;
 pub mod packet;
 pub mod park;
+pub mod related;
 pub mod settings;
 pub mod sockops;
 pub mod stats;
+pub mod too_big;
 pub mod tunnel;
+pub mod uncommon;
 pub mod unowned;
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::outcome::Outcome;
+
+use crate::uncommon::Uncommon;
 
 /// How a packet's way ended.
 #[derive(Clone, Copy)]
@@ -53,21 +59,83 @@ impl From<Outcome> for End {
     }
 }
 
+/// Where a packet's way leads, once it has been read.
+#[derive(Clone, Copy)]
+pub enum Next {
+    /// To its end.
+    End(End),
+    /// On: it is a fragment.
+    Fragment(Uncommon),
+    /// On: it is an ICMP packet.
+    Icmp(Uncommon),
+}
+
+impl Next {
+    const FRAGMENT: u64 = 1 << 62;
+    const ICMP: u64 = 1 << 63;
+
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        match self {
+            Self::End(end) => end.pack(),
+            Self::Fragment(uncommon) => Self::FRAGMENT | uncommon.pack(),
+            Self::Icmp(uncommon) => Self::ICMP | uncommon.pack(),
+        }
+    }
+}
+
+impl End {
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        self.outcome as u64 | (self.ifindex as u64) << 32
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        // The verifier has not seen that nothing but outcomes is packed.
+        let outcome = Outcome::of_index(word as u32).unwrap_or(Outcome::Malformed);
+        Self {
+            outcome,
+            ifindex: (word >> 32) as u32,
+        }
+    }
+}
+
 /// Takes one packet from the wire to its end.
 #[inline(always)]
 pub fn handle(ctx: &XdpContext) -> End {
+    let next = homing_plain(ctx.ctx);
+    End::unpack(if next & Next::ICMP != 0 {
+        let read = related::icmp_read(ctx.ctx, next);
+        uncommon::homing_icmp(ctx.ctx, next, read)
+    } else if next & Next::FRAGMENT != 0 {
+        let read = fragment::fragment_read(ctx.ctx, next);
+        uncommon::homing_fragment(ctx.ctx, next, read)
+    } else {
+        next
+    })
+}
+
+/// Takes a packet to its end, packed, or to where it turns out to be uncommon.
+///
+/// A function of its own, like those that come next for what is uncommon: the stack
+/// has room for one of them at a time, and the verifier looks at each once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn homing_plain(ctx: *mut xdp_md) -> u64 {
+    let ctx = &XdpContext::new(ctx);
     let frame = packet::Frame::of(ctx);
     let link = match packet::Link::parse(&frame) {
         Ok(link) => link,
-        Err(outcome) => return outcome.into(),
+        Err(outcome) => return End::from(outcome).pack(),
     };
-    let end = match link.ether_type {
+    let next = match link.ether_type {
         packet::IPV4 => direct::handle::<true>(ctx, &frame, link),
         packet::IPV6 => direct::handle::<false>(ctx, &frame, link),
         _ => Err(Outcome::NotIp),
     };
-    match end {
-        Ok(end) => end,
-        Err(outcome) => outcome.into(),
+    match next {
+        Ok(next) => next.pack(),
+        Err(outcome) => End::from(outcome).pack(),
     }
 }

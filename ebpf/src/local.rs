@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie},
     programs::XdpContext,
 };
-use homing_common::session::Tuple;
+use homing_common::{net::TCP, session::Tuple};
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
@@ -84,6 +84,13 @@ impl Socket {
         // SAFETY: the socket is held, and the caller answers for the headers.
         unsafe { bpf_tcp_check_syncookie(self.0.cast(), ip, ip_len as u32, tcp, tcp_len) == 0 }
     }
+}
+
+/// Whether this host has a socket of the session, in any state but LISTEN.
+#[inline(always)]
+pub fn is_open<const V4: bool>(ctx: &XdpContext, tuple: &Tuple) -> bool {
+    let open = with_socket::<V4, _>(ctx, tuple, |socket| socket.state() != TCP_LISTEN);
+    tuple.protocol == TCP && open.unwrap_or(false)
 }
 
 /// Looks at the socket that serves a tuple, if there is one. Handshakes in

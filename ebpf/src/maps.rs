@@ -14,7 +14,7 @@ use homing_common::{
     maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
     net::Service,
     outcome::STATS_ENTRIES,
-    park::{ASK_BYTES, CLOSED_ENTRIES, Datagram, FRAGMENTS_ENTRIES, Parked},
+    park::{ASK_BYTES, CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
     session::{Session, Tuple},
 };
 
@@ -57,7 +57,8 @@ pub static ASK: RingBuf<Parked, { ASK_BYTES as usize }> = RingBuf::new();
 /// Where the rest of a fragmented datagram goes. Written by XDP; the oldest make
 /// room.
 #[btf_map]
-pub static FRAGMENTS: LruHashMap<Datagram, u64, { FRAGMENTS_ENTRIES as usize }> = LruHashMap::new();
+pub static FRAGMENTS: LruHashMap<Datagram, Course, { FRAGMENTS_ENTRIES as usize }> =
+    LruHashMap::new();
 
 /// What the agent tells the programs while they run. Mapped by the agent.
 #[btf_map]
@@ -71,6 +72,11 @@ pub static RENDEZVOUS: Array<
     { RENDEZVOUS_ENTRIES as usize },
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
+
+/// Room for what is too large for the stack, on the ways of fragments and ICMP
+/// errors.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Parked, 1> = PerCpuArray::new();
 
 /// How often what is limited was done lately.
 #[btf_map]

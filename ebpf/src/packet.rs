@@ -15,6 +15,8 @@ use network_types::{
     tcp::TcpHdr,
 };
 
+use crate::encap::Inner;
+
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
@@ -37,7 +39,8 @@ const MAX_EXTENSIONS: usize = 4;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+/// The IPv6 fragment header.
+pub const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 const UDP_LEN: usize = 8;
@@ -58,6 +61,12 @@ impl Frame {
             ctx: ctx.ctx,
             data: ctx.data(),
         }
+    }
+
+    /// The context that it belongs to.
+    #[inline(always)]
+    pub fn ctx(&self) -> *mut xdp_md {
+        self.ctx
     }
 
     /// Where the frame ends.
@@ -256,9 +265,12 @@ impl Ip {
     }
 }
 
-const UPPER_MASK: u32 = 0x1fff;
-const UPPER_FRAGMENT: u32 = 1 << 30;
-const UPPER_VALID: u32 = 1 << 31;
+/// In what [`ipv6_upper`] returns: the upper header's offset.
+pub const UPPER_MASK: u32 = 0x1fff;
+/// There is a fragment header, and the offset is its own.
+pub const UPPER_FRAGMENT: u32 = 1 << 30;
+/// The walk stayed within the frame.
+pub const UPPER_VALID: u32 = 1 << 31;
 
 /// Walks a packet's IPv6 extension headers (RFC 8200, section 4) from the offset
 /// `upper`, where a header of the kind `protocol` begins. Returns the upper
@@ -313,6 +325,17 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The packet that carries it.
+    #[inline(always)]
+    pub fn inner<const V4: bool>(&self) -> Inner {
+        Inner {
+            start: self.start,
+            len: self.len,
+            tos: self.tos,
+            v4: V4,
+        }
+    }
+
     /// Reads the TCP header of an IP packet that is no fragment.
     #[inline(always)]
     pub fn parse(frame: &Frame, ip: &Ip) -> Option<Self> {

@@ -77,6 +77,14 @@ pub fn park(ctx: &XdpContext, head: &Head<'_>, source: &Address, why: Why, now_n
     }
 }
 
+/// Hands the agent a record without a frame, within the limit of its kind.
+#[inline(always)]
+pub fn tell(ctx: &XdpContext, head: &Head<'_>, why: Why, now_ns: u64) {
+    if limit::take(Limit::Fragments, now_ns) {
+        reserve::<0>(ctx, head, why, now_ns, 0);
+    }
+}
+
 /// Takes a record with room for `len` bytes of frame, which are at most `N`, and
 /// fills it. With room for none, the frame is left out.
 #[inline(always)]

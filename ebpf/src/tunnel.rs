@@ -9,12 +9,13 @@ use homing_common::{
 };
 
 use crate::{
-    End, direct, encap, flow,
+    Next, direct, encap, flow,
     local::{self, Local},
     maps::HOSTS,
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
+    uncommon::{Uncommon, is_icmp},
     unowned::{self, From, Way},
 };
 
@@ -27,7 +28,7 @@ pub fn handle<const V4: bool>(
     frame: &Frame,
     link: Link,
     outer: &Ip,
-) -> Result<End, Outcome> {
+) -> Result<Next, Outcome> {
     // What is no tunnel packet (a ping, say) is the local stack's business. The
     // agent sets how this host sends; it understands both ways, so that a POP
     // can change from one to the other host by host.
@@ -126,13 +127,30 @@ impl Arrival {
         ctx: &XdpContext,
         frame: &Frame,
         start: usize,
-    ) -> Result<End, Outcome> {
+    ) -> Result<Next, Outcome> {
         let ip = Ip::parse::<V4>(frame, start).ok_or(Outcome::TunnelMalformed)?;
-        if ip.start + ip.len > self.end || ip.fragment {
+        if ip.start + ip.len > self.end {
             return Err(Outcome::TunnelMalformed);
+        }
+        let uncommon = Uncommon {
+            v4: V4,
+            link_len: self.link.len,
+            start,
+            from: self.from.0,
+            ttl: self.ttl,
+        };
+        let is_uncommon = ip.fragment || is_icmp::<V4>(ip.protocol);
+        if is_uncommon && start > Uncommon::START_MAX {
+            return Err(Outcome::TunnelMalformed);
+        }
+        if ip.fragment {
+            return Ok(Next::Fragment(uncommon));
         }
         if is_nested(frame, &ip) {
             return Err(Outcome::TunnelNested);
+        }
+        if is_icmp::<V4>(ip.protocol) {
+            return Ok(Next::Icmp(uncommon));
         }
         match ip.protocol {
             TCP => {}
@@ -151,7 +169,7 @@ impl Arrival {
                 let owner = owners::owner_of(id);
                 match owner {
                     Some(owner) if owner != self.from => {
-                        return self.send_on(ctx, &segment, id, owner);
+                        return self.send_on::<V4>(ctx, &segment, id, owner);
                     }
                     _ if segment.flags.opens() => Outcome::StrippedSyn,
                     _ => self.unowned(ctx, &segment, id, owner.is_some())?,
@@ -169,7 +187,7 @@ impl Arrival {
         ctx: &XdpContext,
         frame: &Frame,
         ip: &Ip,
-    ) -> Result<End, Outcome> {
+    ) -> Result<Next, Outcome> {
         let datagram = Segment::datagram(frame, ip).ok_or(Outcome::TunnelMalformed)?;
         if !direct::is_service(&datagram.tuple.service()) {
             return Err(Outcome::TunnelNotService);
@@ -183,7 +201,7 @@ impl Arrival {
         let outcome = match (flow::decide(&datagram.tuple, id, arrival), owner) {
             (flow::Way::Known, _) => Outcome::StrippedFlow,
             (flow::Way::Elsewhere, Some(owner)) => {
-                return self.send_on(ctx, &datagram, id, owner);
+                return self.send_on::<V4>(ctx, &datagram, id, owner);
             }
             _ => Outcome::StrippedFlowNew,
         };
@@ -216,18 +234,18 @@ impl Arrival {
     /// The session has moved on since the sender heard of it: one hop more, but
     /// never back to the sender and never without end.
     #[inline(always)]
-    fn send_on(
+    fn send_on<const V4: bool>(
         &self,
         ctx: &XdpContext,
         segment: &Segment,
         id: SessionId,
         owner: HostId,
-    ) -> Result<End, Outcome> {
+    ) -> Result<Next, Outcome> {
         if self.ttl <= 1 {
             return Err(Outcome::TunnelHops);
         }
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
-        encap::send(ctx, segment, id, owner, origin)
+        encap::send(ctx, &segment.inner::<V4>(), id.entropy(), owner, origin).map(Next::End)
     }
 }
 
@@ -248,7 +266,7 @@ fn is_nested(frame: &Frame, inner: &Ip) -> bool {
 /// Takes the outer headers off: the link layer, VLAN tags and all, moves to where
 /// the inner packet begins.
 #[inline(always)]
-fn strip<const V4: bool>(
+pub fn strip<const V4: bool>(
     ctx: &XdpContext,
     frame: &Frame,
     link_len: usize,

@@ -151,6 +151,32 @@ pub fn udp_checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> [u8
     }
 }
 
+/// An ICMP message's bytes: its type and code, the four bytes behind the checksum,
+/// and what follows. `between` are the addresses of the packet that carries it.
+pub fn icmp(between: (IpAddr, IpAddr), kind: u8, code: u8, word: [u8; 4], rest: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, code, 0, 0];
+    bytes.extend(word);
+    bytes.extend(rest);
+    let (source, destination) = between;
+    let pseudo = match source.is_ipv4() {
+        true => 0,
+        false => {
+            sum(&octets(source))
+                + sum(&octets(destination))
+                + u32::from(ICMPV6)
+                + bytes.len() as u32
+        }
+    };
+    let check = fold(pseudo + sum(&bytes));
+    bytes[2..4].copy_from_slice(&check.to_be_bytes());
+    bytes
+}
+
+/// Protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// Protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+
 /// An IP packet.
 #[derive(Clone, Debug)]
 pub struct Ip {
@@ -224,6 +250,34 @@ impl Ip {
         }
         bytes.extend(&self.body);
         bytes
+    }
+
+    /// The fragments that it comes in when no body may have more than `len` bytes, a
+    /// multiple of eight. `id` is the identification. Not for packets with IPv4 options
+    /// or IPv6 extension headers.
+    pub fn fragments(&self, id: u32, len: usize) -> Vec<Self> {
+        assert!(len.is_multiple_of(8) && self.options.is_empty());
+        let pieces = self.body.chunks(len);
+        let last = pieces.len() - 1;
+        let fragment = |(n, body): (usize, &[u8])| {
+            let mut fragment = Self {
+                body: body.to_vec(),
+                ..self.clone()
+            };
+            let offset = (n * len / 8) as u16;
+            if self.source.is_ipv4() {
+                fragment.id = id as u16;
+                fragment.frags = offset | if n == last { 0 } else { 0x2000 };
+            } else {
+                let word = offset << 3 | u16::from(n != last);
+                fragment.first_header = Some(44);
+                fragment.options = vec![self.protocol, 0];
+                fragment.options.extend(word.to_be_bytes());
+                fragment.options.extend(id.to_be_bytes());
+            }
+            fragment
+        };
+        pieces.enumerate().map(fragment).collect()
     }
 
     /// The frame that carries it, with VLAN tags (TPID and VLAN id) from the

@@ -6,7 +6,7 @@ use crate::packet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use homing_agent::datapath::template::{Hop, Mac, Outer};
@@ -138,6 +138,9 @@ impl Program {
         let service = Service::new(endpoint.ip().into(), Port::new(endpoint.port()), protocol);
         let mut services: HashMap<_, Service, u32> = self.map("SERVICES")?.try_into()?;
         services.insert(service, 0, 0)?;
+        // Its address, as fragments are looked up by.
+        let address = Service::new(endpoint.ip().into(), Port::new(0), 0);
+        services.insert(address, 0, 0)?;
         Ok(())
     }
 
@@ -164,6 +167,21 @@ impl Program {
         let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
         owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
         Ok(())
+    }
+
+    /// Makes a session nobody's.
+    pub fn clear_owner(&mut self, client: &str, service: &str) -> Result<()> {
+        let id = self.id(client, service)?;
+        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
+        match owners.remove(&id) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The id of a TCP session under the test's key.

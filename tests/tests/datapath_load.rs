@@ -19,7 +19,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 17] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -33,6 +33,7 @@ const MAPS: [&str; 16] = [
     "LIMITS",
     "OWNERS",
     "RENDEZVOUS",
+    "SCRATCH",
     "SERVICES",
     "SESSIONS",
     "STATS",
@@ -269,7 +270,7 @@ fn services_follow_the_configuration() {
         assert_eq!((synced.added, synced.removed), (1, 1));
         let expected = [service(443), service(8443)].into();
         assert_eq!(services.list().unwrap(), expected);
-        let too_many: Vec<_> = (1..2000).map(service).collect();
+        let too_many: Vec<_> = (1..3000).map(service).collect();
         let error = services.sync(&too_many).unwrap_err().to_string();
         assert!(error.contains("SERVICES is full"), "{error}");
     });

@@ -9,9 +9,12 @@ mod packets {
     mod every_outcome;
     mod flows;
     mod forward;
+    mod fragments;
     mod local;
     mod loops;
     mod order;
     mod parse;
+    mod related;
     mod strip;
+    mod too_big;
 }

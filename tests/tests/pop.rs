@@ -14,5 +14,6 @@ mod pop {
     mod load;
     mod rendezvous;
     mod sessions;
+    mod strangers;
     mod tables;
 }

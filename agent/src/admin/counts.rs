@@ -10,7 +10,9 @@ use std::{
 use homing_common::outcome::{Hook, Outcome, Verdict};
 
 use super::api;
-use crate::datapath::{flows::FlowCounters, sockets::WatchCounters, stats::Counts};
+use crate::datapath::{
+    flows::FlowCounters, held::HeldCounters, sockets::WatchCounters, stats::Counts,
+};
 
 /// How packets' ways through XDP ended.
 pub fn outcomes(counts: &Counts) -> Vec<api::Outcome> {
@@ -32,6 +34,15 @@ pub fn hooks(counts: &Counts) -> Vec<api::Counter> {
         help: sentence(hook.help()),
     });
     hooks.collect()
+}
+
+/// What holding fragments counted.
+pub fn held(counts: &HeldCounters) -> impl Iterator<Item = api::Counter> {
+    counts.iter().map(|(name, help, count)| api::Counter {
+        name: name.to_owned(),
+        count,
+        help: help.to_owned(),
+    })
 }
 
 /// What comparisons of `SESSIONS` with the kernel's sockets found.

@@ -8,13 +8,13 @@ use std::{
 
 use homing_common::{
     host::{Encapsulation, GUE_PORT, HostId},
-    maps::{OWNERS_ENTRIES, SERVICES_ENTRIES, SESSIONS_ENTRIES},
+    maps::{OWNERS_ENTRIES, SERVICES_MAX, SESSIONS_ENTRIES},
     net::{Port, Service, TCP, UDP},
 };
 use toml::de::DeTable;
 
 use super::{
-    Admin, Config, DEFAULT_INSTANCE, Host, Limits, Pop, Problems, Seed, Tunnel, Udp, XdpMode,
+    Admin, Config, DEFAULT_INSTANCE, Host, Limits, Mss, Pop, Problems, Seed, Tunnel, Udp, XdpMode,
     default_socket,
     read::{At, Bad, Notes, Section},
     relations, values,
@@ -265,6 +265,7 @@ fn tunnel(root: &Section<'_>, notes: &Notes<'_>) -> Option<At<Tunnel>> {
         |v| values::number(v, 0..=128),
     );
     let hop_limit = section.default("hop_limit", 8, |v| values::number(v, 1..=255));
+    let mss = section.default("mss", Mss::Auto, values::mss);
     section.close();
 
     let (network, len) = (network?, len?);
@@ -278,6 +279,7 @@ fn tunnel(root: &Section<'_>, notes: &Notes<'_>) -> Option<At<Tunnel>> {
             prefix: network.value,
             host_prefix_len: len.value as u8,
             hop_limit: hop_limit? as u8,
+            mss: mss?,
         },
         line: network.line,
         key: network.key,
@@ -291,8 +293,8 @@ fn services(root: &Section<'_>, notes: &Notes<'_>) -> Option<Vec<At<Service>>> {
         let what = "there is no service: nothing would be homed";
         notes.add(root.line(), "services", Bad::new(what, fix));
     }
-    if sections.len() > SERVICES_ENTRIES as usize {
-        let what = format!("{} are more than {SERVICES_ENTRIES}", sections.len());
+    if sections.len() > SERVICES_MAX as usize {
+        let what = format!("{} are more than {SERVICES_MAX}", sections.len());
         let bad = Bad::new(what, "use fewer addresses and ports");
         notes.add(sections[0].line(), "services", bad);
     }

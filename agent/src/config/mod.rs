@@ -144,6 +144,19 @@ pub struct Tunnel {
     pub host_prefix_len: u8,
     /// TTL or hop limit of the outer header.
     pub hop_limit: u8,
+    /// The largest MSS that services offer.
+    pub mss: Mss,
+}
+
+/// The largest MSS that services offer, so that clients' segments fit into the tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mss {
+    /// What fits on all ways that are known.
+    Auto,
+    /// This many bytes, over IPv4 and IPv6 alike.
+    Fixed(u16),
+    /// Whatever the kernel offers.
+    Off,
 }
 
 impl fmt::Debug for Tunnel {
@@ -154,6 +167,7 @@ impl fmt::Debug for Tunnel {
             .field("prefix", &self.prefix)
             .field("host_prefix_len", &self.host_prefix_len)
             .field("hop_limit", &self.hop_limit)
+            .field("mss", &self.mss)
             .finish_non_exhaustive()
     }
 }

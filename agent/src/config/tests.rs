@@ -98,6 +98,7 @@ fn defaults() {
     assert_eq!(config.pop.void_after, Duration::from_secs(600));
     assert_eq!(config.tunnel.encapsulation, Encapsulation::Ipip);
     assert_eq!(config.tunnel.hop_limit, 8);
+    assert_eq!(config.tunnel.mss, Mss::Auto);
     assert_eq!(config.limits.owners, 1 << 20);
     assert_eq!(config.limits.sessions, 1 << 18);
 }

@@ -10,7 +10,10 @@ use std::{
 use homing_common::host::{HostId, MAX_HOSTS};
 use toml::de::DeValue;
 
-use super::read::{Bad, not_a};
+use super::{
+    Mss,
+    read::{Bad, not_a},
+};
 
 /// The largest size of a table. A BPF hash takes 80 to 140 bytes an entry, so
 /// this is 1.5 GB: more is a slip of the finger.
@@ -82,6 +85,18 @@ pub(super) fn number(
         .and_then(|number| u32::try_from(number).ok())
         .filter(|number| range.contains(number))
         .ok_or_else(|| Bad::new(format!("{number} is out of range"), fix))
+}
+
+/// The largest MSS: a word, or a number from the least that every host takes.
+pub(super) fn mss(value: &DeValue<'_>) -> Result<Mss, Bad> {
+    if value.as_integer().is_some() {
+        // The range keeps it within 16 bits.
+        return number(value, 536..=65_495).map(|mss| Mss::Fixed(mss as u16));
+    }
+    word(value, &[("auto", Mss::Auto), ("off", Mss::Off)]).map_err(|bad| Bad {
+        fix: "write \"auto\", \"off\" or a number from 536 to 65495".to_owned(),
+        ..bad
+    })
 }
 
 /// The size of a table.

@@ -10,6 +10,7 @@
 
 mod drain;
 mod linger;
+mod mss;
 mod problems;
 mod reload;
 mod rendezvous;

@@ -22,6 +22,7 @@ use super::{
     Parts,
     drain::Drain,
     linger::Linger,
+    mss,
     reload::Reload,
     rendezvous,
     table::{Shared, monotonic_ns},
@@ -33,6 +34,7 @@ use crate::{
     datapath::{
         Datapath, LoadOptions,
         flows::Flows,
+        held::{self, HeldCounters},
         keeper::Keeper,
         link::Point,
         local::LocalEvent,
@@ -179,7 +181,13 @@ pub(super) async fn start(
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
     options.me.draining = control.is_draining();
     let (unknown_to, parked) = mpsc::channel(BATCHES_WAITING);
-    let (fragments_to, _) = mpsc::channel(BATCHES_WAITING);
+    let (fragments_to, fragments) = mpsc::channel(BATCHES_WAITING);
+    let held = Arc::new(HeldCounters::default());
+    let (injector, held_counters) = (datapath.injector.clone(), held.clone());
+    parts.run("the holder of fragments", async move {
+        held::run(fragments, injector, held_counters).await;
+        Ok(())
+    });
     let reader = datapath.parked;
     let counters = reader.counters();
     parts.run("the reader of ASK", async move {
@@ -209,6 +217,14 @@ pub(super) async fn start(
 
     let (resolver, task) = resolver::resolver(outer, datapath.hosts);
     parts.run("the resolver", async move { Ok(task.run().await?) });
+    let limit = mss::follow(
+        config.tunnel.mss,
+        mss::outer_len(config.tunnel.encapsulation, &config.tunnel.network),
+        config.host.interfaces.clone(),
+        resolver.clone(),
+        control.clone(),
+    );
+    parts.run("the limit of the MSS", async move { Ok(limit.await?) });
     let (hosts, ways) = (gossip.watch_hosts(), resolver.clone());
     parts.run("the link between membership and resolver", async move {
         follow(hosts, ways).await;
@@ -236,6 +252,7 @@ pub(super) async fn start(
         sessions: datapath.sessions,
         stats: datapath.stats,
         watched,
+        held,
         flows: flow_counters,
         owners,
         session_key,

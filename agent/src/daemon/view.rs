@@ -30,6 +30,7 @@ use crate::{
     config::Config,
     datapath::{
         flows::FlowCounters,
+        held::HeldCounters,
         keeper::Places,
         link::Point,
         load::Attachment,
@@ -64,6 +65,8 @@ pub(super) struct AgentView {
     pub stats: Arc<Stats>,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
+    /// What holding fragments counted.
+    pub held: Arc<HeldCounters>,
     /// What the search for idle UDP flows found.
     pub flows: Arc<FlowCounters>,
     pub owners: Shared,
@@ -430,6 +433,7 @@ impl View for AgentView {
             hooks: {
                 let mut hooks = counts::hooks(&counts);
                 hooks.extend(counts::watched(&self.watched));
+                hooks.extend(counts::held(&self.held));
                 hooks.extend(counts::flows(&self.flows));
                 hooks
             },

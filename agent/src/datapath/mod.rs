@@ -24,6 +24,7 @@ pub mod error;
 pub mod events;
 pub mod flows;
 pub mod frame;
+pub mod held;
 pub mod hosts;
 pub mod identity;
 pub mod inject;
@@ -57,6 +58,13 @@ pub use unload::{Report, unload};
 
 /// The kernel programs: the BPF object that this binary carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/homing.bpf.o"));
+
+/// The MTU of an interface of this network namespace, if there is one of this name.
+/// More than an IP packet can have counts as that.
+pub fn interface_mtu(name: &str) -> Option<u16> {
+    let mtu = interface::look_up(name).ok()?.mtu;
+    Some(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
 
 /// The error of the system call behind a map error.
 fn map_io(error: MapError) -> io::Error {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, os::fd::AsFd as _};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData};
-use homing_common::net::Service;
+use homing_common::net::{Address, Port, Service};
 
 use super::{map_io, sys};
 
@@ -27,35 +27,53 @@ impl Services {
         Ok(Self { map })
     }
 
-    /// Makes the map hold exactly `wanted`. What is new is added before what is
+    /// Makes the map hold exactly `wanted`, and an entry without port and protocol for
+    /// each address among them: of most fragments of a datagram no more is to be seen
+    /// than whether the address is a service's. What is new is added before what is
     /// no longer is removed, so that no service that stays is ever missing.
     pub fn sync(&mut self, wanted: &[Service]) -> io::Result<Synced> {
-        let wanted: BTreeSet<_> = wanted.iter().copied().collect();
-        let present = self.list()?;
+        let addresses = wanted.iter().map(|service| address_of(service.address));
+        let wanted: BTreeSet<_> = wanted.iter().copied().chain(addresses).collect();
+        let present = self.entries()?;
         let mut synced = Synced::default();
         for service in wanted.difference(&present) {
             self.map
                 .insert(service, PRESENT, 0)
                 .map_err(|error| name(map_io(error), service))?;
-            synced.added += 1;
+            synced.added += usize::from(!is_address(service));
         }
         for service in present.difference(&wanted) {
             self.map
                 .remove(service)
                 .map_err(|error| name(map_io(error), service))?;
-            synced.removed += 1;
+            synced.removed += usize::from(!is_address(service));
         }
         Ok(synced)
     }
 
     /// The services that the map holds.
     pub fn list(&self) -> io::Result<BTreeSet<Service>> {
+        let mut services = self.entries()?;
+        services.retain(|service| !is_address(service));
+        Ok(services)
+    }
+
+    fn entries(&self) -> io::Result<BTreeSet<Service>> {
         let mut services = BTreeSet::new();
         sys::scan(self.map.map().fd().as_fd(), |service: Service, _: u32| {
             services.insert(service);
         })?;
         Ok(services)
     }
+}
+
+/// The entry of an address.
+fn address_of(address: Address) -> Service {
+    Service::new(address, Port([0; 2]), 0)
+}
+
+fn is_address(service: &Service) -> bool {
+    service.protocol == 0
 }
 
 /// The value of an entry; what counts is that there is one.

@@ -279,19 +279,19 @@ impl Gossip {
         let is_syncing =
             |host: &HostId| self.peers.get(host).is_some_and(|p| p.replica.is_syncing());
         self.syncing.retain(is_syncing);
-        let mut refused = 0;
+        // Who finds no room comes again, the later the more others there are.
+        let spread = 1 + self.peers.len() / (4 * SYNCS_MAX);
         for host in due {
             if let Some(peer) = self.peers.get_mut(&host) {
                 let may_sync = self.syncing.len() < SYNCS_MAX;
                 let mut next = self.core.tend(now, host, peer, may_sync);
                 if let Phase::Waiting { from } = &mut peer.replica.phase
                     && !may_sync
+                    && *from <= now
                     && next != u64::MAX
                 {
-                    // They come again as there may be room for them, not all at once.
-                    next += SYNC_RETRY * (refused / SYNCS_MAX) as u64;
+                    next += SYNC_RETRY * (usize::from(host.0) % spread) as u64;
                     *from = next;
-                    refused += 1;
                 }
                 self.agenda.plan(host, peer, next);
                 if peer.replica.is_syncing() && !self.syncing.contains(&host) {

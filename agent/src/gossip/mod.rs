@@ -37,6 +37,7 @@ mod claims;
 mod core;
 mod doubles;
 mod handle;
+pub mod hosts;
 mod inbound;
 pub mod latency;
 mod listening;

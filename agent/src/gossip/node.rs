@@ -1,11 +1,7 @@
 //! One host's seal, membership and gossip in one sans-IO machine: datagrams,
 //! local sessions and the time go in; datagrams, routes and notes come out.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
@@ -14,14 +10,14 @@ use super::{
     ask::{self, Asks},
     asking,
     core::Outgoing,
-    machine::{self, Gossip, Origin},
+    machine::{self, Gossip},
     pacer::Pacer,
 };
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
-    liveness::{self, Kernel, Liveness},
-    membership::{self, Change, Entry, Membership, Seed, State},
+    liveness::{self, Liveness},
+    membership::{self, Change, Membership, Seed},
     seal::{self, Channel, Received, Seal, To},
 };
 
@@ -106,39 +102,6 @@ pub enum Note {
         /// Where it is.
         at: SocketAddr,
     },
-}
-
-/// What is known of another host altogether.
-#[derive(Clone, Copy, Debug)]
-pub struct HostView {
-    /// The host.
-    pub host: HostId,
-    /// As membership knows it: none while only claims of it are known, from the
-    /// agent's life before.
-    pub member: Option<Member>,
-    /// Its state: none likewise.
-    pub state: Option<State>,
-    /// Since when.
-    pub since: Option<u64>,
-    /// As gossip knows it.
-    pub origin: Option<Origin>,
-    /// Its kernel: none likewise.
-    pub kernel: Option<Kernel>,
-}
-
-impl HostView {
-    /// Whether packets are exchanged with the host: it is up, or its kernel is not
-    /// known to be dead. While routes to its life before are being removed it is
-    /// not: another machine may have its id by now.
-    pub fn is_routed(&self) -> bool {
-        match self.state {
-            Some(State::Alive) => !self.origin.is_some_and(|origin| origin.sweeping),
-            Some(State::Mismatched) => false,
-            Some(State::Down | State::Left) | None => {
-                self.origin.is_some_and(|origin| !origin.voided)
-            }
-        }
-    }
 }
 
 /// One host.
@@ -455,44 +418,6 @@ impl Node {
     /// and addresses.
     pub fn hosts_version(&self) -> u64 {
         self.hosts_version
-    }
-
-    /// All other hosts ever heard of.
-    pub fn hosts(&self) -> Vec<HostView> {
-        let mut hosts: BTreeMap<HostId, HostView> = BTreeMap::new();
-        for origin in self.gossip.origins() {
-            hosts.insert(
-                origin.host,
-                HostView {
-                    host: origin.host,
-                    member: None,
-                    state: None,
-                    since: None,
-                    origin: Some(origin),
-                    kernel: None,
-                },
-            );
-        }
-        for &Entry {
-            member,
-            state,
-            since,
-        } in self.membership.entries()
-        {
-            let view = hosts.entry(member.host).or_insert(HostView {
-                host: member.host,
-                member: None,
-                state: None,
-                since: None,
-                origin: None,
-                kernel: None,
-            });
-            view.member = Some(member);
-            view.state = Some(state);
-            view.since = Some(since);
-            view.kernel = self.liveness.kernel(member.host);
-        }
-        hosts.into_values().collect()
     }
 
     /// Carries changes from membership to gossip, and messages of both through

@@ -9,11 +9,11 @@ use homing_common::{
     outcome::{Outcome, Verdict},
 };
 use homing_tests::{
-    packet::{CLIENT_V4, SERVICE_V4, Tcp, flags, segment},
+    packet::{CLIENT_V4, Ip, SERVICE_V4, Tcp, flags, segment},
     program::{self, Action, Program, Run, host_1, in_namespace, tunnel_v4},
 };
 
-use super::{ask, common::outer, echo, flows, local::Handshake};
+use super::{ask, common::outer, echo, flows, local::Handshake, related::unreachable};
 
 /// A packet whose way ends like this. A new outcome does not compile until it has
 /// one.
@@ -33,6 +33,7 @@ fn reach(outcome: Outcome) -> Run {
         Outcome::Malformed => program.run(&ack.frame()[..50]),
         Outcome::Fragment => {
             let mut packet = ack.ip();
+            packet.destination = "203.0.113.11".parse().unwrap();
             packet.frags = 0x2000;
             program.run(&packet.frame(&[]))
         }
@@ -74,6 +75,10 @@ fn reach(outcome: Outcome) -> Run {
             arrive(&mut program, 2, &ack.ip())
         }
         Outcome::TooBig => {
+            owned(&mut program, 3);
+            arrive(&mut program, 2, &ack.payload(vec![0; 1460]).ip())
+        }
+        Outcome::TooBigTold => {
             owned(&mut program, 2);
             program.run(&ack.payload(vec![0; 1460]).frame())
         }
@@ -159,6 +164,28 @@ fn reach(outcome: Outcome) -> Run {
             program.exhaust(Limit::Echo(HostId(2)))?;
             echo::ask(&mut program, |_| {})
         }),
+        Outcome::IcmpLocal => program.run(&unreachable(true).frame(&[])),
+        Outcome::StrippedIcmp => arrive(&mut program, 2, &unreachable(true)),
+        Outcome::FragmentLocal => program.run(&pieces(flags::SYN)[0].frame(&[])),
+        Outcome::StrippedFragment => arrive(&mut program, 2, &pieces(flags::SYN)[0]),
+        Outcome::FragmentGathered => {
+            program.set_rendezvous(2, 3).unwrap();
+            program.run(&pieces(flags::SYN)[0].frame(&[]))
+        }
+        Outcome::FragmentForwarded => {
+            owned(&mut program, 2);
+            program.run(&pieces(flags::ACK)[0].frame(&[]))
+        }
+        Outcome::FragmentHeld => program.run(&pieces(flags::ACK)[1].frame(&[])),
+        Outcome::FragmentLimited => until(outcome, || {
+            program.exhaust(Limit::Fragments)?;
+            program.run(&pieces(flags::ACK)[1].frame(&[]))
+        }),
+        Outcome::FragmentTiny => {
+            let pieces = ack.payload(vec![0; 64]).ip().fragments(7, 16);
+            program.run(&pieces[0].frame(&[]))
+        }
+        Outcome::FragmentUnknown => program.run(&pieces(flags::ACK)[0].frame(&[])),
         Outcome::LocalFlow => until(outcome, || program.run(&flow.frame(&[]))),
         Outcome::LocalFlowNew => program.run(&flow.frame(&[])),
         Outcome::StrippedFlow => until(outcome, || arrive(&mut program, 2, &flow)),
@@ -167,11 +194,15 @@ fn reach(outcome: Outcome) -> Run {
     .unwrap()
 }
 
-fn arrive(
-    program: &mut Program,
-    from: u16,
-    inner: &homing_tests::packet::Ip,
-) -> anyhow::Result<Run> {
+/// The fragments of a segment.
+fn pieces(flags: u8) -> Vec<Ip> {
+    segment(true, flags)
+        .payload(vec![0; 64])
+        .ip()
+        .fragments(7, 40)
+}
+
+fn arrive(program: &mut Program, from: u16, inner: &Ip) -> anyhow::Result<Run> {
     let packet = outer(program, from, 1, inner, 0);
     program.run(&packet.frame(&[]))
 }

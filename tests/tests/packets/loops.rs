@@ -12,16 +12,16 @@ use homing_tests::{
     random::Random,
 };
 
-const HOSTS: u16 = 3;
+pub const HOSTS: u16 = 3;
 
 /// A POP's hosts, each with its own program and maps.
-struct Pop {
-    hosts: Vec<Program>,
+pub struct Pop {
+    pub hosts: Vec<Program>,
     tunnel: TunnelNetwork,
 }
 
 impl Pop {
-    fn new(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Self {
+    pub fn new(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Self {
         let hosts = (1..=HOSTS).map(|id| {
             let mut settings = program::settings(tunnel, encapsulation);
             settings.host.0 = id;
@@ -34,13 +34,13 @@ impl Pop {
         }
     }
 
-    fn host(&mut self, id: u16) -> &mut Program {
+    pub fn host(&mut self, id: u16) -> &mut Program {
         &mut self.hosts[usize::from(id) - 1]
     }
 
     /// Lets a frame come in at a host and follows it. Returns the hosts it came to,
     /// and how it ended.
-    fn follow(&mut self, first: u16, frame: Vec<u8>) -> (Vec<u16>, Outcome) {
+    pub fn follow(&mut self, first: u16, frame: Vec<u8>) -> (Vec<u16>, Outcome) {
         let (mut at, mut frame, mut way) = (first, frame, vec![first]);
         loop {
             let run = self.host(at).run(&frame).unwrap();

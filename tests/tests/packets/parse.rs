@@ -161,12 +161,13 @@ fn ipv6_headers_that_contradict_themselves() {
 }
 
 #[test]
-fn fragments_go_up() {
+fn what_is_a_fragment_and_what_is_none() {
     in_namespace(|| {
         let mut program = program();
         for frags in [0x2000, 0x0001, 0x2001, 0x1fff] {
             let mut packet = segment(true, flags::ACK).ip();
             packet.frags = frags;
+            packet.destination = "203.0.113.11".parse().unwrap();
             let run = program.run(&packet.frame(&[])).unwrap();
             assert_end(&run, Action::Pass, Outcome::Fragment);
         }
@@ -179,6 +180,7 @@ fn fragments_go_up() {
         let mut packet = segment(false, flags::ACK).ip();
         packet.first_header = Some(44);
         packet.options = vec![6, 0, 0, 1, 0, 0, 0, 1];
+        packet.destination = "2001:db8:113::11".parse().unwrap();
         let run = program.run(&packet.frame(&[])).unwrap();
         assert_end(&run, Action::Pass, Outcome::Fragment);
     });

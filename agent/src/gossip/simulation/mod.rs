@@ -445,7 +445,7 @@ impl Pop {
     }
 
     /// What one host knows of another.
-    fn seen(&self, at: u16, of: u16) -> Option<super::node::HostView> {
+    fn seen(&self, at: u16, of: u16) -> Option<super::hosts::HostView> {
         let (node, _) = self.machines[&at].agent.as_ref()?;
         node.hosts().into_iter().find(|view| view.host.0 == of)
     }

@@ -17,7 +17,8 @@ fn member(host: u16, incarnation: u64) -> Member {
     };
     let [high, low] = host.to_be_bytes();
     let address = ([10, 0, high, low], 7946).into();
-    let domain = Domain::try_from("d").unwrap();
+    // Host 6 alone is in another domain than host 1.
+    let domain = Domain::try_from(if host == 6 { "e" } else { "d" }).unwrap();
     Member::starting(HostId(host), stream, address, domain, Fingerprint(1))
 }
 
@@ -133,6 +134,153 @@ fn a_kernel_that_was_never_heard_cannot_be_judged() {
             .is_none_or(|e| matches!(e, Event::Minority { .. }))
     );
     assert_eq!(liveness.counters.kernels_judged_dead, 0);
+}
+
+/// Host 1 in a POP of six whose kernels it has all heard; host 2's agent is down, so
+/// that host 1 watches its kernel.
+fn settled() -> (Liveness, u64) {
+    let mut liveness = one(2..=6);
+    let now = run(&mut liveness, 0, 5 * SECOND, &[2, 3, 4, 5, 6], |_| None);
+    liveness.peer_down(now, &member(2, 5));
+    let now = run(&mut liveness, now, SECOND, &[2, 3, 4, 5, 6], |_| None);
+    (liveness, now)
+}
+
+/// Runs host 1 for a time while the kernels of these hosts answer, and others say
+/// what they are told to when they are asked.
+fn run(
+    liveness: &mut Liveness,
+    from: u64,
+    time: u64,
+    kernels: &[u16],
+    say: impl Fn(u16) -> Option<Voice>,
+) -> u64 {
+    for now in (from..from + time).step_by(10_000) {
+        liveness.on_time(now);
+        while let Some(question) = liveness.poll_question() {
+            let answering = kernels
+                .iter()
+                .filter(|host| member(**host, 5).address == question.to);
+            for &host in answering {
+                let asker = member(1, 7).address;
+                let answer = answer_for_test(HostId(host), 5, &KEYS[0], asker, &question.bytes);
+                liveness.echo(now, question.to, &answer.unwrap());
+            }
+        }
+        while let Some(out) = liveness.poll_outgoing() {
+            if let Some(Message::Ask(asked)) = wire::decode(&out.body)
+                && let Some(voice) = say(out.to.0)
+            {
+                liveness.receive(now, out.to, &wire::encode_say(&asked, voice));
+            }
+        }
+        while liveness.poll_event().is_some() {}
+    }
+    from + time
+}
+
+#[test]
+fn a_judgement_needs_voices_of_others_and_of_another_domain() {
+    use Voice::{CannotTell, Hears, Lost, Silent};
+    let (mut liveness, mut now) = settled();
+    let is_dead = |liveness: &Liveness| matches!(liveness.kernel(TWO), Some(Kernel::Dead { .. }));
+    // What three others and host 6, in the other domain, say; and whether it will do.
+    let cases = [
+        ([None, None, None], None),
+        ([Some(Silent), None, None], None),
+        (
+            [Some(CannotTell), Some(CannotTell), Some(CannotTell)],
+            Some(CannotTell),
+        ),
+        ([Some(Silent), Some(Silent), Some(Silent)], None),
+        ([Some(Silent), Some(Lost), Some(Hears)], Some(Silent)),
+        ([Some(Silent), Some(Lost), Some(Silent)], Some(CannotTell)),
+    ];
+    for (near, far) in cases {
+        let say = |by: u16| match by {
+            3..=5 => near[usize::from(by) - 3],
+            6 => far,
+            _ => None,
+        };
+        now = run(&mut liveness, now, 10 * SECOND, &[3, 4, 5, 6], say);
+        assert!(!is_dead(&liveness), "{near:?} {far:?}");
+        assert!(matches!(liveness.kernel(TWO), Some(Kernel::Silent { .. })));
+        // What was said of this silence is not said of the next.
+        now = run(&mut liveness, now, SECOND, &[2, 3, 4, 5, 6], |_| None);
+    }
+    assert!(liveness.counters.suspicions_unconfirmed > 5);
+    assert!(liveness.counters.suspicions_refuted > 3);
+    // Its agent's word is enough to save it.
+    let myself = |by| Some(if by == 2 { Voice::Myself } else { Lost });
+    now = run(&mut liveness, now, 10 * SECOND, &[3, 4, 5, 6], myself);
+    assert!(!is_dead(&liveness));
+    // Two voices, one of them of the other domain.
+    let say = |by| [3, 6].contains(&by).then_some(Silent);
+    run(&mut liveness, now, 2 * SECOND, &[3, 4, 5, 6], say);
+    assert!(is_dead(&liveness));
+}
+
+#[test]
+fn one_voice_of_others_is_not_enough_where_there_are_two() {
+    let (mut liveness, now) = settled();
+    let six = HostId(6);
+    liveness.peer_down(now, &member(6, 5));
+    let now = run(&mut liveness, now, SECOND, &[2, 3, 4, 5, 6], |_| None);
+    let is_dead = |liveness: &Liveness| matches!(liveness.kernel(six), Some(Kernel::Dead { .. }));
+    let one = |by| (by == 3).then_some(Voice::Lost);
+    let now = run(&mut liveness, now, 20 * SECOND, &[2, 3, 4, 5], one);
+    assert!(!is_dead(&liveness));
+    let two = |by| [3, 4].contains(&by).then_some(Voice::Lost);
+    run(&mut liveness, now, 2 * SECOND, &[2, 3, 4, 5], two);
+    assert!(is_dead(&liveness));
+}
+
+#[test]
+fn who_reaches_under_half_judges_nobody_whatever_others_say() {
+    let (mut liveness, now) = settled();
+    let now = run(&mut liveness, now, 20 * SECOND, &[6], |_| Some(Voice::Lost));
+    assert_eq!(liveness.minority(now), Some((2, 6)));
+    assert_eq!(liveness.counters.kernels_judged_dead, 0);
+    assert!(liveness.counters.suspicions_in_minority > 5);
+}
+
+#[test]
+fn who_hears_a_kernel_vetoes_judgements_on_it() {
+    let told = |number| {
+        wire::encode_judgements(&[wire::Judgement {
+            host: TWO,
+            by: HostId(3),
+            incarnation: 5,
+            standing: Standing {
+                number,
+                heard: false,
+            },
+        }])
+    };
+    let (mut liveness, now) = settled();
+    liveness.receive(now, HostId(3), &told(1));
+    assert!(matches!(liveness.kernel(TWO), Some(Kernel::Alive { .. })));
+    assert_eq!(liveness.counters.judgements_vetoed, 1);
+    // It is taken back, under the same number, and that is told.
+    liveness.on_time(now);
+    let body = std::iter::from_fn(|| liveness.poll_outgoing())
+        .next()
+        .unwrap()
+        .body;
+    let Some(Message::Judgements(taken_back)) = wire::decode(&body) else {
+        panic!("{body:?}")
+    };
+    let standing = Standing {
+        number: 1,
+        heard: true,
+    };
+    assert_eq!(
+        (taken_back[0].host, taken_back[0].standing),
+        (TWO, standing)
+    );
+    // What was heard long ago is no veto.
+    liveness.receive(now + SECOND, HostId(3), &told(2));
+    assert!(matches!(liveness.kernel(TWO), Some(Kernel::Dead { .. })));
 }
 
 #[test]

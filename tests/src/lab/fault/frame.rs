@@ -107,9 +107,11 @@ fn bits(address: IpAddr) -> (bool, u128) {
     }
 }
 
-/// The source of an IP packet, and the port that a UDP packet is for, with what is in
-/// it.
-fn ip(frame: &[u8]) -> Option<(IpAddr, Option<(u16, &[u8])>)> {
+/// The port that a UDP packet is for, and what is in it.
+type Udp<'a> = (u16, &'a [u8]);
+
+/// The source of an IP packet, and its UDP part if it has one.
+fn ip(frame: &[u8]) -> Option<(IpAddr, Option<Udp<'_>>)> {
     let packet = frame.get(14..)?;
     let udp_at = |at: usize| {
         let bytes = packet.get(at + 2..at + 4)?;

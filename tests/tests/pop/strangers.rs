@@ -1,0 +1,164 @@
+//! What is on the wire by mistake: a second machine with a host's id, another POP,
+//! a host with another tunnel network. Each is noticed, reported and harmless.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use homing_tests::lab::{Lab, Node, unique, wait_until};
+use serde_json::Value;
+
+use super::common::{PATIENCE, Pop};
+
+/// Hosts in one rack, without agents.
+fn up(name: &str, hosts: u16) -> Pop {
+    let lab = Lab::builder()
+        .name(&unique(name))
+        .hosts(hosts)
+        .racks(1)
+        .no_homing()
+        .up()
+        .unwrap();
+    Pop::from(lab)
+}
+
+/// Changes a host's configuration: what stands in one place, and its only seed.
+fn change(pop: &Pop, host: u16, before: &str, after: &str, seed: u16) {
+    let path = pop.lab.folder_of(Node::Host(host)).join("homing.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(before), "{text}");
+    let text = text.replace(before, after);
+    let (head, rest) = text.split_once("\n[[pop.seeds]]").unwrap();
+    let tail = &rest[rest.find("\n[tunnel]").unwrap()..];
+    let address = pop.lab.plan().host_v4(seed);
+    let seed = format!("[[pop.seeds]]\nhost = {seed}\naddress = \"{address}:7946\"\n");
+    fs::write(&path, format!("{head}\n{seed}{tail}")).unwrap();
+}
+
+impl Pop {
+    fn problems_of(&self, on: u16) -> Vec<String> {
+        let status = self.lab.homing_json(on, &["status"]);
+        let problems = status.map_or(Value::Null, |status| status["problems"].clone());
+        let list = problems.as_array().cloned().unwrap_or_default();
+        list.iter()
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Waits until a host names a problem that has all these words in it.
+    fn wait_problem(&self, on: u16, words: &[&str]) {
+        let mut last = Vec::new();
+        let named = wait_until(PATIENCE, || {
+            last = self.problems_of(on);
+            Ok(last
+                .iter()
+                .any(|line| words.iter().all(|word| line.contains(word))))
+        });
+        let words_of = |host| format!("h{host}: {}", self.lab.last_words(host));
+        let logs: Vec<_> = (1..=self.lab.plan().hosts).map(words_of).collect();
+        assert!(
+            named.unwrap(),
+            "h{on} names {last:?}, not {words:?}\n{}",
+            logs.join("\n")
+        );
+    }
+
+    /// How many members a host counts, itself among them.
+    fn alive(&self, on: u16) -> u64 {
+        let status = self.lab.homing_json(on, &["status"]).unwrap();
+        status["members"]["alive"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn two_machines_with_one_host_id() {
+    let mut pop = up("strid", 3);
+    change(&pop, 3, "id = 3\n", "id = 2\n", 1);
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    pop.lab.start(1).unwrap();
+    pop.lab.start(2).unwrap();
+    let clients = pop.load(20);
+    pop.lab.launch(3).unwrap();
+    pop.wait_problem(
+        1,
+        &[
+            "host id 2 is used by two machines",
+            "10.1.1.12",
+            "10.1.1.13",
+        ],
+    );
+    pop.wait_problem(3, &["refuses this host"]);
+    assert_eq!((pop.alive(1), pop.alive(2)), (2, 2));
+    for order in [[1], [2]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
+    }
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn two_pops_with_keys_of_their_own_share_a_wire() {
+    let mut pop = up("strkey", 4);
+    let key = pop.lab.folder().join("other.key");
+    fs::write(&key, "77".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let other = format!("key_file = \"{}\" #", key.display());
+    for (host, seed) in [(1, 2), (2, 1)] {
+        change(&pop, host, "key_file", "key_file", seed);
+    }
+    for (host, seed) in [(3, 4), (4, 3)] {
+        change(&pop, host, "key_file =", &other, seed);
+    }
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    for host in 1..=4 {
+        pop.lab.launch(host).unwrap();
+    }
+    for host in 1..=4 {
+        pop.wait_problem(host, &["another POP's key"]);
+        let whole = wait_until(PATIENCE, || Ok(pop.alive(host) == 2));
+        assert!(whole.unwrap(), "h{host} counts {}", pop.alive(host));
+    }
+    // Each goes on as if it were alone.
+    let clients = pop.unsettled(20);
+    for order in [[1], [2]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
+    }
+    for host in 1..=4 {
+        let problems = pop.problems_of(host);
+        assert_eq!(problems.len(), 1, "h{host}: {problems:?}");
+        assert_eq!(
+            pop.lab.gossip_count(host, "kernels_judged_dead").unwrap(),
+            0
+        );
+    }
+    for host in [3, 4] {
+        assert!(pop.lab.tables(host).unwrap().owners.is_empty());
+        // Once a minute at most.
+        let log = fs::read_to_string(pop.lab.folder_of(Node::Host(host)).join("agent.log"));
+        assert_eq!(log.unwrap().matches("another POP's key").count(), 1);
+    }
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn a_host_with_another_tunnel_network() {
+    let mut pop = up("strtun", 3);
+    change(&pop, 3, "network = \"10.77.", "network = \"10.78.", 1);
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    pop.lab.start(1).unwrap();
+    pop.lab.start(2).unwrap();
+    let clients = pop.load(20);
+    pop.lab.launch(3).unwrap();
+    for (on, of) in [(1, 3), (2, 3), (3, 1)] {
+        let line = format!("host {of} has other tunnel settings");
+        pop.wait_problem(on, &[&line]);
+    }
+    for order in [[1], [2]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
+    }
+    assert!(pop.lab.tables(3).unwrap().owners.is_empty());
+    pop.unbroken(clients);
+    pop.down();
+}
