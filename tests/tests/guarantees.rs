@@ -19,5 +19,8 @@ fn every_test_that_a_guarantee_names_exists() {
         });
         assert!(found, "no test `{test}` in {file}.rs");
     }
-    assert!(named > 50, "only {named} tests are named: has the page's form changed?");
+    assert!(
+        named > 50,
+        "only {named} tests are named: has the page's form changed?"
+    );
 }
