@@ -54,7 +54,11 @@ pub fn decide(ctx: &XdpContext, segment: &Segment, id: SessionId, from: From) ->
         From::Tunnel { host, owner } => (host.0 as u32, owner as u32),
     };
     let arguments = segment.flags.0 as u32 | owner << 8 | host << 16;
-    let way = unowned(ctx.ctx, &raw const segment.tuple, id.0, arguments);
+    // A copy that is made here and nowhere else: of a tuple whose address is taken
+    // the compiler keeps all bytes in memory from the start, and computes the id
+    // from there, for every packet of a known session, too.
+    let tuple = segment.tuple;
+    let way = unowned(ctx.ctx, &raw const tuple, id.0, arguments);
     if way & RENDEZVOUS != 0 {
         return Way::Rendezvous(HostId(way as u16));
     }

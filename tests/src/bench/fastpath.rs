@@ -222,7 +222,13 @@ impl Case {
         } else {
             (CLIENT_V6, SERVICE_V6)
         };
-        let segment = Tcp::new(client, service, flags::ACK).payload([0; 6]).ip();
+        // Of a session without a socket, only a SYN is stripped: about any other
+        // segment the POP would be asked.
+        let flags = match way {
+            Way::Forward => flags::ACK,
+            Way::Strip => flags::SYN,
+        };
+        let segment = Tcp::new(client, service, flags).payload([0; 6]).ip();
         let template = program::template(&settings, 2, 1, None);
         let outer_len = i32::from(template.l3_len);
         let (frame, undo) = match way {
