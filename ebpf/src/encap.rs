@@ -38,6 +38,8 @@ pub enum Origin {
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
+/// The longest outer header over IPv4: Ethernet, one VLAN tag, IPv4 and UDP.
+const MAX_V4_HEADER_LEN: usize = 14 + 4 + IPV4_LEN + UDP_LEN;
 
 /// DSCP without ECN: the tunnel is not ECN-capable, so that no mark is lost when
 /// the outer header goes (RFC 6040, compatibility mode).
@@ -159,29 +161,28 @@ struct Outer {
 impl Outer {
     #[inline(always)]
     fn write(&self, frame: &Frame, template: &Template, l2_len: usize) -> Option<()> {
-        // One check for the longest header: behind a shorter one lies the inner
-        // packet, which is at least 40 bytes long.
-        let start: *mut [u8; MAX_HEADER_LEN] = frame.at(0)?;
-        let start = start.cast::<u8>();
         let header = template.header.as_ptr();
-        // SAFETY: all offsets stay below `MAX_HEADER_LEN`, which the frame holds
-        // and the template's header does too.
-        unsafe {
-            copy::<14>(header, start);
-            let (header, start) = if l2_len == 14 {
-                (header.add(14), start.add(14))
-            } else {
-                copy::<4>(header.add(14), start.add(14));
-                (header.add(18), start.add(18))
-            };
-            if settings::tunnel().is_v4() {
+        // One check for the longest header of a family: behind a shorter one lies the
+        // inner packet, and a header and it are longer than that, be it the last byte
+        // of an IPv4 packet in fragments.
+        if settings::tunnel().is_v4() {
+            let start: *mut [u8; MAX_V4_HEADER_LEN] = frame.at(0)?;
+            // SAFETY: all offsets stay below `MAX_V4_HEADER_LEN`, which the frame holds
+            // and the template's header does too.
+            unsafe {
+                let (header, start) = copy_link(header, start.cast(), l2_len);
                 copy::<IPV4_LEN>(header, start);
                 self.patch_v4(start);
                 if is_gue() {
                     copy::<UDP_LEN>(header.add(IPV4_LEN), start.add(IPV4_LEN));
                     self.patch_udp(start.add(IPV4_LEN), IPV4_LEN);
                 }
-            } else {
+            }
+        } else {
+            let start: *mut [u8; MAX_HEADER_LEN] = frame.at(0)?;
+            // SAFETY: as above, with `MAX_HEADER_LEN`.
+            unsafe {
+                let (header, start) = copy_link(header, start.cast(), l2_len);
                 copy::<IPV6_LEN>(header, start);
                 self.patch_v6(start);
                 if is_gue() {
@@ -260,6 +261,25 @@ impl Outer {
 #[inline(always)]
 fn is_gue() -> bool {
     settings::encapsulation() == Encapsulation::Gue as u8
+}
+
+/// Copies the link layer, and returns where the IP header begins.
+///
+/// # Safety
+///
+/// Both must point to 18 bytes, `to` writable.
+#[inline(always)]
+unsafe fn copy_link(from: *const u8, to: *mut u8, l2_len: usize) -> (*const u8, *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy::<14>(from, to);
+        if l2_len == 14 {
+            (from.add(14), to.add(14))
+        } else {
+            copy::<4>(from.add(14), to.add(14));
+            (from.add(18), to.add(18))
+        }
+    }
 }
 
 /// # Safety

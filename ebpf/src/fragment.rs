@@ -24,7 +24,6 @@ use homing_common::{
 use crate::{
     End, control,
     encap::Origin,
-    local,
     maps::{FRAGMENTS, SCRATCH, SERVICES},
     owners,
     packet::{Flags, Frame, Ip},
@@ -93,7 +92,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
 #[inline(always)]
 fn is_service_address(address: &Address) -> bool {
     SERVICES
-        .get_ptr(&Service::new(*address, Port([0; 2]), 0))
+        .get_ptr(Service::new(*address, Port([0; 2]), 0))
         .is_some()
 }
 
@@ -209,6 +208,10 @@ fn for_agent<'a>(head: &'a Parked, case: &Case<'_>) -> Head<'a> {
 }
 
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "without the borrow the key is copied to the stack"
+)]
 fn read(head: &Parked) -> Option<Course> {
     // SAFETY: an entry is replaced whole; an element that is used anew meanwhile is a
     // course too, and no worse than one that has just been replaced.
@@ -216,6 +219,7 @@ fn read(head: &Parked) -> Option<Course> {
 }
 
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "as above")]
 fn insert(head: &Parked, course: &Course, flags: u32) -> bool {
     FRAGMENTS
         .insert(&head.datagram, course, flags as u64)

@@ -43,7 +43,7 @@ const V6_LEAST_MTU: usize = 1280;
 const V6_PART: usize = V6_REPEATED / V6_PARTS;
 const V6_PARTS: usize = 4;
 
-const _: () = assert!(V6_PART * V6_PARTS == V6_REPEATED && V6_PART % 4 == 0);
+const _: () = assert!(V6_PART * V6_PARTS == V6_REPEATED && V6_PART.is_multiple_of(4));
 
 /// The link layer and as many VLAN tags as are read.
 const LINK_MAX: usize = 22;

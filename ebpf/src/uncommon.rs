@@ -64,6 +64,7 @@ impl Uncommon {
             | (self.v4 as u64) << 40
     }
 
+    /// What was packed.
     #[inline(always)]
     pub fn unpack(word: u64) -> Self {
         Self {

@@ -12,6 +12,7 @@ mod pop {
     mod kernels;
     mod keys;
     mod load;
+    mod mtu;
     mod rendezvous;
     mod sessions;
     mod strangers;

@@ -145,6 +145,29 @@ fn entropy_of(program: &Program, piece: &Ip, id: u32) -> u64 {
 }
 
 #[test]
+fn the_last_bytes_of_a_datagram_are_not_too_few() {
+    in_namespace(|| {
+        for (tunnel, encapsulation) in TUNNELS {
+            let mut program = host_1(tunnel(), encapsulation).unwrap();
+            program.set_rendezvous(2, 3).unwrap();
+            for v4 in [true, false] {
+                for len in [1, 4, 8] {
+                    let mut packet = segment(v4, flags::ACK).payload(vec![1; 44 + len]).ip();
+                    packet.frags = 0;
+                    let last = packet.fragments(3, 64).pop().unwrap();
+                    assert_eq!(last.body.len(), len);
+                    let run = program.run(&last.frame(&[])).unwrap();
+                    assert_end(&run, Action::Tx, Outcome::FragmentGathered);
+                    let entropy = entropy_of(&program, &last, 3) & !1;
+                    let expected = outer(&program, 1, 2, &last, entropy);
+                    assert_eq!(run.frame[14..], expected.bytes());
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn marked_ones_are_taken_and_others_decided_on() {
     in_namespace(|| {
         for (tunnel, encapsulation) in TUNNELS {
