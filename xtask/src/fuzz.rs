@@ -81,7 +81,7 @@ pub fn run(target: &str, seconds: u64) -> Result<()> {
         .args([
             "-timeout=10",
             "-max_len=4096",
-            "-print_final_stats=1",
+            "-print_funcs=0",
             "-verbosity=0",
         ])
         // Instrumentation needs unstable flags; a stable compiler takes them when

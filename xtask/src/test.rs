@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::run;
+use crate::{fuzz, run};
 
 /// What the runners' summaries add up to.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -21,7 +21,12 @@ struct Sum {
 /// run does 48.
 const FULL_CASES: &str = "300";
 
-/// Runs every test of the workspace, with `full` also those that take long.
+/// How long each target of the fuzzer runs, and with `--full`.
+const FUZZ_SECONDS: u64 = 5;
+const FULL_FUZZ_SECONDS: u64 = 300;
+
+/// Runs every test of the workspace, with `full` also those that take long; then, if
+/// no filter asks for some tests only, the fuzzer for a while.
 pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     // The lab's tests run the programs.
     run::build(false)?;
@@ -52,6 +57,14 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     if !status.success() && sum.failed == 0 {
         sum.failed = 1;
         println!("cargo test failed without a failed test: {status}");
+    }
+    if filter.is_none() {
+        let seconds = if full {
+            FULL_FUZZ_SECONDS
+        } else {
+            FUZZ_SECONDS
+        };
+        sum.fuzz(seconds)?;
     }
     if sum.passed + sum.failed == 0 {
         println!("no test was run");
@@ -84,6 +97,20 @@ impl Sum {
                 _ => {}
             }
         }
+    }
+
+    /// Runs every target of the fuzzer: each counts as a test.
+    fn fuzz(&mut self, seconds: u64) -> Result<()> {
+        for target in fuzz::targets()? {
+            match fuzz::run(&target, seconds) {
+                Ok(()) => self.passed += 1,
+                Err(error) => {
+                    println!("fuzz: {target} failed: {error:#}");
+                    self.failed += 1;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn line(&self) -> String {

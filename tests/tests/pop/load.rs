@@ -1,7 +1,10 @@
 //! Agents end and start in every way while connections of others are forwarded, and
 //! new ones open and close.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread::sleep, time::Duration};
+use std::{
+    fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, thread::sleep,
+    time::Duration,
+};
 
 use homing_agent::datapath::OBJECT;
 use homing_tests::{lab::Node, object::Object};
@@ -67,8 +70,13 @@ fn build_other(first: &Path, other: &Path) {
     object.exchange("Event", "kind", "zero").unwrap();
     let program = fs::read(first).unwrap();
     fs::create_dir_all(other.parent().unwrap()).unwrap();
-    fs::write(other, object.build_into(&program, OBJECT).unwrap()).unwrap();
-    fs::set_permissions(other, fs::Permissions::from_mode(0o755)).unwrap();
+    let bytes = other.with_extension("bytes");
+    fs::write(&bytes, object.build_into(&program, OBJECT).unwrap()).unwrap();
+    fs::set_permissions(&bytes, fs::Permissions::from_mode(0o755)).unwrap();
+    // Copied by another process: a child that some other test forks meanwhile would
+    // inherit a descriptor open for writing, and the file could not be run.
+    let copied = Command::new("cp").arg(&bytes).arg(other).status().unwrap();
+    assert!(copied.success(), "cp: {copied}");
 }
 
 /// The kernel's id of a host's map.
