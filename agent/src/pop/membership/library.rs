@@ -24,7 +24,11 @@ pub(super) fn config() -> foca::Config {
         probe_period: Duration::from_millis(500),
         probe_rtt: Duration::from_millis(150),
         num_indirect_probes: few(3),
-        max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
+        // News that each host passes on to k others at random misses a host with
+        // probability e^-k: of the million pairs in a POP of 1,000 hosts that start
+        // together, 10 would leave some 45 that have not heard of each other, 20
+        // leave none.
+        max_transmissions: NonZeroU8::new(20).unwrap_or(NonZeroU8::MIN),
         suspect_to_down_after: Duration::from_millis(1_500),
         // There are at most as many as host ids: none needs to be forgotten.
         remove_down_after: None,
