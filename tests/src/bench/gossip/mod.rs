@@ -122,7 +122,6 @@ impl Report {
                 "datagrams_per_host_per_s_mean": round(story.steady.rates.mean()),
                 "datagrams_per_host_per_s_ever": story.datagrams_max,
                 "joined_s": round(story.joined_s),
-                "strangers": story.strangers,
                 "faults": story.faults.iter().map(|(name, measured)| json!({
                     "fault": name,
                     "p50_ms": measured.delays.quantile(0.5),
