@@ -50,7 +50,8 @@ fn events_that_find_no_room_are_made_up_for() {
         resumed.elapsed()
     );
     assert!(hook(&pop.lab, 1, "events_lost") > 1000);
-    // Nothing is left of what opened and closed: it stays as it is.
+    // Nothing is left of what opened and closed: it stays as it is, for longer than
+    // a close is held back.
     std::thread::sleep(Duration::from_secs(3));
     pop.lab.wait_settled(30, Duration::ZERO).unwrap();
     let first = pop.tour(first);
