@@ -12,6 +12,7 @@ use super::{
     log::Log,
     out::Out,
     provisional::Provisionals,
+    pulls::Pulls,
     relay::Source,
     replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
     view::{Counters, Note},
@@ -25,10 +26,8 @@ pub(super) const HEARTBEAT: u64 = SECOND;
 pub(super) const HEARTBEAT_SPACING: u64 = 20 * MS;
 /// A host whose multicast was not heard for this long is told so.
 const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
-/// Snapshots that are pulled at once.
-pub(super) const SYNCS_MAX: usize = 8;
-/// Until a host that found no room to pull looks again.
-pub(super) const SYNC_RETRY: u64 = 10 * MS;
+/// How often it is looked whether the sweep that a pull waits for is over.
+const SWEEP_LOOK: u64 = 10 * MS;
 /// Notes that wait to be taken; more are counted and dropped.
 const NOTES_MAX: usize = 256;
 
@@ -71,6 +70,7 @@ pub(super) struct Core {
     /// Sweeps of voided claims whose routes are still being taken, each by the
     /// number at which it is over.
     pub sweeps: VecDeque<u64>,
+    pub pulls: Pulls,
     pub out: Out,
     /// When announcements go out next.
     pub flush_at: Option<u64>,
@@ -135,9 +135,8 @@ impl Peer {
 }
 
 impl Core {
-    /// Does what is due for one peer, and says when the next thing is. A pull may
-    /// begin only if `may_sync`.
-    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer, may_sync: bool) -> u64 {
+    /// Does what is due for one peer, and says when the next thing is.
+    pub fn tend(&mut self, now: u64, host: HostId, peer: &mut Peer) -> u64 {
         if peer.void_at.is_some_and(|at| at <= now) {
             self.void(now, host, peer);
         }
@@ -157,22 +156,30 @@ impl Core {
             }
             next = next.min(peer.heartbeat_at);
         }
-        next.min(self.tend_replica(now, host, peer, may_sync))
+        next.min(self.tend_replica(now, host, peer))
     }
 
-    fn tend_replica(&mut self, now: u64, host: HostId, peer: &mut Peer, may_sync: bool) -> u64 {
+    fn tend_replica(&mut self, now: u64, host: HostId, peer: &mut Peer) -> u64 {
         let replica = &mut peer.replica;
         if let Phase::Waiting { from } = replica.phase {
-            if !peer.up {
-                return u64::MAX;
+            let later = if !peer.up || peer.dead {
+                Some(u64::MAX)
+            } else if now < from {
+                Some(from)
+            } else if self.taken < peer.sweep_end {
+                // Claims of a later life wait until routes to the earlier one are
+                // gone.
+                Some(now + SWEEP_LOOK)
+            } else {
+                None
+            };
+            if let Some(later) = later {
+                self.pulls.leave(host);
+                return later;
             }
-            if peer.dead {
+            if !self.pulls.enter(host) {
+                replica.phase = Phase::Queued;
                 return u64::MAX;
-            }
-            // Claims of a later life wait until routes to the earlier one are gone.
-            let is_sweeping = self.taken < peer.sweep_end;
-            if now < from || !may_sync || is_sweeping {
-                return from.max(now + SYNC_RETRY);
             }
             if replica.stream != peer.stream {
                 replica.stream = peer.stream;
@@ -182,11 +189,14 @@ impl Core {
             replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
         }
         match &mut replica.phase {
-            Phase::Waiting { .. } => u64::MAX,
+            Phase::Waiting { .. } | Phase::Queued => u64::MAX,
             Phase::Pulling(snapshot) => match snapshot.step(now) {
                 PullStep::Wait(until) => until,
                 PullStep::Ask(pull) => {
                     self.send(&[To::Host(host)], pull.encode());
+                    if snapshot.is_stalled() {
+                        self.pulls.leave(host);
+                    }
                     match snapshot.step(now) {
                         PullStep::Wait(until) => until,
                         _ => now,
@@ -194,6 +204,7 @@ impl Core {
                 }
                 PullStep::GiveUp => {
                     self.counters.syncs_failed += 1;
+                    self.pulls.leave(host);
                     self.note(Note::SyncFailed { host });
                     replica.wait(now + PULL_REST);
                     now + PULL_REST
@@ -247,6 +258,7 @@ impl Core {
         self.claims.sweep(host, None, |id| self.dirty.push_back(id));
         self.provisional.sweep(host, |id| self.dirty.push_back(id));
         peer.replica = Replica::new(now);
+        self.pulls.leave(host);
         peer.void_at = None;
         if claims > 0 {
             self.counters.voided_hosts += 1;

@@ -120,9 +120,7 @@ impl Core {
     pub fn tend_heard(&mut self, now: u64, origin: HostId, peer: &mut Peer) -> u64 {
         match peer.replica.phase {
             Phase::Waiting { from } => from,
-            // What follows for this peer is done at once; only the start of a
-            // pull needs to know of the others.
-            _ => self.tend(now, origin, peer, false),
+            _ => self.tend(now, origin, peer),
         }
     }
 
@@ -138,7 +136,7 @@ impl Core {
         let replica = &mut peer.replica;
         let end = first + records.len() as u64;
         match replica.phase {
-            Phase::Waiting { .. } => {}
+            Phase::Waiting { .. } | Phase::Queued => {}
             Phase::Pulling(_) | Phase::Applying(_) => {
                 self.keep(replica, first, opened_us, records);
             }
@@ -369,6 +367,7 @@ impl Core {
             took_us: now - apply.started_at,
         };
         replica.phase = Phase::Following;
+        self.pulls.leave(host);
         self.counters.syncs_done += 1;
         self.note(note);
         if replica.stream == peer.stream {
@@ -382,12 +381,15 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
     use crate::{
-        gossip::machine::Settings,
-        pop::{Domain, Fingerprint, Member},
+        gossip::{
+            machine::{Outgoing, Settings},
+            pulls::PULLS_MAX,
+        },
+        pop::{Domain, Fingerprint, Member, SECOND, seal::To},
     };
 
     const ONE: HostId = HostId(1);
@@ -454,6 +456,35 @@ mod tests {
             Some(ONE),
             "stands until replaced"
         );
+    }
+
+    #[test]
+    fn hosts_that_do_not_answer_hold_up_nobody() {
+        let mut gossip = follower();
+        while gossip.poll_outgoing().is_some() {}
+        let count = 3 * PULLS_MAX as u16;
+        for host in 3..3 + count {
+            let member = Member {
+                host: HostId(host),
+                ..one(1)
+            };
+            gossip.member_up(0, &member);
+        }
+        let mut asked = BTreeSet::new();
+        let mut now = 0;
+        while now < 2 * SECOND {
+            gossip.on_time(now);
+            while let Some(Outgoing { to, body }) = gossip.poll_outgoing() {
+                if let (To::Host(host), Some(Message::Pull(_))) = (to, wire::decode(&body)) {
+                    asked.insert(host);
+                }
+            }
+            if now == 0 {
+                assert_eq!(asked.len(), PULLS_MAX, "so many at once");
+            }
+            now = gossip.next_time().max(now + 1);
+        }
+        assert_eq!(asked.len(), usize::from(count));
     }
 
     #[test]

@@ -12,12 +12,13 @@ use homing_common::{host::HostId, session::SessionId};
 use super::{
     agenda::Agenda,
     claims::{Claim, Claims},
-    core::{Core, HEARTBEAT, Peer, SYNC_RETRY, SYNCS_MAX},
+    core::{Core, HEARTBEAT, Peer},
     doubles::Doubles,
     latency::Latency,
     log::Log,
     out::Out,
     provisional::Provisionals,
+    pulls::Pulls,
     relay::Relay,
     replica::Phase,
     tally::Tally,
@@ -49,8 +50,6 @@ pub struct Gossip {
     /// Heartbeats to other domains so far: relays take turns with them.
     pub(super) beats: usize,
     pub(super) agenda: Agenda,
-    /// Peers whose snapshots are being pulled: a few.
-    syncing: Vec<HostId>,
 }
 
 impl Gossip {
@@ -72,6 +71,7 @@ impl Gossip {
                 dirty: VecDeque::new(),
                 taken: 0,
                 sweeps: VecDeque::new(),
+                pulls: Pulls::default(),
                 out: Out::default(),
                 near_interval: HEARTBEAT,
                 relay_delay: 0,
@@ -92,7 +92,6 @@ impl Gossip {
             heartbeat_at: now,
             beats: 0,
             agenda: Agenda::default(),
-            syncing: Vec::new(),
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);
@@ -143,6 +142,7 @@ impl Gossip {
             peer.multicast_heard_at = None;
             if !matches!(peer.replica.phase, Phase::Applying(_)) {
                 peer.replica.wait(now);
+                self.core.pulls.leave(member.host);
             }
         }
         peer.domain = Some(member.domain);
@@ -183,6 +183,7 @@ impl Gossip {
             peer.dead = false;
             peer.voided = false;
             peer.replica.wait(from);
+            self.core.pulls.leave(host);
             self.agenda.plan(host, peer, now);
         }
     }
@@ -198,8 +199,9 @@ impl Gossip {
             peer.up = false;
             let keep = keep.filter(|_| !peer.voided);
             peer.void_at = keep.map(|keep| now.saturating_add(keep.as_micros() as u64));
-            if matches!(peer.replica.phase, Phase::Pulling(_)) {
+            if matches!(peer.replica.phase, Phase::Pulling(_) | Phase::Queued) {
                 peer.replica.wait(now);
+                self.core.pulls.leave(host);
             }
             self.agenda.plan(host, peer, now);
             self.targets = None;
@@ -234,8 +236,14 @@ impl Gossip {
     pub fn next_time(&self) -> u64 {
         let flush_at = self.core.flush_at.unwrap_or(u64::MAX);
         let quick_at = self.quick.map_or(u64::MAX, |(at, _)| at);
+        let pull_at = if self.core.pulls.is_due() {
+            0
+        } else {
+            u64::MAX
+        };
         flush_at
             .min(quick_at)
+            .min(pull_at)
             .min(self.heartbeat_at)
             .min(self.relay.next_time())
             .min(self.agenda.next_time())
@@ -268,36 +276,31 @@ impl Gossip {
         if self.relay.next_time() <= now {
             self.pass_on(now);
         }
-        if self.agenda.next_time() <= now {
-            self.tend(now);
+        for host in self.agenda.take(now, &mut self.peers) {
+            self.tend(now, host);
+        }
+        while let Some(host) = self.core.pulls.next() {
+            self.begin_pull(now, host);
         }
     }
 
-    /// Does what is due for peers.
-    fn tend(&mut self, now: u64) {
-        let due = self.agenda.take(now, &mut self.peers);
-        let is_syncing =
-            |host: &HostId| self.peers.get(host).is_some_and(|p| p.replica.is_syncing());
-        self.syncing.retain(is_syncing);
-        // Who finds no room comes again, the later the more others there are.
-        let spread = 1 + self.peers.len() / (4 * SYNCS_MAX);
-        for host in due {
-            if let Some(peer) = self.peers.get_mut(&host) {
-                let may_sync = self.syncing.len() < SYNCS_MAX;
-                let mut next = self.core.tend(now, host, peer, may_sync);
-                if let Phase::Waiting { from } = &mut peer.replica.phase
-                    && !may_sync
-                    && *from <= now
-                    && next != u64::MAX
-                {
-                    next += SYNC_RETRY * (usize::from(host.0) % spread) as u64;
-                    *from = next;
-                }
-                self.agenda.plan(host, peer, next);
-                if peer.replica.is_syncing() && !self.syncing.contains(&host) {
-                    self.syncing.push(host);
-                }
+    /// Does what is due for a peer.
+    fn tend(&mut self, now: u64, host: HostId) {
+        if let Some(peer) = self.peers.get_mut(&host) {
+            let next = self.core.tend(now, host, peer);
+            self.agenda.plan(host, peer, next);
+        }
+    }
+
+    /// A host's turn to be pulled from has come.
+    fn begin_pull(&mut self, now: u64, host: HostId) {
+        match self.peers.get_mut(&host).map(|peer| &mut peer.replica) {
+            Some(replica) if matches!(replica.phase, Phase::Queued) => {
+                replica.wait(now);
+                self.tend(now, host);
             }
+            // It went, or began another life, while it stood in the queue.
+            _ => self.core.pulls.leave(host),
         }
     }
 
@@ -422,7 +425,7 @@ impl Gossip {
             host,
             stream: peer.replica.stream,
             progress: match peer.replica.phase {
-                Phase::Waiting { .. } => Progress::Waiting,
+                Phase::Waiting { .. } | Phase::Queued => Progress::Waiting,
                 Phase::Pulling(_) | Phase::Applying(_) => Progress::Syncing,
                 Phase::Following => match peer.replica.missing() {
                     0 => Progress::Following,

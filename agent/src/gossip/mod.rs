@@ -47,6 +47,7 @@ pub mod node;
 mod out;
 pub mod pacer;
 mod provisional;
+mod pulls;
 mod relay;
 mod relaying;
 mod replica;

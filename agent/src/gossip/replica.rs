@@ -24,6 +24,8 @@ const PULL_TIMEOUT: u64 = 30 * MS;
 const PULL_TIMEOUT_MAX: u64 = 500 * MS;
 /// Requests without any progress before a pull is given up for a while.
 const PULL_TRIES: u32 = 20;
+/// After so many without progress it takes up no room: others go on meanwhile.
+const PULL_TRIES_WITH_ROOM: u32 = 3;
 /// How long a pull that was given up rests.
 pub(super) const PULL_REST: u64 = SECOND;
 /// Chunks asked for at once.
@@ -54,6 +56,8 @@ pub(super) struct Replica {
 pub(super) enum Phase {
     /// It needs a snapshot, and may ask for one from this time on.
     Waiting { from: u64 },
+    /// It stands in the queue of those that need one.
+    Queued,
     /// A snapshot is on its way.
     Pulling(Snapshot),
     /// A complete snapshot is being put into the table.
@@ -93,11 +97,6 @@ impl Replica {
     pub fn missing(&self) -> u64 {
         let to = self.gap.as_ref().map_or(0, |gap| gap.to);
         to.saturating_sub(self.next)
-    }
-
-    /// Whether a snapshot is under way.
-    pub fn is_syncing(&self) -> bool {
-        matches!(self.phase, Phase::Pulling(_) | Phase::Applying(_))
     }
 
     /// A full sync is needed.
@@ -279,6 +278,11 @@ impl Snapshot {
             from: self.from,
             wanted: self.missing,
         })
+    }
+
+    /// Whether nothing has come for a while.
+    pub fn is_stalled(&self) -> bool {
+        self.tries > PULL_TRIES_WITH_ROOM
     }
 
     /// Takes a chunk in. Gives the whole set once it is complete.
