@@ -165,7 +165,7 @@ where
         return Ok(());
     }
     logs::init(&args.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1)
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;

@@ -76,10 +76,17 @@ pub fn play(size: Size, seed: u64, progress: &mut dyn FnMut(&str)) -> Result<Sto
         pop.start(host);
         pop.run(SECOND / 2 / u64::from(size.hosts));
     }
-    while pop.not_alive() + pop.differing() > 0 {
+    loop {
+        let (not_alive, differing) = (pop.not_alive(), pop.differing());
+        if not_alive + differing == 0 {
+            break;
+        }
         ensure!(pop.now < JOIN_MAX, "the POP has not joined: {pop:?}");
+        progress(&format!(
+            "{} ms: hosts join; {not_alive} pairs have not met, {differing} not exchanged sessions",
+            pop.now / MS
+        ));
         pop.run(100 * MS);
-        progress(&format!("{} ms: hosts join", pop.now / MS));
     }
     let joined_s = pop.now as f64 / SECOND as f64;
     let mut part = |pop: &mut Pop, what: &str, time: u64| {
