@@ -4,6 +4,7 @@
 mod pop {
     mod agents;
     mod asks;
+    mod bulk;
     mod claims;
     mod common;
     mod drain;
@@ -13,7 +14,10 @@ mod pop {
     mod keys;
     mod load;
     mod mtu;
+    mod offloads;
+    mod quic;
     mod rendezvous;
+    mod routes;
     mod sessions;
     mod strangers;
     mod tables;
