@@ -205,6 +205,9 @@ impl Node {
                 body,
             }) => {
                 self.liveness.agent_heard(now, origin, stream.incarnation);
+                if channel != Channel::Membership {
+                    self.membership.meet(now, origin, stream, from);
+                }
                 match channel {
                     Channel::Membership => self.membership.receive(now, origin, stream, body),
                     Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
@@ -332,7 +335,6 @@ impl Node {
 
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
-        self.liveness.set_keys(keys.echo);
         self.liveness.set_keys(keys.echo);
         self.seal.rekey(keys);
     }

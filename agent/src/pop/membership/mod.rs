@@ -18,6 +18,7 @@ mod view;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
+    net::SocketAddr,
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
@@ -42,6 +43,8 @@ const JOIN_ROUNDS: u32 = 50;
 const QUIET_ROUNDS: u32 = 5;
 /// Between two announcements to seeds that are no members at the moment.
 const HEAL_INTERVAL: u64 = SECOND;
+/// A host that speaks without being known is spoken to this often.
+const MEET_INTERVAL: u64 = 200 * MS;
 /// A leaving host says so this many times, [`LEAVE_INTERVAL`] apart.
 const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_INTERVAL: u64 = 20 * MS;
@@ -66,6 +69,8 @@ pub struct Membership {
     absent_told: HostId,
     announce_at: u64,
     rounds: u32,
+    /// Hosts that are not known to be up and spoke, and when they were answered.
+    met: BTreeMap<HostId, u64>,
     leave: Option<Leave>,
     /// What happened so far.
     pub counters: Counters,
@@ -97,6 +102,7 @@ impl Membership {
             absent_told: HostId(0),
             announce_at: now,
             rounds: 0,
+            met: BTreeMap::new(),
             leave: None,
             counters: Counters::default(),
         }
@@ -200,6 +206,26 @@ impl Membership {
             self.announce(Seed { host, address });
             self.settle(now);
         }
+    }
+
+    /// A host spoke, in one of its lives and from an address. News of it may not
+    /// have come here yet: so it is asked itself. In a large POP whose hosts start
+    /// together the last few pairs would otherwise take many seconds to meet.
+    pub fn meet(&mut self, now: u64, host: HostId, stream: Stream, address: SocketAddr) {
+        let known = self.entries.get(&host);
+        let is_news = known.is_none_or(|entry| {
+            entry.member.stream < stream
+                || entry.member.stream == stream && entry.state == State::Down
+        });
+        let met = self.met.get(&host);
+        let lately = met.is_some_and(|&met| now < met + MEET_INTERVAL);
+        if !is_news || lately || self.leave.is_some() || host == self.me.host {
+            return;
+        }
+        self.met.insert(host, now);
+        self.counters.met += 1;
+        self.announce(Seed { host, address });
+        self.settle(now);
     }
 
     /// When [`Membership::on_time`] must be called next.
@@ -421,6 +447,7 @@ impl Membership {
     fn up(&mut self, now: u64, member: Member) {
         // News: ask around once more.
         self.rounds = 0;
+        self.met.remove(&member.host);
         self.announce_at = self.announce_at.min(now + JOIN_INTERVAL);
         if member.fingerprint != self.me.fingerprint {
             self.counters.mismatches += 1;

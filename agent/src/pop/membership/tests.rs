@@ -362,3 +362,28 @@ fn no_message_panics() {
         me.borrow_mut().receive(0, HostId(2), member(2, 1).stream, &body);
     });
 }
+
+#[test]
+fn a_host_that_speaks_without_being_known_is_asked_who_it_is() {
+    let mut net = Net::new(2);
+    let stranger = member(3, 1);
+    let nobody = Membership::new(0, stranger, Vec::new(), [3; 32]);
+    net.nodes.insert(stranger.host, nobody);
+    net.run(SECOND);
+    assert_eq!(net.state(1, 3), None, "it has no seeds");
+    // It is heard by other ways than membership's own, again and again.
+    let heard = |net: &mut Net| {
+        let (now, host) = (net.now, stranger.host);
+        let node = net.nodes.get_mut(&HostId(1)).unwrap();
+        node.meet(now, host, stranger.stream, stranger.address);
+        node.counters.met
+    };
+    assert_eq!((0..100).map(|_| heard(&mut net)).max(), Some(1));
+    net.run(10 * MS);
+    for (at, of) in [(1, 3), (3, 1)] {
+        assert_eq!(net.state(at, of), Some(State::Alive), "{of} at {at}");
+    }
+    net.run(SECOND);
+    assert_eq!(heard(&mut net), 1, "it is known by now");
+    assert_eq!(net.state(2, 3), Some(State::Alive));
+}
