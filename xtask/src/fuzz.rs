@@ -3,9 +3,9 @@
 //! What it finds worth keeping goes to `target/fuzz-corpus`; the corpora in
 //! `fuzz/corpus` are read only.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, num::NonZeroUsize, path::PathBuf, process::Command, sync::Mutex, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     run::{self, must, root},
@@ -16,6 +16,9 @@ use crate::{
 const SECONDS: u64 = 60;
 /// Memory that a target may take: the sanitizer's own is in it.
 const MEMORY_MIB: u64 = 2048;
+/// Targets that run at once, at most: as many as there are processors, if that is
+/// less.
+const AT_ONCE: usize = 4;
 
 /// Options of `cargo xtask fuzz`.
 #[derive(clap::Args)]
@@ -41,16 +44,23 @@ pub fn perform(options: &Options) -> Result<()> {
     }
     let targets = targets()?;
     match &options.target {
-        None => targets
-            .iter()
-            .try_for_each(|target| run(target, options.seconds)),
+        None => {
+            let failed: Vec<_> = run_all(options.seconds)?
+                .into_iter()
+                .filter_map(|(target, result)| Some(format!("{target}: {:#}", result.err()?)))
+                .collect();
+            match failed.is_empty() {
+                true => Ok(()),
+                false => bail!("{}", failed.join("\n")),
+            }
+        }
         Some(target) if targets.contains(target) => run(target, options.seconds),
         Some(target) => bail!("no target {target}; there are {}", targets.join(", ")),
     }
 }
 
 /// The targets: the corpora's folders.
-pub fn targets() -> Result<Vec<String>> {
+fn targets() -> Result<Vec<String>> {
     let folder = root().join("fuzz/corpus");
     let entries =
         fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -61,8 +71,32 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Runs every target for so long, and says of each what came of it.
+pub fn run_all(seconds: u64) -> Result<Vec<(String, Result<()>)>> {
+    // What is missing is installed once, before anything runs beside something else.
+    setup::fuzzer()?;
+    let waiting = Mutex::new(targets()?.into_iter());
+    let done = Mutex::new(Vec::new());
+    let next = || waiting.lock().ok()?.next();
+    let at_once = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        for _ in 0..at_once.min(AT_ONCE) {
+            scope.spawn(|| {
+                while let Some(target) = next() {
+                    let result = run(&target, seconds);
+                    if let Ok(mut done) = done.lock() {
+                        done.push((target, result));
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner()
+        .map_err(|_| anyhow!("a fuzzing thread panicked"))
+}
+
 /// Runs a target for so long. What it finds is an error, and stands on the screen.
-pub fn run(target: &str, seconds: u64) -> Result<()> {
+fn run(target: &str, seconds: u64) -> Result<()> {
     let fuzzer = setup::fuzzer()?;
     let found = scratch().join(target);
     fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;

@@ -101,8 +101,8 @@ impl Sum {
 
     /// Runs every target of the fuzzer: each counts as a test.
     fn fuzz(&mut self, seconds: u64) -> Result<()> {
-        for target in fuzz::targets()? {
-            match fuzz::run(&target, seconds) {
+        for (target, result) in fuzz::run_all(seconds)? {
+            match result {
                 Ok(()) => self.passed += 1,
                 Err(error) => {
                     println!("fuzz: {target} failed: {error:#}");
