@@ -25,6 +25,9 @@ fn files(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Whether bytes are a message of some kind.
+type Check = fn(&[u8]) -> bool;
+
 #[test]
 fn every_target_stands_its_corpus() {
     for (name, target) in TARGETS {
@@ -59,7 +62,7 @@ fn every_target_stands_its_corpus_cut_and_changed() {
 /// A message that has got another shape needs new seeds: `cargo xtask fuzz --seeds`.
 #[test]
 fn seeds_are_messages_of_the_present_protocol() {
-    let checks: [(&str, fn(&[u8]) -> bool); 3] = [
+    let checks: [(&str, Check); 3] = [
         ("gossip", |bytes| wire::decode(bytes).is_some()),
         ("ask", ask::is_message),
         ("liveness", liveness::is_message),

@@ -36,8 +36,11 @@ fn drain(program: &mut Program) {
         .unwrap();
 }
 
+/// What is done to a host's state.
+type Change = fn(&mut Control);
+
 /// Makes it a host that cannot know, in each of the ways.
-fn ignorances() -> [(&'static str, fn(&mut Control)); 4] {
+fn ignorances() -> [(&'static str, Change); 4] {
     [
         ("not synced", |control| control.flags &= !Control::SYNCED),
         ("its agent is down", |control| {
