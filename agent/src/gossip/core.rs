@@ -186,7 +186,7 @@ impl Core {
                 replica.next = 1;
             }
             self.counters.syncs_begun += 1;
-            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.next));
+            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.have()));
         }
         match &mut replica.phase {
             Phase::Waiting { .. } | Phase::Queued => u64::MAX,

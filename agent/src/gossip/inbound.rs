@@ -359,6 +359,7 @@ impl Core {
             });
         }
         replica.epoch = !replica.epoch;
+        replica.adopted = false;
         replica.tally = apply.tally;
         replica.next = apply.at;
         let note = Note::Synced {

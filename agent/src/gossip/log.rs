@@ -175,17 +175,18 @@ impl Log {
     }
 
     /// The snapshot that a request is about, made if need be: `wanted` names one
-    /// or is zero; a new one must hold the effect of every record below `have`.
+    /// or is zero; a new one must hold the effect of every record below `have`, or
+    /// of all that there are if that is zero.
     /// None while another is in use or has only just been made: the asker asks
     /// again.
     pub fn snapshot(&mut self, now: u64, wanted: u64, have: u64) -> Option<u64> {
         let oldest_useful = self.next.saturating_sub(LOG_RECORDS / 2);
         if let Some(kept) = &mut self.snapshot {
             let is_wanted = kept.at == wanted && wanted != 0;
-            // Who knows nothing of this log may hold claims from before it: routes
-            // that its agent's life before has left. What a snapshot does not hold
-            // it takes for closed, so it must get one of this very moment.
-            let is_recent = if wanted == 0 && have <= 1 {
+            // Who holds routes that its agent's life before has left may know of
+            // sessions that opened since the kept snapshot. What a snapshot does not
+            // hold it takes for closed, so it must get one of this very moment.
+            let is_recent = if wanted == 0 && have == 0 {
                 kept.at == self.next
             } else {
                 kept.at >= oldest_useful && kept.at >= have
@@ -382,18 +383,19 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_nothing_gets_a_snapshot_of_this_very_moment() {
+    fn who_holds_routes_of_before_gets_a_snapshot_of_this_very_moment() {
         let ms = crate::pop::MS;
         let mut log = Log::new(0, std::iter::empty());
-        assert_eq!(log.snapshot(0, 0, 1), Some(1));
+        assert_eq!(log.snapshot(0, 0, 0), Some(1));
         log.open(SessionId(1), 0, 0);
         // Not the one of before, in which the session is missing; and soon.
-        assert_eq!(log.snapshot(ms, 0, 1), None);
-        assert_eq!(log.snapshot(11 * ms, 0, 1), Some(2));
+        assert_eq!(log.snapshot(ms, 0, 0), None);
+        assert_eq!(log.snapshot(11 * ms, 0, 0), Some(2));
         // It may go on with that one while the log moves on.
         log.open(SessionId(2), 0, 0);
-        assert_eq!(log.snapshot(12 * ms, 2, 1), Some(2));
-        // Who follows the log already needs no newer one than it says.
+        assert_eq!(log.snapshot(12 * ms, 2, 0), Some(2));
+        // Who follows the log already, or knows nothing, shares one with others.
+        assert_eq!(log.snapshot(13 * ms, 0, 1), Some(2));
         assert_eq!(log.snapshot(13 * ms, 0, 2), Some(2));
     }
 

@@ -109,6 +109,7 @@ impl Gossip {
             });
             let inserted = self.core.claims.insert(id, host, 0, peer.replica.epoch);
             if inserted.is_ok_and(|inserted| inserted.previous.is_none()) {
+                peer.replica.adopted = true;
                 peer.replica.tally.add(id, 0);
                 self.agenda.plan(host, peer, now);
                 return;

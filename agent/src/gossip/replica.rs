@@ -43,6 +43,9 @@ pub(super) struct Replica {
     pub epoch: bool,
     /// What the origin's claims in the table amount to.
     pub tally: Tally,
+    /// Its claims were found in the kernel's table, left by the agent's life before,
+    /// and nothing of its log is known yet.
+    pub adopted: bool,
     /// Claims did not fit into the table: digests cannot agree.
     pub incomplete: bool,
     /// The next record to apply.
@@ -85,12 +88,19 @@ impl Replica {
             stream: Stream::default(),
             epoch: false,
             tally: Tally::default(),
+            adopted: false,
             incomplete: false,
             next: 1,
             pending: Pending::default(),
             gap: None,
             phase: Phase::Waiting { from: now },
         }
+    }
+
+    /// What a snapshot must hold at least: the effect of every record below this;
+    /// zero stands for all that there are.
+    pub fn have(&self) -> u64 {
+        if self.adopted { 0 } else { self.next }
     }
 
     /// How many records are known to exist that were not applied.

@@ -465,13 +465,13 @@ impl<T: Table> Running<T> {
         entries.filter(|entry| entry.state == state).count()
     }
 
-    /// Whether the log of some member that is up is not followed without a gap.
     /// Whether claims or routes of others found no room.
     fn lacks_room(&self) -> bool {
         let incomplete = |view: &HostView| view.origin.is_some_and(|origin| origin.incomplete);
         self.applier.unplaced() > 0 || self.node.hosts().iter().any(incomplete)
     }
 
+    /// Whether the log of some member that is up is not followed without a gap.
     fn is_behind(&self) -> bool {
         let is_behind = |view: &HostView| {
             view.state == Some(membership::State::Alive)

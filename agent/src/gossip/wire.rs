@@ -204,7 +204,8 @@ pub struct Pull {
     pub stream: Stream,
     /// Which snapshot; zero for any that is recent enough.
     pub snapshot: u64,
-    /// Recent enough is one that holds the effect of every record below this.
+    /// Recent enough is one that holds the effect of every record below this; for
+    /// zero, of every record that there is.
     pub have: u64,
     /// The first chunk that `wanted` speaks of.
     pub from: u32,
@@ -374,7 +375,7 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
         kind::CHUNK => {
             let snapshot = word()?;
             let (index, total) = (buf.try_get_u32().ok()?, buf.try_get_u32().ok()?);
-            if snapshot == 0 || index >= total {
+            if snapshot == 0 || snapshot > u64::MAX / 2 || index >= total {
                 return None;
             }
             Message::Chunk {

@@ -4,21 +4,23 @@
 //! What it promises: a host that stops answering is reported down within about
 //! three seconds, everywhere; a host that leaves is reported left, with the time
 //! for which its sessions are to be kept, to every member that hears of it at
-//! all; a host that comes back in a later life replaces its earlier one. A host
-//! that is alone, or that misses seeds, goes on announcing itself.
+//! all; a host that comes back in a later life replaces its earlier one, but another
+//! machine with its id does not ([`Holder`]). A host that is alone, or that misses
+//! seeds, goes on announcing itself.
 //!
 //! What it does not do: it says whether the *agent* of a host answers. Whether
 //! the host's kernel still forwards is another question.
 
 mod absent;
 mod codec;
+mod holders;
+mod joining;
 mod library;
 mod view;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    net::SocketAddr,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
@@ -27,24 +29,17 @@ use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification};
 use homing_common::host::HostId;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
 use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
+    holders::Withheld,
     library::{Due, config},
+};
+pub use self::{
+    holders::{Contest, Holder},
+    view::{Change, Counters, Entry, Outgoing, Seed, State},
 };
 use super::{MS, Member, SECOND, Stream};
 
-/// Between two announcements of a host that is alone, or has only just joined.
-const JOIN_INTERVAL: u64 = 200 * MS;
-/// After this many of those a lone host slows down to [`HEAL_INTERVAL`].
-const JOIN_ROUNDS: u32 = 50;
-/// A host that has joined asks for members until it has heard of no new one for
-/// this many intervals.
-const QUIET_ROUNDS: u32 = 5;
-/// Between two announcements to seeds that are no members at the moment.
-const HEAL_INTERVAL: u64 = SECOND;
-/// A host that speaks without being known is spoken to this often.
-const MEET_INTERVAL: u64 = 200 * MS;
 /// A leaving host says so this many times, [`LEAVE_INTERVAL`] apart.
 const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_INTERVAL: u64 = 20 * MS;
@@ -61,10 +56,13 @@ pub struct Membership {
     timers: BinaryHeap<Reverse<Due>>,
     timers_set: u64,
     entries: BTreeMap<HostId, Entry>,
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     /// Messages that are not the library's.
     outgoing: Vec<Outgoing>,
     outdated: Option<(u64, HostId)>,
+    holders: BTreeMap<HostId, Holder>,
+    contest: Option<Contest>,
+    withheld: BTreeMap<HostId, Withheld>,
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
     announce_at: u64,
@@ -96,9 +94,12 @@ impl Membership {
             timers: BinaryHeap::new(),
             timers_set: 0,
             entries: BTreeMap::new(),
-            changes: Vec::new(),
+            changes: VecDeque::new(),
             outgoing: Vec::new(),
             outdated: None,
+            holders: BTreeMap::new(),
+            contest: None,
+            withheld: BTreeMap::new(),
             absent_told: HostId(0),
             announce_at: now,
             rounds: 0,
@@ -147,6 +148,9 @@ impl Membership {
         }
         let src = Member::decode(&mut &body[..]).ok();
         let src = src.filter(|src| src.host == origin && src.stream == stream);
+        if src.is_some_and(|src| self.is_contested(&src)) {
+            return;
+        }
         if let Some(src) = src
             && let Some(incarnation) = self.later_incarnation(&src)
         {
@@ -160,6 +164,8 @@ impl Membership {
             });
             return;
         }
+        let purged = self.without_contested(now, body);
+        let body = purged.as_deref().unwrap_or(body);
         let heard = src.filter(|_| self.foca.handle_data(body, &mut self.runtime).is_ok());
         match &heard {
             Some(_) => self.counters.messages_heard += 1,
@@ -183,49 +189,6 @@ impl Membership {
     pub fn take_outdated(&mut self) -> Option<(u64, HostId)> {
         let own = self.me.stream.incarnation;
         self.outdated.take().filter(|&(above, _)| above >= own)
-    }
-
-    /// A host proved that it can be talked to from now on. If that is a seed and
-    /// we are alone, what we announced before was lost: announce again.
-    pub fn reachable(&mut self, now: u64, host: HostId) {
-        if self.is_alone()
-            && self.leave.is_none()
-            && let Some(&seed) = self.seeds.iter().find(|s| s.host == host)
-        {
-            self.announce(seed);
-            self.settle(now);
-        }
-    }
-
-    /// A host whose agent is down can be reached again: if the agent is up, it
-    /// hears of this POP at once.
-    pub fn call(&mut self, now: u64, host: HostId) {
-        let entry = self.entries.get(&host);
-        let down = entry.filter(|entry| entry.state == State::Down && self.leave.is_none());
-        if let Some(address) = down.map(|entry| entry.member.address) {
-            self.announce(Seed { host, address });
-            self.settle(now);
-        }
-    }
-
-    /// A host spoke, in one of its lives and from an address. News of it may not
-    /// have come here yet: so it is asked itself. In a large POP whose hosts start
-    /// together the last few pairs would otherwise take many seconds to meet.
-    pub fn meet(&mut self, now: u64, host: HostId, stream: Stream, address: SocketAddr) {
-        let known = self.entries.get(&host);
-        let is_news = known.is_none_or(|entry| {
-            entry.member.stream < stream
-                || entry.member.stream == stream && entry.state == State::Down
-        });
-        let met = self.met.get(&host);
-        let lately = met.is_some_and(|&met| now < met + MEET_INTERVAL);
-        if !is_news || lately || self.leave.is_some() || host == self.me.host {
-            return;
-        }
-        self.met.insert(host, now);
-        self.counters.met += 1;
-        self.announce(Seed { host, address });
-        self.settle(now);
     }
 
     /// When [`Membership::on_time`] must be called next.
@@ -350,50 +313,8 @@ impl Membership {
     }
 
     /// The next change, in the order they happened.
-    pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
-    }
-
-    fn join(&mut self, now: u64) {
-        self.rounds = self.rounds.saturating_add(1);
-        if self.is_alone() {
-            self.announce_at = now
-                + if self.rounds <= JOIN_ROUNDS {
-                    JOIN_INTERVAL
-                } else {
-                    HEAL_INTERVAL
-                };
-            for seed in self.seeds.clone() {
-                self.announce(seed);
-            }
-        } else if self.rounds <= QUIET_ROUNDS {
-            // One answer holds some thirty members: go on asking around while
-            // there is news.
-            self.announce_at = now + JOIN_INTERVAL;
-            let pick = self.rng.random_range(0..self.foca.num_members());
-            let picked = self.foca.iter_members().nth(pick).map(|m| *m.id());
-            if let Some(member) = picked {
-                self.announce(Seed {
-                    host: member.host,
-                    address: member.address,
-                });
-            }
-        } else {
-            self.announce_at = now + HEAL_INTERVAL;
-            for seed in self.seeds.clone() {
-                let known = self.entries.get(&seed.host);
-                if !known.is_some_and(|e| matches!(e.state, State::Alive | State::Mismatched)) {
-                    self.announce(seed);
-                }
-            }
-        }
-    }
-
-    fn announce(&mut self, seed: Seed) {
-        self.counters.announcements += 1;
-        let to = Member::seed(seed.host, seed.address, self.me.domain);
-        let result = self.foca.announce(to, &mut self.runtime);
-        self.note(result);
+    pub fn take_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
     }
 
     /// After a change of identity the library waits to be spoken to before it
@@ -445,18 +366,17 @@ impl Membership {
     }
 
     fn up(&mut self, now: u64, member: Member) {
-        // News: ask around once more.
-        self.rounds = 0;
+        self.ask_around(now);
         self.met.remove(&member.host);
-        self.announce_at = self.announce_at.min(now + JOIN_INTERVAL);
+        self.hold(&member);
         if member.fingerprint != self.me.fingerprint {
             self.counters.mismatches += 1;
             self.set(now, member, State::Mismatched);
-            self.changes.push(Change::Mismatched(member));
+            self.changes.push_back(Change::Mismatched(member));
         } else {
             self.counters.ups += 1;
             self.set(now, member, State::Alive);
-            self.changes.push(Change::Up(member));
+            self.changes.push_back(Change::Up(member));
         }
     }
 
@@ -472,7 +392,8 @@ impl Membership {
             }
         };
         self.set(now, member, state);
-        self.changes.push(change);
+        self.changes.push_back(change);
+        self.hold_kernel(now, member.host);
     }
 
     /// A later account of a known host has replaced the earlier one, with no
