@@ -50,6 +50,8 @@ pub struct Gossip {
     /// Heartbeats to other domains so far: relays take turns with them.
     pub(super) beats: usize,
     pub(super) agenda: Agenda,
+    /// A host that is down here and seems to be up elsewhere.
+    pub(super) spoke: Option<HostId>,
 }
 
 impl Gossip {
@@ -92,6 +94,7 @@ impl Gossip {
             heartbeat_at: now,
             beats: 0,
             agenda: Agenda::default(),
+            spoke: None,
         };
         for (id, host) in adopted {
             gossip.adopt(now, id, host);

@@ -150,7 +150,12 @@ impl Node {
                 }
                 match channel {
                     Channel::Membership => self.membership.receive(now, origin, stream, body),
-                    Channel::Gossip => self.gossip.receive(now, origin, stream, multicast, body),
+                    Channel::Gossip => {
+                        self.gossip.receive(now, origin, stream, multicast, body);
+                        if let Some(host) = self.gossip.take_spoke() {
+                            self.membership.call(now, host);
+                        }
+                    }
                     Channel::Ask => self.asks.receive(now, origin, body),
                     Channel::Liveness => self.liveness.receive(now, origin, body),
                     // The seal keeps its own messages to itself.

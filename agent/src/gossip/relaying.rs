@@ -1,5 +1,7 @@
 //! The relay within gossip: what it sends, and what is heard of relays.
 
+use homing_common::host::HostId;
+
 use super::{
     machine::Gossip,
     wire::{Relayed, Section},
@@ -30,6 +32,12 @@ impl Gossip {
         counters.relay_dropped += tallied.dropped;
     }
 
+    /// A host of another domain that is down here, in the life in which a relay has
+    /// just passed something of it on.
+    pub fn take_spoke(&mut self) -> Option<HostId> {
+        self.spoke.take()
+    }
+
     /// Hears what a relay, a member, passes on of others.
     pub(super) fn hear_relayed(&mut self, now: u64, relayed: Relayed<'_>) {
         let core = &mut self.core;
@@ -40,10 +48,15 @@ impl Gossip {
                 }
             };
             let peer = self.peers.get_mut(&origin);
-            let Some(peer) = peer.filter(|peer| peer.up && peer.source(origin).tag == tag) else {
+            let Some(peer) = peer.filter(|peer| peer.source(origin).tag == tag) else {
                 core.counters.relay_unknown += 1;
                 continue;
             };
+            if !peer.up {
+                core.counters.relay_unknown += 1;
+                self.spoke = Some(origin);
+                continue;
+            }
             match section {
                 Section::Records { first, records, .. } => {
                     // The number nearest to where the log stands here.
@@ -63,5 +76,66 @@ impl Gossip {
             self.agenda.plan(origin, peer, next);
         }
         self.count_relayed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        gossip::{
+            machine::Settings,
+            wire::{self, Heartbeat, Writer},
+        },
+        pop::{Domain, Fingerprint, Member, Stream},
+    };
+
+    fn member(host: u16, domain: &str, generation: u64) -> Member {
+        let address = format!("10.0.0.{host}:7946").parse().unwrap();
+        let stream = Stream {
+            incarnation: 1,
+            generation,
+        };
+        let domain = Domain::try_from(domain).unwrap();
+        Member::starting(HostId(host), stream, address, domain, Fingerprint(1))
+    }
+
+    #[test]
+    fn a_host_that_is_down_here_and_that_a_relay_hears_is_noticed_in_that_life_only() {
+        let settings = Settings {
+            host: HostId(1),
+            domain: Domain::try_from("a").unwrap(),
+            stream: Stream::default(),
+            multicast: true,
+            void_after: Duration::from_secs(1),
+            claims_max: 100,
+        };
+        let mut gossip = Gossip::new(0, 0, settings, std::iter::empty(), std::iter::empty());
+        let (relay, origin) = (member(2, "a", 1), member(3, "b", 7));
+        gossip.member_up(0, &relay);
+        gossip.member_up(0, &origin);
+        let passed_on = |life: Member| {
+            let heartbeat = Heartbeat {
+                hears: false,
+                next: 1,
+                oldest: 1,
+                count: 0,
+                digest: 0,
+            };
+            let mut writer = Writer::new();
+            assert!(writer.heartbeat(life.host, wire::life_tag(life.stream), &heartbeat));
+            writer.finish().unwrap()
+        };
+        let hear = |gossip: &mut Gossip, life: Member| {
+            gossip.receive(0, relay.host, relay.stream, true, &passed_on(life));
+            gossip.take_spoke()
+        };
+        assert_eq!(hear(&mut gossip, origin), None, "it is up here, too");
+        gossip.member_down(0, origin.host, true);
+        assert_eq!(hear(&mut gossip, member(3, "b", 6)), None);
+        assert_eq!(hear(&mut gossip, origin), Some(origin.host));
+        assert_eq!(gossip.counters().relay_unknown, 2);
     }
 }

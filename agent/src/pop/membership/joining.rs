@@ -17,8 +17,8 @@ const JOIN_ROUNDS: u32 = 50;
 const QUIET_ROUNDS: u32 = 5;
 /// Between two announcements to seeds that are no members at the moment.
 const HEAL_INTERVAL: u64 = SECOND;
-/// A host that speaks without being known is spoken to this often.
-const MEET_INTERVAL: u64 = 200 * MS;
+/// A host that is heard and is not known to be up is spoken to this often.
+const SPEAK_INTERVAL: u64 = 200 * MS;
 
 impl Membership {
     /// A host proved that it can be talked to from now on. If that is a seed and
@@ -33,14 +33,13 @@ impl Membership {
         }
     }
 
-    /// A host whose agent is down can be reached again: if the agent is up, it
-    /// hears of this POP at once.
+    /// A host whose agent is down can be reached again, or others hear it: if the
+    /// agent is up, it hears of this POP at once.
     pub fn call(&mut self, now: u64, host: HostId) {
         let entry = self.entries.get(&host);
-        let down = entry.filter(|entry| entry.state == State::Down && self.leave.is_none());
+        let down = entry.filter(|entry| entry.state == State::Down);
         if let Some(address) = down.map(|entry| entry.member.address) {
-            self.announce(Seed { host, address });
-            self.settle(now);
+            self.speak_to(now, host, address);
         }
     }
 
@@ -53,16 +52,24 @@ impl Membership {
             entry.member.stream < stream
                 || entry.member.stream == stream && entry.state == State::Down
         });
-        let refused = self
-            .holder(host)
-            .is_some_and(|h| h.refuses(address, stream.incarnation));
-        let met = self.met.get(&host);
-        let lately = met.is_some_and(|&met| now < met + MEET_INTERVAL);
-        if !is_news || refused || lately || self.leave.is_some() || host == self.me.host {
+        let holder = self.holder(host);
+        let is_refused = holder.is_some_and(|h| h.refuses(address, stream.incarnation));
+        if is_news && !is_refused && host != self.me.host {
+            self.speak_to(now, host, address);
+        }
+    }
+
+    /// Announces this host to one that is not known to be up, now and then.
+    fn speak_to(&mut self, now: u64, host: HostId, address: SocketAddr) {
+        let lately = self
+            .spoken_to
+            .get(&host)
+            .is_some_and(|&at| now < at + SPEAK_INTERVAL);
+        if lately || self.leave.is_some() {
             return;
         }
-        self.met.insert(host, now);
-        self.counters.met += 1;
+        self.spoken_to.insert(host, now);
+        self.counters.spoken_to += 1;
         self.announce(Seed { host, address });
         self.settle(now);
     }

@@ -38,7 +38,7 @@ pub use self::{
     holders::{Contest, Holder},
     view::{Change, Counters, Entry, Outgoing, Seed, State},
 };
-use super::{MS, Member, SECOND, Stream};
+use super::{MS, Member, Stream};
 
 /// A leaving host says so this many times, [`LEAVE_INTERVAL`] apart.
 const LEAVE_ROUNDS: u32 = 3;
@@ -67,8 +67,9 @@ pub struct Membership {
     absent_told: HostId,
     announce_at: u64,
     rounds: u32,
-    /// Hosts that are not known to be up and spoke, and when they were answered.
-    met: BTreeMap<HostId, u64>,
+    /// Hosts that are not known to be up and were heard, and when they were spoken
+    /// to.
+    spoken_to: BTreeMap<HostId, u64>,
     leave: Option<Leave>,
     /// What happened so far.
     pub counters: Counters,
@@ -103,7 +104,7 @@ impl Membership {
             absent_told: HostId(0),
             announce_at: now,
             rounds: 0,
-            met: BTreeMap::new(),
+            spoken_to: BTreeMap::new(),
             leave: None,
             counters: Counters::default(),
         }
@@ -367,7 +368,7 @@ impl Membership {
 
     fn up(&mut self, now: u64, member: Member) {
         self.ask_around(now);
-        self.met.remove(&member.host);
+        self.spoken_to.remove(&member.host);
         self.hold(&member);
         if member.fingerprint != self.me.fingerprint {
             self.counters.mismatches += 1;

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
-use crate::pop::{Domain, Fingerprint};
+use crate::pop::{Domain, Fingerprint, SECOND};
 
 fn member(host: u16, generation: u64) -> Member {
     Member {
@@ -376,7 +376,7 @@ fn a_host_that_speaks_without_being_known_is_asked_who_it_is() {
         let (now, host) = (net.now, stranger.host);
         let node = net.nodes.get_mut(&HostId(1)).unwrap();
         node.meet(now, host, stranger.stream, stranger.address);
-        node.counters.met
+        node.counters.spoken_to
     };
     assert_eq!((0..100).map(|_| heard(&mut net)).max(), Some(1));
     net.run(10 * MS);

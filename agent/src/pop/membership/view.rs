@@ -75,9 +75,9 @@ counters! {
         messages_refused,
         /// Announcements made to seeds and members, in order to join.
         announcements,
-        /// Times that a host spoke that was not known to be up, and was asked who it
+        /// Times that a host that was heard, and not known to be up, was asked who it
         /// is.
-        met,
+        spoken_to,
         /// Times a member came up.
         ups,
         /// Times a member stopped answering.

@@ -122,6 +122,7 @@ impl Report {
                 "datagrams_per_host_per_s_mean": round(story.steady.rates.mean()),
                 "datagrams_per_host_per_s_ever": story.datagrams_max,
                 "joined_s": round(story.joined_s),
+                "agreed_s": round(story.agreed_s),
                 "faults": story.faults.iter().map(|(name, measured)| json!({
                     "fault": name,
                     "p50_ms": measured.delays.quantile(0.5),
@@ -151,7 +152,7 @@ impl Report {
             return table;
         };
         table += &format!(
-            "simulated               {} hosts in {} domains, {} announcements a second; joined in {:.1} s\n\
+            "simulated               {} hosts in {} domains, {} announcements a second; joined in {:.1} s, agreed {:.1} s after the end\n\
              bytes per announcement  {:.1} with IP and UDP headers, {:.1} without\n\
              datagrams per host, s   mean {:.0}, most {}, ever {}\n\
              without a fault         p50 {} ms, p99 {} ms, most {} ms\n",
@@ -159,6 +160,7 @@ impl Report {
             story.size.domains,
             2 * story.size.opens_per_s,
             story.joined_s,
+            story.agreed_s,
             story.bytes_per_announcement(),
             story.payload_per_announcement(),
             story.steady.rates.mean(),
