@@ -19,7 +19,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -31,6 +31,7 @@ const MAPS: [&str; 17] = [
     "IDENTITY",
     "LAYOUT",
     "LIMITS",
+    "MEMBERS",
     "OWNERS",
     "RENDEZVOUS",
     "SCRATCH",

@@ -22,7 +22,7 @@ use super::{
     Parts,
     drain::Drain,
     linger::Linger,
-    mss,
+    members, mss,
     reload::Reload,
     rendezvous,
     table::{Shared, monotonic_ns},
@@ -179,6 +179,8 @@ pub(super) async fn start(
         })
     };
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
+    options.remembered =
+        members::read(&datapath.members, config.host.id).context("cannot read MEMBERS")?;
     options.me.draining = control.is_draining();
     let (unknown_to, parked) = mpsc::channel(BATCHES_WAITING);
     let (fragments_to, fragments) = mpsc::channel(BATCHES_WAITING);
@@ -229,6 +231,11 @@ pub(super) async fn start(
     parts.run("the link between membership and resolver", async move {
         follow(hosts, ways).await;
         Ok(())
+    });
+
+    let (hosts, map) = (gossip.watch_hosts(), datapath.members);
+    parts.run("the memory of members", async move {
+        Ok(members::follow(hosts, map).await?)
     });
 
     let attachment = datapath.attachment;
@@ -339,6 +346,7 @@ fn gossip_options(
         kernel_dead_after: config.pop.kernel_dead_after,
         claims_max: config.limits.owners as usize,
         routes,
+        remembered: Vec::new(),
         vitals: Box::new(vitals),
         fast_path: None,
     })

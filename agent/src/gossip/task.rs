@@ -70,6 +70,8 @@ pub struct Options {
     pub claims_max: usize,
     /// What the table of owners holds from the agent's life before.
     pub routes: Vec<(SessionId, HostId)>,
+    /// The members that an agent before this one knew.
+    pub remembered: Vec<Member>,
     /// Told how gossip is.
     pub vitals: Box<dyn Vitals>,
     /// What asks about unknown sessions need. Without it, this host neither asks
@@ -152,9 +154,11 @@ impl<T: Table> Task<T> {
         let routes = self.options.routes.into_iter();
         let has_seeds = config.seeds.iter().any(|seed| seed.host != config.me.host);
         let driver = self.options.fast_path.map(Driver::start).transpose()?;
+        let mut node = Node::new(clock.now(), clock.wall(), config, sessions, routes);
+        node.remember(clock.now(), self.options.remembered);
         let running = Running {
             driver,
-            node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
+            node,
             applier: self.applier,
             events: self.events,
             raise: self.raise,

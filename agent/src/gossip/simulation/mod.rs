@@ -25,12 +25,15 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
     apply::{Applier, tests::Memory},
+    hosts::HostView,
     machine::Progress,
     node::{Config, Destination, Node, Note},
 };
 use crate::pop::{
-    Domain, Fingerprint, Member, SECOND, Stream, keys::Keys, liveness::answer_for_test,
-    membership::Seed,
+    Domain, Fingerprint, Member, SECOND, Stream,
+    keys::Keys,
+    liveness::answer_for_test,
+    membership::{Seed, State},
 };
 
 const VOID_AFTER: Duration = Duration::from_secs(3);
@@ -69,6 +72,8 @@ struct Machine {
     incarnations: BTreeSet<u64>,
     sessions: BTreeMap<SessionId, u16>,
     table: Option<Memory>,
+    /// The members that its agent wrote down.
+    members: Vec<Member>,
     agent: Option<(Node, Applier<Memory>)>,
 }
 
@@ -139,6 +144,7 @@ impl Pop {
                 incarnations: BTreeSet::from([1_000]),
                 sessions: BTreeMap::new(),
                 table: Some(pop.new_table()),
+                members: Vec::new(),
                 agent: None,
             };
             pop.machines.insert(host, machine);
@@ -198,13 +204,14 @@ impl Pop {
             random,
         };
         let table = machine.table.take().unwrap();
-        let node = Node::new(
+        let mut node = Node::new(
             self.now,
             wall,
             config,
             machine.sessions.iter().map(|(&id, &g)| (id, g)),
             table.routes.clone().into_iter(),
         );
+        node.remember(self.now, machine.members.clone());
         machine.agent = Some((node, Applier::new(table)));
         self.settle(host);
     }
@@ -212,7 +219,10 @@ impl Pop {
     /// The agent vanishes; the kernel keeps its table.
     fn kill(&mut self, host: u16) {
         let machine = self.machines.get_mut(&host).unwrap();
-        if let Some((_, applier)) = machine.agent.take() {
+        if let Some((node, applier)) = machine.agent.take() {
+            let stays = |view: &HostView| matches!(view.state, Some(State::Alive | State::Down));
+            let members = node.hosts().into_iter().filter(stays);
+            machine.members = members.filter_map(|view| view.member).collect();
             machine.table = Some(applier.into_table());
         }
     }
@@ -224,6 +234,7 @@ impl Pop {
         let machine = self.machines.get_mut(&host).unwrap();
         machine.sessions.clear();
         machine.table = Some(table);
+        machine.members.clear();
         let incarnation = machine.stream.incarnation.saturating_add_signed(step);
         machine.stream.incarnation = unused(&mut machine.incarnations, incarnation.max(1));
         machine.stream.generation = 0;
@@ -445,7 +456,7 @@ impl Pop {
     }
 
     /// What one host knows of another.
-    fn seen(&self, at: u16, of: u16) -> Option<super::hosts::HostView> {
+    fn seen(&self, at: u16, of: u16) -> Option<HostView> {
         let (node, _) = self.machines[&at].agent.as_ref()?;
         node.hosts().into_iter().find(|view| view.host.0 == of)
     }

@@ -85,6 +85,7 @@ impl Host {
             kernel_dead_after: Duration::from_secs(3),
             claims_max: 1 << 16,
             routes: Vec::new(),
+            remembered: Vec::new(),
             vitals: Box::new(vitals.clone()),
             fast_path: None,
         };

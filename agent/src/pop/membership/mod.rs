@@ -13,6 +13,7 @@
 mod absent;
 mod codec;
 mod library;
+mod remembered;
 mod view;
 
 use std::{
@@ -30,6 +31,7 @@ pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
 use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
     library::{Due, config},
+    remembered::{CALLED_ALONE, Remembered},
 };
 use super::{MS, Member, SECOND, Stream};
 
@@ -64,6 +66,7 @@ pub struct Membership {
     outdated: Option<(u64, HostId)>,
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
+    remembered: Remembered,
     announce_at: u64,
     rounds: u32,
     leave: Option<Leave>,
@@ -95,6 +98,7 @@ impl Membership {
             outgoing: Vec::new(),
             outdated: None,
             absent_told: HostId(0),
+            remembered: Remembered::default(),
             announce_at: now,
             rounds: 0,
             leave: None,
@@ -208,7 +212,7 @@ impl Membership {
             return leave.next_at;
         }
         let timer = self.timers.peek().map_or(u64::MAX, |due| due.0.at);
-        timer.min(self.announce_at)
+        timer.min(self.announce_at).min(self.remembered.due_at())
     }
 
     /// Does what is due.
@@ -233,6 +237,9 @@ impl Membership {
                 self.note(result);
                 self.settle(now);
             }
+        }
+        if self.remembered.due_at() <= now {
+            self.miss_remembered(now);
         }
         if self.announce_at <= now {
             self.join(now);
@@ -340,6 +347,7 @@ impl Membership {
             for seed in self.seeds.clone() {
                 self.announce(seed);
             }
+            self.call_remembered(CALLED_ALONE);
         } else if self.rounds <= QUIET_ROUNDS {
             // One answer holds some thirty members: go on asking around while
             // there is news.
@@ -360,6 +368,7 @@ impl Membership {
                     self.announce(seed);
                 }
             }
+            self.call_remembered(1);
         }
     }
 
