@@ -15,6 +15,7 @@ mod pop {
     mod load;
     mod mtu;
     mod offloads;
+    mod quic;
     mod rendezvous;
     mod routes;
     mod sessions;

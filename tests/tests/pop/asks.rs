@@ -117,7 +117,7 @@ fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
                 let ends = [client.to_string(), service.to_string()];
                 let owned = wait_until(PATIENCE, || {
                     let owner = pop.lab.homing_json(to, &["owner", &ends[0], &ends[1]])?;
-                    Ok(owner["owner"] == Value::from(from))
+                    Ok(owner["owner"] == from)
                 });
                 assert!(owned.unwrap(), "{what}: h{to} does not know the owner");
                 exchange_more(&mut stream);
