@@ -84,7 +84,10 @@ impl Node {
             {
                 self.gossip.kernel_answers(host);
             }
-            Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
+            Event::Dead { host, .. } => {
+                self.gossip.kernel_dead(now, host);
+                self.hosts_version += 1;
+            }
             Event::Back { host, from, .. } => {
                 self.gossip.kernel_back(now, host, from);
                 self.membership.call(now, host);
