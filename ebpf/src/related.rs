@@ -15,6 +15,7 @@ use crate::{
     End, control, direct,
     encap::Origin,
     maps::SCRATCH,
+    mark::Mark,
     owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
     settings,
@@ -61,6 +62,9 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             && owner.0 != case.packet.from
             && !case.has_socket(&head.tuple)
         {
+            if Mark::SentOn.is_on(&case.frame, case.packet.link_len) {
+                return Err(Outcome::TunnelAgain);
+            }
             if case.packet.ttl <= 1 {
                 return Err(Outcome::TunnelHops);
             }

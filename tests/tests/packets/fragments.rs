@@ -16,8 +16,11 @@ use homing_tests::{
 use super::{
     common::{TUNNELS, assert_end, outer},
     local::Handshake,
-    loops::{HOSTS, Pop},
+    loops::Pop,
 };
+
+/// Hosts of a POP.
+const HOSTS: u16 = 3;
 
 /// The fragments of a segment with some payload.
 fn pieces(v4: bool, flags: u8, id: u32) -> Vec<Ip> {
@@ -44,7 +47,7 @@ fn wherever_they_land_and_in_whatever_order_they_end_at_the_owner() {
             (tunnel_v6(), Encapsulation::Ipip),
             (tunnel_v6(), Encapsulation::Gue),
         ] {
-            let mut pop = Pop::new(tunnel, encapsulation);
+            let mut pop = Pop::new(tunnel, encapsulation, HOSTS);
             // Each meets another way: every host is asked to agree on it.
             for meeting in 1..=HOSTS {
                 for host in &mut pop.hosts {
