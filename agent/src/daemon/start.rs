@@ -25,7 +25,7 @@ use super::{
     members, mss,
     reload::Reload,
     rendezvous,
-    table::{Shared, monotonic_ns},
+    table::{self, Shared, monotonic_ns},
     view::AgentView,
     vitals::KernelVitals,
 };
@@ -132,9 +132,15 @@ pub(super) async fn start(
     let (vitals, synced) = KernelVitals::new(control.clone());
 
     let mut routes = Vec::new();
+    let kept = table::kept(config.limits.owners);
     datapath
         .owners
-        .scan(|session, host| routes.push((session, host)))
+        .keep(kept)
+        .and_then(|()| {
+            datapath
+                .owners
+                .scan(|session, host| routes.push((session, host)))
+        })
         .context("cannot read OWNERS")?;
     let owners = Shared::new(datapath.owners);
     let open = Arc::new(AtomicU64::new(0));
@@ -313,7 +319,7 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
             fabric_port: config.pop.address.port(),
             zero: 0,
         },
-        owners_entries: config.limits.owners,
+        owners_entries: config.limits.owners + table::kept(config.limits.owners),
         sessions_entries: config.limits.sessions,
     }
 }

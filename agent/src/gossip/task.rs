@@ -170,6 +170,7 @@ impl<T: Table> Task<T> {
             reports: Reports::default(),
             vitals: self.options.vitals,
             standing: Standing::new(clock.now(), has_seeds),
+            full: false,
             beat_at: 0,
             clock,
         };
@@ -218,6 +219,8 @@ struct Running<T> {
     reports: Reports,
     vitals: Box<dyn Vitals>,
     standing: Standing,
+    /// What was told last of room in the tables.
+    full: bool,
     beat_at: u64,
     clock: Clock,
 }
@@ -319,10 +322,14 @@ impl<T: Table> Running<T> {
             alive: self.in_state(membership::State::Alive),
             down: self.in_state(membership::State::Down),
             behind: self.is_behind(),
-            full: self.lacks_room(),
         };
         if let Some(synced) = self.standing.look(now, sight) {
             self.vitals.synced(synced);
+        }
+        let full = self.lacks_room();
+        if full != self.full {
+            self.full = full;
+            self.vitals.full(full);
         }
     }
 
@@ -354,7 +361,11 @@ impl<T: Table> Running<T> {
             let Some((id, owner)) = self.node.poll_route() else {
                 break;
             };
-            self.applier.apply(id, owner);
+            if self.node.take_wanted(id) {
+                self.applier.apply_asked(id, owner);
+            } else {
+                self.applier.apply(id, owner);
+            }
         }
         let anyway = self.retry_at <= now;
         if anyway {
@@ -469,20 +480,19 @@ impl<T: Table> Running<T> {
         entries.filter(|entry| entry.state == state).count()
     }
 
-    /// Whether the log of some member that is up is not followed without a gap.
     /// Whether claims or routes of others found no room.
     fn lacks_room(&self) -> bool {
         let incomplete = |view: &HostView| view.origin.is_some_and(|origin| origin.incomplete);
         self.applier.unplaced() > 0 || self.node.hosts().iter().any(incomplete)
     }
 
+    /// Whether the log of some member that is up is not followed without a gap.
     fn is_behind(&self) -> bool {
-        let is_behind = |view: &HostView| {
-            view.state == Some(membership::State::Alive)
-                && view.origin.is_none_or(|origin| {
-                    origin.progress != Progress::Following || origin.incomplete
-                })
+        let is_following = |view: &HostView| {
+            Some(Progress::Following) == view.origin.map(|origin| origin.progress)
         };
+        let is_behind =
+            |view: &HostView| view.state == Some(membership::State::Alive) && !is_following(view);
         self.node.hosts().iter().any(is_behind)
     }
 
@@ -497,7 +507,7 @@ impl<T: Table> Running<T> {
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
             alerts: node.alerts(self.clock.now()),
-            in_sync: !self.is_behind(),
+            in_sync: !self.is_behind() && !self.full,
             sessions: gossip.tally().count,
             announced: gossip.announced(),
             claimed: gossip.claimed(),
@@ -527,15 +537,24 @@ async fn parked(driver: &mut Option<Driver>) -> Packets {
 
 impl Table for Owners {
     fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
-        match Self::set(self, id, owner) {
-            Ok(()) => Ok(()),
-            Err(OwnersError::Full { .. }) => Err(TableError::Full),
-            Err(OwnersError::Io(error)) => Err(TableError::Io(error)),
-        }
+        Ok(Self::set(self, id, owner)?)
+    }
+
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+        Ok(Self::set_asked(self, id, owner)?)
     }
 
     fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
         Ok(Self::clear(self, id)?)
+    }
+}
+
+impl From<OwnersError> for TableError {
+    fn from(error: OwnersError) -> Self {
+        match error {
+            OwnersError::Full { .. } => Self::Full,
+            OwnersError::Io(error) => Self::Io(error),
+        }
     }
 }
 

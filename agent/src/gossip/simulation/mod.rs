@@ -5,11 +5,12 @@
 //!
 //! This file is the POP; `random` tries random histories, `cases` chosen ones,
 //! `relays` those in which announcements have to cross between domains, `kernels`
-//! those in which kernels answer echoes.
+//! those in which kernels answer echoes, `racks` those in which many go at once.
 
 mod cases;
 mod clocks;
 mod kernels;
+mod racks;
 mod random;
 mod relays;
 
@@ -94,6 +95,8 @@ struct Pop {
     echoes: bool,
     /// Machines that are switched off or cut off: nothing reaches them.
     dark: BTreeSet<u16>,
+    /// Machines that reach each other, but none of the rest.
+    apart: BTreeSet<u16>,
     domains: u16,
     /// What machines' clocks of the day showed at the start, where it is not [`WALL`].
     walls: BTreeMap<u16, u64>,
@@ -132,6 +135,7 @@ impl Pop {
             multicast,
             echoes: false,
             dark: BTreeSet::new(),
+            apart: BTreeSet::new(),
             domains: 2,
             walls: BTreeMap::new(),
         };
@@ -386,7 +390,8 @@ impl Pop {
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         let faults = self.faults;
         let is_unheard = !self.echoes && bytes.starts_with(&Echo::MAGIC);
-        if is_unheard || self.dark.contains(&from) || self.dark.contains(&to) {
+        let is_cut = self.apart.contains(&from) != self.apart.contains(&to);
+        if is_unheard || is_cut || self.dark.contains(&from) || self.dark.contains(&to) {
             return;
         }
         let mut copies = 1;

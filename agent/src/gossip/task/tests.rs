@@ -40,6 +40,8 @@ impl Vitals for Pulse {
     fn synced(&mut self, synced: bool) {
         self.0.lock().unwrap().1 = Some(synced);
     }
+
+    fn full(&mut self, _: bool) {}
 }
 
 /// One host of a POP on the loopback interface, by unicast.

@@ -13,6 +13,7 @@
 mod absent;
 mod codec;
 mod library;
+mod recall;
 mod remembered;
 mod view;
 
@@ -31,6 +32,7 @@ pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
 use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
     library::{Due, config},
+    recall::Recall,
     remembered::{CALLED_ALONE, Remembered},
 };
 use super::{MS, Member, SECOND, Stream};
@@ -67,6 +69,7 @@ pub struct Membership {
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
     remembered: Remembered,
+    recall: Recall,
     announce_at: u64,
     rounds: u32,
     leave: Option<Leave>,
@@ -99,6 +102,7 @@ impl Membership {
             outdated: None,
             absent_told: HostId(0),
             remembered: Remembered::default(),
+            recall: Recall::default(),
             announce_at: now,
             rounds: 0,
             leave: None,
@@ -212,7 +216,8 @@ impl Membership {
             return leave.next_at;
         }
         let timer = self.timers.peek().map_or(u64::MAX, |due| due.0.at);
-        timer.min(self.announce_at).min(self.remembered.due_at())
+        let own = self.remembered.due_at().min(self.recall.due_at());
+        timer.min(self.announce_at).min(own)
     }
 
     /// Does what is due.
@@ -240,6 +245,10 @@ impl Membership {
         }
         if self.remembered.due_at() <= now {
             self.miss_remembered(now);
+        }
+        if self.recall.due_at() <= now {
+            self.recall_some(now);
+            self.settle(now);
         }
         if self.announce_at <= now {
             self.join(now);
@@ -417,6 +426,7 @@ impl Membership {
                     self.me = member;
                     self.counters.rejoins += 1;
                     self.reconnect();
+                    self.recall(now, true);
                 }
                 OwnedNotification::Idle => {
                     self.rounds = 0;
@@ -439,6 +449,7 @@ impl Membership {
             self.counters.ups += 1;
             self.set(now, member, State::Alive);
             self.changes.push(Change::Up(member));
+            self.recall(now, false);
         }
     }
 
