@@ -123,6 +123,9 @@ impl AgentView {
                 domain = self.config.host.domain,
             ));
         }
+        if !status.synced && self.started.elapsed() > HEARD_WITHIN {
+            problems.push(problems::NOT_SYNCED.to_owned());
+        }
         problems.extend(problems::of_tables(status.unplaced, unrecorded));
         problems
     }
@@ -306,6 +309,8 @@ impl View for AgentView {
             },
             gossip: api::Gossip {
                 in_sync: status.in_sync,
+                synced: status.synced,
+                full: status.full,
                 announced: status.announced,
                 applied: status.gossip.records_applied,
                 open_to_applied_us: latency(&status.latency),

@@ -508,6 +508,8 @@ impl<T: Table> Running<T> {
             mismatched: in_state(membership::State::Mismatched),
             alerts: node.alerts(self.clock.now()),
             in_sync: !self.is_behind() && !self.full,
+            synced: self.standing.is_synced(),
+            full: self.full,
             sessions: gossip.tally().count,
             announced: gossip.announced(),
             claimed: gossip.claimed(),

@@ -76,6 +76,11 @@ impl Standing {
         }
     }
 
+    /// What it came to when it last looked.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     /// Looks; says what is new.
     pub fn look(&mut self, now: u64, sight: Sight) -> Option<bool> {
         if now > self.looked_at + STALL {
