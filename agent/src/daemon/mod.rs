@@ -13,6 +13,7 @@ mod linger;
 mod members;
 mod mss;
 mod problems;
+mod pump;
 mod reload;
 mod rendezvous;
 mod start;

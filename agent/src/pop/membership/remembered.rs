@@ -49,7 +49,7 @@ impl Membership {
             if !self.entries.contains_key(&member.host) {
                 self.counters.downs += 1;
                 self.set(now, member, State::Down);
-                self.changes.push(Change::Down(member));
+                self.changes.push_back(Change::Down(member));
             }
         }
     }
