@@ -1,11 +1,11 @@
-//! How hosts find each other: whom this host announces itself to, and when.
+//! Finding the POP: whom a host announces itself to, and how often.
 
 use std::net::SocketAddr;
 
 use homing_common::host::HostId;
 use rand::RngExt as _;
 
-use super::{Membership, Seed, State};
+use super::{Membership, Seed, State, remembered::CALLED_ALONE};
 use crate::pop::{MS, Member, SECOND, Stream};
 
 /// Between two announcements of a host that is alone, or has only just joined.
@@ -80,7 +80,7 @@ impl Membership {
         self.announce_at = self.announce_at.min(now + JOIN_INTERVAL);
     }
 
-    /// Announces this host to whom it seems to need: to all seeds while it is alone.
+    /// Announces this host to those that may not know it.
     pub(super) fn join(&mut self, now: u64) {
         self.rounds = self.rounds.saturating_add(1);
         if self.is_alone() {
@@ -93,6 +93,7 @@ impl Membership {
             for seed in self.seeds.clone() {
                 self.announce(seed);
             }
+            self.call_remembered(CALLED_ALONE);
         } else if self.rounds <= QUIET_ROUNDS {
             // One answer holds some thirty members: go on asking around while
             // there is news.
@@ -113,6 +114,7 @@ impl Membership {
                     self.announce(seed);
                 }
             }
+            self.call_remembered(1);
         }
     }
 

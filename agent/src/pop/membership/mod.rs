@@ -16,6 +16,8 @@ mod codec;
 mod holders;
 mod joining;
 mod library;
+mod recall;
+mod remembered;
 mod view;
 
 use std::{
@@ -33,6 +35,8 @@ use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
     holders::Withheld,
     library::{Due, config},
+    recall::Recall,
+    remembered::Remembered,
 };
 pub use self::{
     holders::{Contest, Holder},
@@ -65,6 +69,8 @@ pub struct Membership {
     withheld: BTreeMap<HostId, Withheld>,
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
+    remembered: Remembered,
+    recall: Recall,
     announce_at: u64,
     rounds: u32,
     /// Hosts that are not known to be up and were heard, and when they were spoken
@@ -102,6 +108,8 @@ impl Membership {
             contest: None,
             withheld: BTreeMap::new(),
             absent_told: HostId(0),
+            remembered: Remembered::default(),
+            recall: Recall::default(),
             announce_at: now,
             rounds: 0,
             spoken_to: BTreeMap::new(),
@@ -198,7 +206,8 @@ impl Membership {
             return leave.next_at;
         }
         let timer = self.timers.peek().map_or(u64::MAX, |due| due.0.at);
-        timer.min(self.announce_at)
+        let own = self.remembered.due_at().min(self.recall.due_at());
+        timer.min(self.announce_at).min(own)
     }
 
     /// Does what is due.
@@ -223,6 +232,13 @@ impl Membership {
                 self.note(result);
                 self.settle(now);
             }
+        }
+        if self.remembered.due_at() <= now {
+            self.miss_remembered(now);
+        }
+        if self.recall.due_at() <= now {
+            self.recall_some(now);
+            self.settle(now);
         }
         if self.announce_at <= now {
             self.join(now);
@@ -356,6 +372,7 @@ impl Membership {
                     self.me = member;
                     self.counters.rejoins += 1;
                     self.reconnect();
+                    self.recall(now, true);
                 }
                 OwnedNotification::Idle => {
                     self.rounds = 0;
@@ -378,6 +395,7 @@ impl Membership {
             self.counters.ups += 1;
             self.set(now, member, State::Alive);
             self.changes.push_back(Change::Up(member));
+            self.recall(now, false);
         }
     }
 
