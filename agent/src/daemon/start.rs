@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Parts,
+    crowded::Crowded,
     drain::Drain,
     linger::Linger,
     mss,
@@ -242,6 +243,13 @@ pub(super) async fn start(
         Ok(keeper.run().await?)
     });
 
+    let (crowded, stats) = (Crowded::default(), datapath.stats.clone());
+    let follow = crowded.clone().follow(stats);
+    parts.run(
+        "the look at crowded tables",
+        async move { Ok(follow.await?) },
+    );
+
     let view = AgentView {
         config: config.clone(),
         attachment,
@@ -251,6 +259,7 @@ pub(super) async fn start(
         resolver,
         sessions: datapath.sessions,
         stats: datapath.stats,
+        crowded,
         watched,
         held,
         flows: flow_counters,
@@ -305,6 +314,8 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
             hop_limit: config.tunnel.hop_limit,
             fabric_port: config.pop.address.port(),
             zero: 0,
+            closed_entries: config.limits.closed,
+            fragments_entries: config.limits.fragments,
         },
         owners_entries: config.limits.owners,
         sessions_entries: config.limits.sessions,

@@ -19,6 +19,7 @@ use homing_common::{
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
+    crowded::Crowded,
     drain::Drain,
     problems,
     reload::{self, Reload},
@@ -63,6 +64,8 @@ pub(super) struct AgentView {
     pub resolver: Resolver,
     pub sessions: Arc<Sessions>,
     pub stats: Arc<Stats>,
+    /// Which tables let entries go before their time.
+    pub crowded: Crowded,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
     /// What holding fragments counted.
@@ -123,7 +126,11 @@ impl AgentView {
                 domain = self.config.host.domain,
             ));
         }
-        problems.extend(problems::of_tables(status.unplaced, unrecorded));
+        problems.extend(problems::of_tables(
+            status.unplaced,
+            unrecorded,
+            &self.crowded.lately(),
+        ));
         problems
     }
 
