@@ -8,6 +8,7 @@ mod pop {
     mod claims;
     mod common;
     mod drain;
+    mod flood;
     mod flows;
     mod join;
     mod kernels;
