@@ -112,7 +112,7 @@ fn sessions_that_are_forgotten_too_early_are_named() {
     let mut lab = cold("forgotten");
     lab.configure(1, "[limits]\nclosed = 50").unwrap();
     lab.start_all().unwrap();
-    let pop = Pop::from(lab);
+    let mut pop = Pop::from(lab);
     pop.lab.set_ecmp(&[1]).unwrap();
     let first = pop.load(10);
     assert!(problems(&pop.lab, 1).is_empty());
