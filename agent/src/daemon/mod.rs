@@ -13,6 +13,7 @@ mod drain;
 mod linger;
 mod mss;
 mod problems;
+mod pump;
 mod reload;
 mod rendezvous;
 mod start;
