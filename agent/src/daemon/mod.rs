@@ -11,6 +11,7 @@
 mod crowded;
 mod drain;
 mod linger;
+mod members;
 mod mss;
 mod problems;
 mod pump;

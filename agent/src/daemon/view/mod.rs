@@ -43,6 +43,9 @@ use crate::{
     },
 };
 
+/// How long an agent may take to know the sessions of the whole POP.
+const SYNCED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
     pub config: Config,
@@ -113,6 +116,9 @@ impl AgentView {
                 deaf = deaf.join(", "),
                 domain = self.config.host.domain,
             ));
+        }
+        if !status.synced && self.started.elapsed() > SYNCED_WITHIN {
+            problems.push(problems::NOT_SYNCED.to_owned());
         }
         problems.extend(problems::of_tables(
             status.unplaced,
@@ -215,6 +221,8 @@ impl View for AgentView {
             },
             gossip: api::Gossip {
                 in_sync: status.in_sync,
+                synced: status.synced,
+                full: status.full,
                 announced: status.announced,
                 applied: status.gossip.records_applied,
                 open_to_applied_us: latency(&status.latency),
