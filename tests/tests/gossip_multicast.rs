@@ -95,6 +95,7 @@ impl Host {
             kernel_dead_after: Duration::from_secs(3),
             claims_max: 1000,
             routes: Vec::new(),
+            remembered: Vec::new(),
             vitals: Box::new(()),
             fast_path: None,
         };
@@ -257,6 +258,7 @@ fn group_that_cannot_be_joined_is_named() {
                     kernel_dead_after: Duration::from_secs(3),
                     claims_max: 1000,
                     routes: Vec::new(),
+                    remembered: Vec::new(),
                     vitals: Box::new(()),
                     fast_path: None,
                 };
