@@ -14,6 +14,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::{
     End, control, direct,
     encap::Origin,
+    flow,
     maps::SCRATCH,
     owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
@@ -59,7 +60,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
         // The session may have moved on since the sender heard of it.
         if let Some(owner) = owner
             && owner.0 != case.packet.from
-            && !case.has_socket(&head.tuple)
+            && !case.is_here(&head.tuple)
         {
             if case.packet.ttl <= 1 {
                 return Err(Outcome::TunnelHops);
@@ -70,7 +71,8 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             return case.send(len, tos, entropy, owner, origin);
         }
     } else if !control::knows(control::now_ns())
-        && !case.has_socket(&head.tuple)
+        && !case.is_here(&head.tuple)
+        && !flow::is_new(id)
         && let Some(host) = control::rendezvous(id)
     {
         let origin = Origin::Rendezvous { opens: false };

@@ -335,7 +335,13 @@ impl Program {
         first: u16,
         second: u16,
     ) -> Result<()> {
-        let slot = self.id(client, service)? % u64::from(RENDEZVOUS_ENTRIES);
+        let id = self.id(client, service)?;
+        self.set_rendezvous_of_id(id, first, second)
+    }
+
+    /// The same by the id, or by what stands in its place for a datagram in fragments.
+    pub fn set_rendezvous_of_id(&mut self, id: u64, first: u16, second: u16) -> Result<()> {
+        let slot = id % u64::from(RENDEZVOUS_ENTRIES);
         let mut table: Array<_, Rendezvous> = self.map("RENDEZVOUS")?.try_into()?;
         table.set(slot as u32, Rendezvous { first, second }, 0)?;
         Ok(())
