@@ -145,6 +145,8 @@ counters! {
     EchoRefused = 36, "echo_refused", Drop;
     /// A member asked more often whether this kernel lives than is answered.
     EchoLimited = 37, "echo_limited", Drop;
+    /// Came through the tunnel, was sent on to this host, and would have to be sent on again.
+    TunnelAgain = 38, "tunnel_again", Drop;
     /// Too large for the way to its owner once encapsulated: its sender was told.
     TooBigTold = 64, "too_big_told", Forward;
     /// An ICMP error about a session that no other host owns.

@@ -26,7 +26,7 @@ pub fn handle<const V4: bool>(
     link: Link,
 ) -> Result<Next, Outcome> {
     let ip = Ip::parse::<V4>(frame, link.len).ok_or(Outcome::Malformed)?;
-    if is_tunnel_address(&ip.destination) {
+    if is_tunnel_address::<V4>(&ip.destination) {
         return tunnel::handle::<V4>(ctx, frame, link, &ip);
     }
     if ip.fragment {
@@ -83,9 +83,12 @@ pub fn handle<const V4: bool>(
     }
 }
 
+/// Whether an address is this host's tunnel address, in a packet of the family that
+/// tunnels run over. One that is IPv4-mapped looks alike, and nothing at the POP's edge
+/// stops it.
 #[inline(always)]
-fn is_tunnel_address(address: &Address) -> bool {
-    *address == settings::tunnel_address()
+fn is_tunnel_address<const V4: bool>(address: &Address) -> bool {
+    V4 == settings::tunnel().is_v4() && *address == settings::tunnel_address()
 }
 
 /// Whether the POP answers for an address, port and protocol.

@@ -8,7 +8,7 @@ use homing_common::{
     outcome::Outcome,
 };
 
-use crate::{End, checksum, maps::HOSTS, packet::Frame, settings, too_big};
+use crate::{End, checksum, maps::HOSTS, mark::Mark, packet::Frame, settings, too_big};
 
 /// Where a packet that goes into the tunnel came from.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ pub enum Origin {
         /// Whether it is for the host that it is sent to: the outer header says so.
         decided: bool,
     },
-    /// From the tunnel: its outer header is replaced.
+    /// From the tunnel: its outer header is replaced by one that says so.
     Tunnel {
         /// What is left of its hops.
         ttl: u8,
@@ -93,9 +93,11 @@ pub fn send(
     };
     // Fragments that are decided on have the last bit of their entropy set, all others
     // have it clear; only they are looked at for it.
-    let (decided, entropy) = match origin {
-        Origin::Fragment { decided, .. } => (decided, entropy & !1 | decided as u32),
-        _ => (false, entropy),
+    let (mark, entropy) = match origin {
+        Origin::Fragment { decided: true, .. } => (Mark::Decided, entropy | 1),
+        Origin::Fragment { decided: false, .. } => (Mark::None, entropy & !1),
+        Origin::Tunnel { .. } => (Mark::SentOn, entropy),
+        Origin::Wire | Origin::Rendezvous { .. } => (Mark::None, entropy),
     };
     let outer = Outer {
         len: outer_len as u16,
@@ -103,7 +105,7 @@ pub fn send(
         ttl,
         protocol: if inner.v4 { IPIP } else { IPV6_IN_IP },
         entropy,
-        decided,
+        mark,
     };
     outer
         .write(&Frame::of(ctx), template, l2_len)
@@ -154,8 +156,8 @@ struct Outer {
     protocol: u8,
     /// Bits that are the same for all packets of a session.
     entropy: u32,
-    /// A fragment that the receiver takes as it is.
-    decided: bool,
+    /// What it says of the packet's way.
+    mark: Mark,
 }
 
 impl Outer {
@@ -203,10 +205,8 @@ impl Outer {
         unsafe {
             ip.add(1).write(self.tos);
             ip.add(2).cast::<u16>().write_unaligned(self.len.to_be());
-            if self.decided {
-                // The identification, without meaning in a packet that must not be
-                // fragmented (RFC 6864).
-                ip.add(5).write(1);
+            if self.mark != Mark::None {
+                ip.add(Mark::IDENTIFICATION_OFFSET).write(self.mark as u8);
             }
             ip.add(8).write(self.ttl);
             if !is_gue() {
@@ -239,6 +239,9 @@ impl Outer {
                 ip.add(6).write(self.protocol);
             }
             ip.add(7).write(self.ttl);
+            if self.mark == Mark::SentOn {
+                ip.add(Mark::SOURCE_OFFSET).write(self.mark as u8);
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
     encap::Origin,
     flow,
     maps::{FRAGMENTS, SCRATCH, SERVICES},
+    mark::Mark,
     owners,
     packet::{Flags, Frame, Ip},
     park::{self, Head, Held},
@@ -51,7 +52,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     if !is_service_address(&head.tuple.service) {
         return Err(case.either(Outcome::Fragment, Outcome::TunnelNotService));
     }
-    if case.tunnelled() && is_decided(case) {
+    if case.tunnelled() && Mark::Decided.is_on(&case.frame, case.packet.link_len) {
         if begins_datagram(seen.kind, head) {
             flow::decide(&head.tuple, SessionId(head.id), flow::Arrival::Tunnel);
         }
@@ -98,22 +99,6 @@ fn is_service_address(address: &Address) -> bool {
     SERVICES
         .get_ptr(Service::new(*address, Port([0; 2]), 0))
         .is_some()
-}
-
-/// Whether the host that sent a fragment here has decided on it: the outer header
-/// says so (see [`encap`](crate::encap)).
-#[inline(always)]
-fn is_decided(case: &Case<'_>) -> bool {
-    let Some(outer) = case.frame.at::<[u8; 6]>(case.packet.link_len) else {
-        return false;
-    };
-    // SAFETY: `at` has checked that the bytes lie within the frame.
-    let outer = unsafe { &*outer };
-    if outer[0] >> 4 == 4 {
-        outer[5] & 1 != 0
-    } else {
-        outer[3] & 1 != 0
-    }
 }
 
 /// The host that a datagram is for, as its first fragment says; this one, where no

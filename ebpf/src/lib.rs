@@ -21,6 +21,7 @@ pub mod fragment;
 pub mod limit;
 pub mod local;
 pub mod maps;
+pub mod mark;
 pub mod mss;
 pub mod owners;
 pub mod packet;

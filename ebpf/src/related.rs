@@ -16,6 +16,7 @@ use crate::{
     encap::Origin,
     flow,
     maps::SCRATCH,
+    mark::Mark,
     owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
     settings,
@@ -62,6 +63,9 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             && owner.0 != case.packet.from
             && !case.is_here(&head.tuple)
         {
+            if Mark::SentOn.is_on(&case.frame, case.packet.link_len) {
+                return Err(Outcome::TunnelAgain);
+            }
             if case.packet.ttl <= 1 {
                 return Err(Outcome::TunnelHops);
             }

@@ -12,6 +12,7 @@ use crate::{
     Next, direct, encap, flow,
     local::{self, Local},
     maps::HOSTS,
+    mark::Mark,
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
@@ -232,7 +233,8 @@ impl Arrival {
     }
 
     /// The session has moved on since the sender heard of it: one hop more, but
-    /// never back to the sender and never without end.
+    /// never back to the sender and never a second time. Where it has moved twice since,
+    /// the client sends again; hosts that circle a packet would not find it sooner.
     #[inline(always)]
     fn send_on<const V4: bool>(
         &self,
@@ -241,6 +243,9 @@ impl Arrival {
         id: SessionId,
         owner: HostId,
     ) -> Result<Next, Outcome> {
+        if Mark::SentOn.is_on(&Frame::of(ctx), self.link.len) {
+            return Err(Outcome::TunnelAgain);
+        }
         if self.ttl <= 1 {
             return Err(Outcome::TunnelHops);
         }

@@ -172,6 +172,11 @@ impl Program {
     /// Makes a session nobody's.
     pub fn clear_owner(&mut self, client: &str, service: &str) -> Result<()> {
         let id = self.id(client, service)?;
+        self.clear_owner_of(id)
+    }
+
+    /// Makes the session with an id nobody's.
+    pub fn clear_owner_of(&mut self, id: u64) -> Result<()> {
         let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
         match owners.remove(&id) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
@@ -326,21 +331,9 @@ impl Program {
         Ok(())
     }
 
-    /// Names the hosts that one session's packets go to which this host may not
-    /// decide on.
-    pub fn set_rendezvous_of(
-        &mut self,
-        client: &str,
-        service: &str,
-        first: u16,
-        second: u16,
-    ) -> Result<()> {
-        let id = self.id(client, service)?;
-        self.set_rendezvous_of_id(id, first, second)
-    }
-
-    /// The same by the id, or by what stands in its place for a datagram in fragments.
-    pub fn set_rendezvous_of_id(&mut self, id: u64, first: u16, second: u16) -> Result<()> {
+    /// Names the hosts that packets of the session with an id go to which this host
+    /// may not decide on.
+    pub fn set_rendezvous_of(&mut self, id: u64, first: u16, second: u16) -> Result<()> {
         let slot = id % u64::from(RENDEZVOUS_ENTRIES);
         let mut table: Array<_, Rendezvous> = self.map("RENDEZVOUS")?.try_into()?;
         table.set(slot as u32, Rendezvous { first, second }, 0)?;
@@ -350,6 +343,11 @@ impl Program {
     /// Records that this host closed a session so many nanoseconds ago.
     pub fn set_closed(&mut self, client: &str, service: &str, ago_ns: u64) -> Result<()> {
         let id = self.id(client, service)?;
+        self.set_closed_of(id, ago_ns)
+    }
+
+    /// Records that this host closed the session with an id so many nanoseconds ago.
+    pub fn set_closed_of(&mut self, id: u64, ago_ns: u64) -> Result<()> {
         let now_ns = monotonic_ns()?;
         let mut closed: HashMap<_, u64, u64> = self.map("CLOSED")?.try_into()?;
         closed.insert(id, now_ns - ago_ns, 0)?;

@@ -37,6 +37,16 @@ impl Random {
     }
 }
 
+/// `plain` random cases, or as many times more as `cargo xtask test --full` asks for:
+/// it sets `PROPTEST_CASES`, of which simulations have [`PLAIN_CASES`] otherwise.
+pub fn cases(plain: u64) -> u64 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    let asked = asked.and_then(|cases| cases.parse::<u64>().ok());
+    (plain * asked.unwrap_or(PLAIN_CASES) / PLAIN_CASES).max(1)
+}
+
+const PLAIN_CASES: u64 = 48;
+
 /// Fills `out` with the bytes that stand at `offset` of the endless stream of
 /// this seed. Any part can be had without what comes before it, so both ends of
 /// a connection can check what they get.

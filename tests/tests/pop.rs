@@ -4,16 +4,21 @@
 mod pop {
     mod agents;
     mod asks;
+    mod bulk;
     mod claims;
     mod common;
     mod drain;
+    mod flood;
     mod flows;
     mod join;
     mod kernels;
     mod keys;
     mod load;
     mod mtu;
+    mod offloads;
+    mod quic;
     mod rendezvous;
+    mod routes;
     mod sessions;
     mod strangers;
     mod tables;

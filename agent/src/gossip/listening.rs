@@ -37,12 +37,18 @@ impl Node {
             }
             Change::Down(member) => {
                 let can_be_asked = self.liveness.can_be_asked(member.host);
+                self.gossip.introduce(now, &member);
                 self.gossip.member_down(now, member.host, can_be_asked);
                 self.liveness.peer_down(now, &member);
             }
             Change::Left(member, hold) => {
                 self.gossip.member_left(now, member.host, hold);
-                self.liveness.peer_down(now, &member);
+                if self.gossip.has_met(member.host) {
+                    self.liveness.peer_down(now, &member);
+                } else {
+                    // Others told of it. Its kernel stands for nothing here.
+                    self.liveness.peer_gone(now, member.host);
+                }
             }
             Change::Mismatched(member) => {
                 self.gossip.member_down(now, member.host, false);

@@ -27,6 +27,7 @@
 //! gossip and asks of one host in one sans-IO machine; [`task`] that machine driven
 //! by tokio.
 
+mod absent;
 mod agenda;
 mod alarm;
 pub mod alerts;

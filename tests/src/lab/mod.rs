@@ -21,15 +21,18 @@ mod agent;
 mod clear;
 pub mod ecmp;
 pub mod fault;
+pub mod flood;
 pub mod guard;
 mod net;
 pub mod node;
+mod paths;
 pub mod plan;
 pub mod port;
 pub mod state;
 pub mod status;
 mod truth;
 mod wires;
+mod xdp;
 
 use std::{
     fs,
@@ -46,6 +49,8 @@ use crate::random::Random;
 pub use agent::{READY_TIMEOUT, Settled};
 pub use clear::down;
 use clear::{clear, clear_dead_labs};
+pub use paths::own_program;
+use paths::{build_folder, labs_folder};
 pub use plan::{Node, Outer, Plan, Tunnel};
 use state::{Process, State};
 pub use truth::Tables;
@@ -443,46 +448,10 @@ impl Drop for Lab {
     }
 }
 
-/// Where labs keep configurations and logs: `lab/` in cargo's target folder.
-fn labs_folder() -> Result<PathBuf> {
-    let target = build_folder()?.parent().map(Path::to_owned);
-    Ok(target
-        .context("this program stands in the root folder")?
-        .join("lab"))
-}
-
 /// A name that begins like this one and that no other process's lab has: for tests,
 /// which may run twice at the same time on one machine.
 pub fn unique(name: &str) -> String {
     format!("{name}{:x}", std::process::id())
-}
-
-/// The program `homing-lab`: this one, or the one built along with a test program.
-pub fn own_program() -> Result<PathBuf> {
-    let path = build_folder()?.join("homing-lab");
-    ensure!(
-        path.is_file(),
-        "the program {} is not built: `cargo build --package homing-tests` builds it",
-        path.display()
-    );
-    Ok(path)
-}
-
-/// The folder that cargo put this program in, and the others with it:
-/// `target/PROFILE`. Test programs are in `deps/` below.
-fn build_folder() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let folder = program.parent().map(|folder| {
-        if folder.ends_with("deps") {
-            folder.parent()
-        } else {
-            Some(folder)
-        }
-    });
-    Ok(folder
-        .flatten()
-        .context("this program stands in the root folder")?
-        .to_owned())
 }
 
 /// Calls `done` until it says so, or returns false once `timeout` has passed.

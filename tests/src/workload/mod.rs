@@ -27,6 +27,6 @@ pub const MAGIC: [u8; 8] = *b"homing\x001";
 pub const MAX_LEN: u32 = 64 * 1024;
 
 /// The seed of what the server sends, from the connection's.
-const fn down(seed: u64) -> u64 {
+pub const fn down(seed: u64) -> u64 {
     !seed
 }

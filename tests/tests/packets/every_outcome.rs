@@ -13,7 +13,9 @@ use homing_tests::{
     program::{self, Action, Program, Run, host_1, in_namespace, tunnel_v4},
 };
 
-use super::{ask, common::outer, echo, flows, local::Handshake, related::unreachable};
+use super::{
+    ask, common::outer, echo, flows, local::Handshake, loops::marked, related::unreachable,
+};
 
 /// A packet whose way ends like this. A new outcome does not compile until it has
 /// one.
@@ -109,6 +111,11 @@ fn reach(outcome: Outcome) -> Run {
             owned(&mut program, 3);
             let mut packet = outer(&program, 2, 1, &ack.ip(), 0);
             packet.ttl = 1;
+            program.run(&packet.frame(&[]))
+        }
+        Outcome::TunnelAgain => {
+            owned(&mut program, 3);
+            let packet = marked(outer(&program, 2, 1, &ack.ip(), 0));
             program.run(&packet.frame(&[]))
         }
         Outcome::TunnelBounce => {

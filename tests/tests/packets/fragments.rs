@@ -18,8 +18,11 @@ use super::{
     common::{TUNNELS, assert_end, outer},
     flows::UDP,
     local::Handshake,
-    loops::{HOSTS, Pop},
+    loops::Pop,
 };
+
+/// Hosts of a POP.
+const HOSTS: u16 = 3;
 
 /// The fragments of a segment with some payload.
 fn pieces(v4: bool, flags: u8, id: u32) -> Vec<Ip> {
@@ -46,7 +49,7 @@ fn wherever_they_land_and_in_whatever_order_they_end_at_the_owner() {
             (tunnel_v6(), Encapsulation::Ipip),
             (tunnel_v6(), Encapsulation::Gue),
         ] {
-            let mut pop = Pop::new(tunnel, encapsulation);
+            let mut pop = Pop::new(tunnel, encapsulation, HOSTS);
             // Each meets another way: every host is asked to agree on it.
             for meeting in 1..=HOSTS {
                 for host in &mut pop.hosts {
@@ -273,7 +276,7 @@ fn what_belongs_to_no_session_meets_and_goes_up() {
 fn a_flow_of_fragments_comes_to_one_host_that_makes_it_its_own() {
     in_namespace(|| {
         for v4 in [true, false] {
-            let mut pop = Pop::new(tunnel_v4(), Encapsulation::Ipip);
+            let mut pop = Pop::new(tunnel_v4(), Encapsulation::Ipip, HOSTS);
             let session = segment(v4, 0);
             let (client, service) = (session.source, session.destination);
             let id = pop
@@ -283,7 +286,7 @@ fn a_flow_of_fragments_comes_to_one_host_that_makes_it_its_own() {
             for host in &mut pop.hosts {
                 host.add_service_of(&service.to_string(), UDP).unwrap();
                 // Datagrams meet at 1 and 2, and the flow belongs to 3.
-                host.set_rendezvous_of_id(id, 3, 1).unwrap();
+                host.set_rendezvous_of(id, 3, 1).unwrap();
             }
             for n in 0..6u32 {
                 for host in &mut pop.hosts {
@@ -294,8 +297,7 @@ fn a_flow_of_fragments_comes_to_one_host_that_makes_it_its_own() {
                         Datagram::new(source, destination, id, protocol, key).rest
                     };
                     let rest = entropy(n);
-                    host.set_rendezvous_of_id(rest, 1 + n as u16 % 2, 3)
-                        .unwrap();
+                    host.set_rendezvous_of(rest, 1 + n as u16 % 2, 3).unwrap();
                 }
                 let body = udp(client.port(), service.port(), &[5; 400]);
                 let datagram = Ip::new(client.ip(), service.ip(), UDP, body);

@@ -1,18 +1,22 @@
-//! Three hosts, each with tables of its own that may be wrong in any way: every
-//! packet comes to an end, and none goes back to the host it came from.
+//! Several hosts, each with tables of its own that may be wrong in any way and change
+//! at any time: every packet comes to an end within two hops between hosts, and none
+//! goes back to the host it came from.
 
 use homing_common::{
     control::Control,
     host::{Encapsulation, TunnelNetwork},
-    outcome::Outcome,
+    outcome::{Outcome, Verdict},
 };
 use homing_tests::{
-    packet::{flags, segment},
-    program::{self, Action, Program, in_namespace, tunnel_v4, tunnel_v6},
-    random::Random,
+    packet::{Ip, Tcp, flags, segment},
+    program::{self, Action, LOOPBACK, Program, in_namespace},
+    random::{Random, cases},
 };
 
-pub const HOSTS: u16 = 3;
+use super::{
+    common::{TUNNELS, assert_end, outer},
+    flows, related,
+};
 
 /// A POP's hosts, each with its own program and maps.
 pub struct Pop {
@@ -21,15 +25,20 @@ pub struct Pop {
 }
 
 impl Pop {
-    pub fn new(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Self {
-        let hosts = (1..=HOSTS).map(|id| {
+    pub fn new(tunnel: TunnelNetwork, encapsulation: Encapsulation, hosts: u16) -> Self {
+        let host = |id| {
             let mut settings = program::settings(tunnel, encapsulation);
             settings.host.0 = id;
             settings.tunnel_address = tunnel.address_of(settings.host);
-            program::host(settings).unwrap()
-        });
+            let mut program = program::host(settings).unwrap();
+            for other in (1..=hosts).filter(|other| *other != id) {
+                let template = program::template(&settings, other, LOOPBACK, None);
+                program.add_host(other, template).unwrap();
+            }
+            program
+        };
         Self {
-            hosts: hosts.collect(),
+            hosts: (1..=hosts).map(host).collect(),
             tunnel,
         }
     }
@@ -41,8 +50,19 @@ impl Pop {
     /// Lets a frame come in at a host and follows it. Returns the hosts it came to,
     /// and how it ended.
     pub fn follow(&mut self, first: u16, frame: Vec<u8>) -> (Vec<u16>, Outcome) {
+        self.follow_with(first, frame, |_, _, _| {})
+    }
+
+    /// The same, with a word before each host: its id, and the frame that comes to it.
+    fn follow_with(
+        &mut self,
+        first: u16,
+        frame: Vec<u8>,
+        mut before: impl FnMut(&mut Self, u16, &mut Vec<u8>),
+    ) -> (Vec<u16>, Outcome) {
         let (mut at, mut frame, mut way) = (first, frame, vec![first]);
         loop {
+            before(self, at, &mut frame);
             let run = self.host(at).run(&frame).unwrap();
             if run.action != Action::Tx {
                 return (way, run.outcome);
@@ -70,6 +90,16 @@ impl Pop {
             (id(22), id(38))
         }
     }
+
+    /// Takes the mark from a tunnel packet that a host which does not know it would
+    /// neither write nor read.
+    fn unmark(&self, frame: &mut [u8]) {
+        if self.tunnel.is_v4() {
+            frame[14 + 5] &= !2;
+        } else {
+            frame[14 + 23] = 1;
+        }
+    }
 }
 
 /// What a host believes of the one session.
@@ -82,32 +112,33 @@ struct Belief {
     rendezvous: (u16, u16),
 }
 
+/// `Control`'s flags are what `Belief` takes them to be.
+const _: () = assert!(Control::SYNCED | Control::DRAINING == 3);
+
 impl Belief {
-    fn any(random: &mut Random) -> Self {
-        let owner = random.below(u64::from(HOSTS) + 1) as u16;
+    /// Anything, in a POP of so many hosts.
+    fn any(random: &mut Random, hosts: u16) -> Self {
+        let mut host = || random.below(u64::from(hosts) + 1) as u16;
+        let (owner, rendezvous) = (host(), (host(), host()));
         Self {
             owner: (owner > 0).then_some(owner),
             closed: random.below(4) == 0,
             flags: random.below(4) as u32,
             alive: random.below(4) > 0,
-            rendezvous: (
-                random.below(u64::from(HOSTS) + 1) as u16,
-                random.below(u64::from(HOSTS) + 1) as u16,
-            ),
+            rendezvous,
         }
     }
 
-    fn tell(&self, program: &mut Program, client: &str, service: &str) {
-        if let Some(owner) = self.owner {
-            program.set_owner(client, service, owner).unwrap();
+    fn tell(&self, program: &mut Program, id: u64) {
+        match self.owner {
+            Some(owner) => program.set_owner_of(id, owner).unwrap(),
+            None => program.clear_owner_of(id).unwrap(),
         }
-        if self.closed {
-            program.set_closed(client, service, 0).unwrap();
-        }
+        // Long ago is as good as never.
+        let ago_ns = if self.closed { 0 } else { 1 << 40 };
+        program.set_closed_of(id, ago_ns).unwrap();
         let (first, second) = self.rendezvous;
-        program
-            .set_rendezvous_of(client, service, first, second)
-            .unwrap();
+        program.set_rendezvous_of(id, first, second).unwrap();
         let tell = |control: &mut Control| {
             control.flags = self.flags;
             control.beat_ns = if self.alive { u64::MAX } else { 0 };
@@ -116,28 +147,14 @@ impl Belief {
     }
 }
 
-/// `Control`'s flags are what `Belief` takes them to be.
-const _: () = assert!(Control::SYNCED | Control::DRAINING == 3);
+/// A tunnel of each family and encapsulation.
+const EACH_FAMILY: [Tunnel; 2] = [TUNNELS[0], TUNNELS[3]];
 
-#[test]
-fn no_belief_makes_a_loop() {
-    let seed = Random::fresh_seed();
-    println!("seed {seed}");
-    in_namespace(|| {
-        let mut random = Random::new(seed);
-        for (tunnel, encapsulation) in [
-            (tunnel_v4(), Encapsulation::Ipip),
-            (tunnel_v6(), Encapsulation::Gue),
-        ] {
-            let mut pop = Pop::new(tunnel, encapsulation);
-            for session in 0..400 {
-                one_session(&mut pop, &mut random, session);
-            }
-        }
-    });
-}
+/// Hosts of the largest POP.
+const MANY: u16 = 8;
 
-fn one_session(pop: &mut Pop, random: &mut Random, session: u16) {
+/// A packet of a session of its own, and the session's id.
+fn any_packet(random: &mut Random, program: &Program, session: u16) -> (Ip, u64) {
     const FLAGS: [u8; 6] = [
         flags::ACK,
         flags::ACK,
@@ -147,41 +164,197 @@ fn one_session(pop: &mut Pop, random: &mut Random, session: u16) {
         flags::SYN | flags::ACK,
     ];
     let v4 = random.below(2) == 0;
-    let mut packet = segment(v4, FLAGS[random.below(6) as usize]);
-    packet.source.set_port(10_000 + session);
-    let (client, service) = (packet.source.to_string(), packet.destination.to_string());
-    let beliefs: Vec<_> = (0..HOSTS).map(|_| Belief::any(random)).collect();
-    for (belief, program) in beliefs.iter().zip(&mut pop.hosts) {
-        belief.tell(program, &client, &service);
+    let mut segment = segment(v4, FLAGS[random.below(6) as usize]);
+    segment.source.set_port(10_000 + session);
+    let (client, service) = (segment.source.to_string(), segment.destination.to_string());
+    match random.below(4) {
+        0 => {
+            let id = program.id_of(&client, &service, flows::UDP).unwrap();
+            (flows::datagram(&client, &service), id)
+        }
+        1 => {
+            let sent = Tcp::new(&service, &client, flags::ACK).payload([9; 64]);
+            let id = program.id(&client, &service).unwrap();
+            (related::unreachable_about(&sent.ip()), id)
+        }
+        _ => (segment.ip(), program.id(&client, &service).unwrap()),
     }
-    let first = 1 + random.below(u64::from(HOSTS)) as u16;
-    let (way, outcome) = pop.follow(first, packet.frame());
-    let what = format!("{way:?} {outcome:?} {beliefs:?}");
+}
 
-    let hop_limit = usize::from(pop.hosts[0].settings().hop_limit);
-    assert!(way.len() <= 1 + hop_limit, "{what}");
-    assert!(!outcome_moves(outcome), "{what}");
+type Tunnel = (fn() -> TunnelNetwork, Encapsulation);
+
+/// Lets `body` have a POP of each kind, so many times a random packet, and the hosts
+/// that take part: from two to all.
+fn with_sessions(
+    tunnels: &[Tunnel],
+    plain: u64,
+    mut body: impl FnMut(&mut Pop, &mut Random, u16, Ip, u64, &mut Vec<Belief>) + Send,
+) {
+    let seed = Random::fresh_seed();
+    println!("seed {seed}");
+    in_namespace(|| {
+        let mut random = Random::new(seed);
+        for (tunnel, encapsulation) in tunnels {
+            let mut pop = Pop::new(tunnel(), *encapsulation, MANY);
+            for program in &mut pop.hosts {
+                for service in [
+                    homing_tests::packet::SERVICE_V4,
+                    homing_tests::packet::SERVICE_V6,
+                ] {
+                    program.add_service_of(service, flows::UDP).unwrap();
+                }
+            }
+            for session in 0..cases(plain).min(50_000) as u16 {
+                let hosts = 2 + random.below(u64::from(MANY) - 1) as u16;
+                let (packet, id) = any_packet(&mut random, &pop.hosts[0], session);
+                let belief = |_| Belief::any(&mut random, hosts);
+                let mut beliefs: Vec<_> = (0..hosts).map(belief).collect();
+                for (belief, program) in beliefs.iter().zip(&mut pop.hosts) {
+                    belief.tell(program, id);
+                }
+                body(&mut pop, &mut random, hosts, packet, id, &mut beliefs);
+                // The tables are for the next ones.
+                for program in &mut pop.hosts {
+                    program.clear_owner_of(id).unwrap();
+                }
+            }
+        }
+    });
+}
+
+fn assert_never_back(way: &[u16], what: &str) {
     for pair in way.windows(2) {
         assert_ne!(pair[0], pair[1], "to itself: {what}");
     }
     for three in way.windows(3) {
         assert_ne!(three[0], three[2], "back: {what}");
     }
-    // Each step after the first is one that a table of owners led to, and as long as
-    // one host has no entry, none leads anywhere twice: it takes three that are
-    // wrong to use up the hops.
-    let owners = beliefs.iter().filter(|belief| belief.owner.is_some());
-    let owners = owners.count();
-    if owners < usize::from(HOSTS) {
-        assert!(way.len() <= 2 + owners, "a pair made a loop: {what}");
-    }
-    let between = way.len().max(2) - 1;
-    for at in way.iter().take(between).skip(1) {
-        assert!(beliefs[usize::from(*at) - 1].owner.is_some(), "{what}");
-    }
 }
 
-fn outcome_moves(outcome: Outcome) -> bool {
-    use homing_common::outcome::Verdict;
-    outcome.verdict() == Verdict::Forward
+#[test]
+fn no_belief_makes_a_loop() {
+    with_sessions(&TUNNELS, 150, |pop, random, hosts, packet, id, beliefs| {
+        let first = 1 + random.below(u64::from(hosts)) as u16;
+        let (mut way, mut outcome) = pop.follow(first, packet.frame(&[]));
+        if outcome == Outcome::Asked {
+            // Held and given back, once somebody is known to own it.
+            let at = *way.last().unwrap();
+            let (_, held) = pop.host(at).parked().unwrap().pop().unwrap();
+            let owner = 1 + random.below(u64::from(hosts)) as u16;
+            pop.host(at).set_owner_of(id, owner).unwrap();
+            beliefs[usize::from(at) - 1].owner = Some(owner);
+            let (rest, end) = pop.follow(at, held);
+            way.extend(&rest[1..]);
+            outcome = end;
+        }
+        let what = format!("{packet:?} {way:?} {outcome:?} {beliefs:?}");
+        assert_ne!(outcome.verdict(), Verdict::Forward, "{what}");
+        assert!(way.len() <= 3, "more than two hops: {what}");
+        assert_never_back(&way, &what);
+        // The second hop is one that a table of owners led to.
+        if let [_, between, _] = way[..] {
+            assert!(beliefs[usize::from(between) - 1].owner.is_some(), "{what}");
+        }
+        // Nothing of this needs the hop limit.
+        assert_ne!(outcome, Outcome::TunnelHops, "{what}");
+    });
+}
+
+#[test]
+fn no_change_of_mind_makes_a_loop() {
+    with_sessions(&EACH_FAMILY, 80, |pop, random, hosts, packet, id, _| {
+        let first = 1 + random.below(u64::from(hosts)) as u16;
+        let (way, outcome) = pop.follow_with(first, packet.frame(&[]), |pop, _, _| {
+            let host = 1 + random.below(u64::from(hosts)) as u16;
+            Belief::any(random, hosts).tell(pop.host(host), id);
+        });
+        let what = format!("{packet:?} {way:?} {outcome:?}");
+        assert!(way.len() <= 3, "more than two hops: {what}");
+        assert_never_back(&way, &what);
+    });
+}
+
+#[test]
+fn among_hosts_that_know_no_marks_the_hop_limit_ends_what_circles() {
+    let mut longest = 0;
+    with_sessions(&EACH_FAMILY, 80, |pop, random, hosts, packet, _, _| {
+        let old: Vec<_> = (0..hosts).map(|_| random.below(2) == 0).collect();
+        let is_old = |host: u16| old[usize::from(host) - 1];
+        let first = 1 + random.below(u64::from(hosts)) as u16;
+        let mut before_at = None;
+        let (way, outcome) = pop.follow_with(first, packet.frame(&[]), |pop, at, frame| {
+            if before_at.is_some_and(|before| is_old(before) || is_old(at)) {
+                pop.unmark(frame);
+            }
+            before_at = Some(at);
+        });
+        let what = format!("{packet:?} {way:?} {outcome:?} {old:?}");
+        let hop_limit = usize::from(pop.hosts[0].settings().hop_limit);
+        assert!(way.len() <= 1 + hop_limit, "{what}");
+        assert_never_back(&way, &what);
+        // Two in a row that know marks end it.
+        for (at, two) in way.windows(2).enumerate().skip(1) {
+            let ends = at + 2 == way.len();
+            assert!(is_old(two[0]) || is_old(two[1]) || ends, "{what}");
+        }
+        longest = longest.max(way.len());
+    });
+    assert!(longest > 3, "no old host made a difference");
+}
+
+#[test]
+fn what_was_sent_on_once_says_so_and_is_not_sent_on_again() {
+    in_namespace(|| {
+        for (tunnel, encapsulation) in TUNNELS {
+            let mut pop = Pop::new(tunnel(), encapsulation, 4);
+            for v4 in [true, false] {
+                for (packet, protocol) in [
+                    (segment(v4, flags::ACK).ip(), 6),
+                    (segment(v4, flags::SYN).ip(), 6),
+                    (related::unreachable(v4), 6),
+                    (datagram(v4), flows::UDP),
+                ] {
+                    let session = segment(v4, 0);
+                    let (client, service) =
+                        (session.source.to_string(), session.destination.to_string());
+                    let id = pop.hosts[0].id_of(&client, &service, protocol).unwrap();
+                    for (host, owner) in [(1, 2), (2, 3), (3, 4)] {
+                        let program = pop.host(host);
+                        program.add_service_of(&service, protocol).unwrap();
+                        program.set_owner_of(id, owner).unwrap();
+                    }
+                    let (way, outcome) = pop.follow(1, packet.frame(&[]));
+                    assert_eq!((way, outcome), (vec![1, 2, 3], Outcome::TunnelAgain));
+
+                    // By whatever means it was marked, and with hops left.
+                    let mut arriving = outer(pop.host(3), 2, 3, &packet, id);
+                    let run = pop.host(3).run(&arriving.frame(&[])).unwrap();
+                    assert_end(&run, Action::Tx, Outcome::SentOn);
+                    arriving = marked(arriving);
+                    arriving.ttl = 1;
+                    let run = pop.host(3).run(&arriving.frame(&[(0x8100, 5)])).unwrap();
+                    assert_end(&run, Action::Drop, Outcome::TunnelAgain);
+                }
+            }
+        }
+    });
+}
+
+fn datagram(v4: bool) -> Ip {
+    let session = segment(v4, 0);
+    let (client, service) = (session.source.to_string(), session.destination.to_string());
+    flows::datagram(&client, &service)
+}
+
+/// A tunnel packet with the mark of one that was sent on.
+pub fn marked(mut outer: Ip) -> Ip {
+    match &mut outer.source {
+        std::net::IpAddr::V4(_) => outer.id = 2,
+        std::net::IpAddr::V6(source) => {
+            let mut octets = source.octets();
+            octets[15] = 2;
+            *source = octets.into();
+        }
+    }
+    outer
 }

@@ -34,8 +34,13 @@ fn sent(v4: bool) -> Ip {
 
 /// "The client's host cannot be reached", about the test's session.
 pub fn unreachable(v4: bool) -> Ip {
-    let kind = if v4 { 3 } else { 1 };
-    error(&sent(v4), kind, 1, 548)
+    unreachable_about(&sent(v4))
+}
+
+/// The same about a packet of another session.
+pub fn unreachable_about(sent: &Ip) -> Ip {
+    let kind = if sent.source.is_ipv4() { 3 } else { 1 };
+    error(sent, kind, 1, 548)
 }
 
 fn own(program: &mut Program, host: u16) -> [u64; 2] {

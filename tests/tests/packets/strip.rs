@@ -9,7 +9,10 @@ use homing_tests::{
     program::{Action, Program, host_1, in_namespace, tunnel_v4},
 };
 
-use super::common::{TUNNELS, assert_end, outer};
+use super::{
+    common::{TUNNELS, assert_end, outer},
+    loops::marked,
+};
 
 fn programs() -> impl Iterator<Item = Program> {
     TUNNELS
@@ -109,7 +112,7 @@ fn a_session_that_has_moved_on_is_sent_on_with_a_hop_less() {
                 let run = program.run(&arriving.frame(&[(0x8100, 5)])).unwrap();
                 assert_end(&run, Action::Tx, Outcome::SentOn);
                 let id = program.id(&client, &service).unwrap();
-                let mut expected = outer(&program, 1, 3, &inner, id);
+                let mut expected = marked(outer(&program, 1, 3, &inner, id));
                 expected.ttl = 4;
                 assert_eq!(run.frame[14..], expected.bytes());
             }
@@ -176,6 +179,23 @@ fn only_members_are_believed() {
                 assert_end(&run, Action::Drop, Outcome::TunnelNotMember);
             }
         }
+    });
+}
+
+#[test]
+fn an_address_that_is_mapped_is_no_tunnel_address() {
+    in_namespace(|| {
+        let mut program = host_1(TUNNELS[0].0(), TUNNELS[0].1).unwrap();
+        let packet = arriving(&program, &segment(true, flags::SYN).ip());
+        // By IPv6 from an address whose upper half is host 2's tunnel address.
+        let forged = Ip::new(
+            "::a4d:20:0:0:0:0".parse().unwrap(),
+            "::ffff:10.77.0.16".parse().unwrap(),
+            4,
+            packet.body,
+        );
+        let run = program.run(&forged.frame(&[])).unwrap();
+        assert_end(&run, Action::Pass, Outcome::NotService);
     });
 }
 

@@ -15,7 +15,6 @@ use homing_tests::{
     packet::{Tcp, flags},
     workload::MAGIC,
 };
-use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::common::{PATIENCE, Pop};
@@ -117,7 +116,7 @@ fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
                 let ends = [client.to_string(), service.to_string()];
                 let owned = wait_until(PATIENCE, || {
                     let owner = pop.lab.homing_json(to, &["owner", &ends[0], &ends[1]])?;
-                    Ok(owner["owner"] == Value::from(from))
+                    Ok(owner["owner"] == from)
                 });
                 assert!(owned.unwrap(), "{what}: h{to} does not know the owner");
                 exchange_more(&mut stream);
@@ -247,49 +246,5 @@ fn what_this_host_closed_a_moment_ago_is_not_asked_about() {
         assert!(raw.reset_within(PATIENCE), "port {port}");
     }
     assert_eq!(counted(&pop.lab, 1, "ask_parked"), asked);
-    pop.down();
-}
-
-#[test]
-fn a_flood_of_unknown_packets_harms_no_session_and_stays_bounded() {
-    let mut pop = Pop::up("flood");
-    let clients = pop.load(30);
-    let before = [1, 2, 3].map(|host| counted(&pop.lab, host, "ask_datagrams"));
-    let start = Instant::now();
-    let lab = &pop.lab;
-    let service = lab.plan().service(443)[0];
-    let client = lab.plan().client_addresses(1).0;
-    let sent = at(lab, Node::Client(1), || {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(libc::IPPROTO_RAW.into())).unwrap();
-        let (mut sent, mut source) = (0u64, 0u32);
-        while start.elapsed() < Duration::from_secs(3) {
-            // Sources beyond the client's own: the answers lead nowhere.
-            source += 1;
-            let from = std::net::Ipv4Addr::from(0xc633_0000 | source & 0xffff);
-            let from = SocketAddr::new(from.into(), (1024 + source % 60_000) as u16);
-            let segment = Tcp::new(&from.to_string(), &service.to_string(), flags::ACK);
-            let bytes = segment.ip().bytes();
-            if socket.send_to(&bytes, &service.into()).is_ok() {
-                sent += 1;
-            }
-        }
-        sent
-    });
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{sent} packets in {seconds:.1} s, next to client {client}");
-    assert!(sent > 3_000, "only {sent} packets were sent");
-    assert_eq!(clients.live(), clients.total());
-    let live = clients.wait_rounds(3, PATIENCE).unwrap();
-    assert_eq!(live, clients.total(), "connections broke in the flood");
-    for host in 1..=3 {
-        let datagrams = counted(&pop.lab, host, "ask_datagrams") - before[usize::from(host) - 1];
-        let parked = counted(&pop.lab, host, "ask_parked");
-        println!("h{host}: {parked} parked, {datagrams} asks");
-        let bound = (start.elapsed().as_secs_f64() + 1.0) * 2_000.0 + 200.0;
-        assert!((datagrams as f64) < bound, "h{host} sent {datagrams} asks");
-    }
-    // Moved while the flood's sessions are still remembered, they live on.
-    let clients = pop.tour(clients);
-    pop.unbroken(clients);
     pop.down();
 }

@@ -116,6 +116,45 @@ fn an_agent_that_is_down_for_longer_than_any_timer_takes_nothing_with_it() {
 }
 
 #[test]
+fn an_agent_that_restarts_while_another_is_down_keeps_its_sessions_until_its_kernel_ends() {
+    let lines = "kernel_dead_after = \"1s\"\nvoid_after = \"2s\"\nleave_hold = \"1s\"\n";
+    let mut pop = up("kernrestart", 3, lines);
+    let clients = pop.load(30);
+    let entries = pop.entries(1, 2);
+    assert!(entries > 0);
+    pop.lab.kill(2).unwrap();
+    let down = wait_until(PATIENCE, || Ok(pop.seen(3, 2, "state") == "down"));
+    assert!(down.unwrap());
+    pop.lab.kill(1).unwrap();
+    pop.lab.start(1).unwrap();
+    let told = wait_until(PATIENCE, || Ok(pop.seen(1, 2, "kernel") == "alive"));
+    assert!(told.unwrap(), "{}", pop.seen(1, 2, "kernel"));
+    // Nothing to wait for: that nothing happens is the point.
+    std::thread::sleep(Duration::from_secs(8));
+    for on in [1, 3] {
+        assert_eq!(pop.seen(on, 2, "state"), "down");
+        assert_eq!(pop.seen(on, 2, "kernel"), "alive");
+        assert_eq!(pop.entries(on, 2), entries);
+        assert_eq!(pop.counter(on, "voided_hosts"), 0);
+    }
+    let clients = pop.tour(clients);
+
+    pop.lab.set_ecmp(&[1, 3]).unwrap();
+    let start = Instant::now();
+    let wire = ["link", "set", "dev", "h2", "down"];
+    pop.lab.exec(Node::Router, "ip", &wire).unwrap();
+    let gone = wait_until(PATIENCE, || {
+        Ok([1, 3].iter().all(|on| pop.entries(*on, 2) == 0))
+    });
+    assert!(gone.unwrap());
+    let took = start.elapsed();
+    println!("voided everywhere {took:?} after the wire was cut");
+    assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
+    drop(clients);
+    pop.down();
+}
+
+#[test]
 fn a_kernel_that_is_gone_is_voided_everywhere_in_time() {
     let mut pop = up("kerngone", 4, "");
     let clients = pop.load(40);

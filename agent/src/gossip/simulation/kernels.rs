@@ -2,10 +2,10 @@
 
 use homing_common::session::SessionId;
 
-use super::Pop;
+use super::{Pop, VOID_AFTER};
 use crate::{
     gossip::alerts::Alert,
-    pop::{MS, SECOND, liveness::Kernel},
+    pop::{MS, SECOND, liveness::Kernel, membership::State},
 };
 
 /// Sessions of host 1.
@@ -54,6 +54,78 @@ fn sessions_stand_while_the_agent_is_down_and_the_kernel_is_up() {
         assert_eq!(routes(&pop, at), 0, "at {at}");
         assert!(!pop.seen(at, 1).unwrap().is_routed());
     }
+}
+
+#[test]
+fn agents_that_start_while_another_is_down_ask_its_kernel_and_keep_its_claims() {
+    let mut pop = settled(5);
+    pop.kill(1);
+    pop.run(4 * SECOND);
+    // One after another, so that each hears of host 1 from others that were told.
+    for at in 2..=5 {
+        pop.kill(at);
+        pop.run(SECOND);
+        pop.start(at);
+        pop.run(3 * SECOND);
+    }
+    pop.run(600 * SECOND);
+    for at in 2..=5 {
+        assert_eq!(routes(&pop, at), SESSIONS as usize, "at {at}");
+        let seen = pop.seen(at, 1).unwrap();
+        assert_eq!(seen.state, Some(State::Down));
+        assert!(
+            matches!(seen.kernel, Some(Kernel::Alive { .. })),
+            "{seen:?}"
+        );
+        assert!(seen.is_routed());
+    }
+    pop.dark.insert(1);
+    pop.run(3 * SECOND);
+    for at in 2..=5 {
+        assert_eq!(routes(&pop, at), 0, "at {at}");
+    }
+    pop.dark.clear();
+    pop.start(1);
+    pop.run(3 * SECOND);
+    pop.assert_converged();
+}
+
+#[test]
+fn an_agent_that_starts_after_another_left_keeps_its_claims_for_the_rest_of_the_hold() {
+    let mut pop = settled(4);
+    pop.kill(3);
+    pop.leave(1, VOID_AFTER);
+    pop.run(SECOND);
+    pop.start(3);
+    // Its own clock of the claims that it found would end a second later.
+    pop.run(VOID_AFTER.as_micros() as u64 - SECOND - 100 * MS);
+    assert_eq!(routes(&pop, 3), SESSIONS as usize);
+    pop.run(300 * MS);
+    for at in 2..=4 {
+        assert_eq!(routes(&pop, at), 0, "at {at}");
+        assert_eq!(pop.seen(at, 1).unwrap().state, Some(State::Left));
+    }
+    // Nobody watches for its kernel.
+    pop.run(60 * SECOND);
+    for at in 2..=4 {
+        let (node, _) = pop.machines[&at].agent.as_ref().unwrap();
+        assert_eq!(node.liveness().counters.kernels_judged_dead, 0, "at {at}");
+    }
+}
+
+#[test]
+fn a_host_that_joins_hears_of_one_that_is_down_and_resets_nothing_of_it() {
+    let mut pop = settled(4);
+    pop.kill(4);
+    pop.run(600 * SECOND);
+    pop.kill(2);
+    pop.run(4 * SECOND);
+    pop.reboot(4, 10);
+    pop.run(2 * SECOND);
+    let (node, _) = pop.machines[&4].agent.as_ref().unwrap();
+    let audience = node.gossip().audience();
+    // Both are of one rack: nobody else could ask host 2 on its behalf.
+    assert!(audience.near_blind, "{audience:?}");
 }
 
 #[test]

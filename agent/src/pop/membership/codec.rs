@@ -180,6 +180,13 @@ impl Codec<Member> for Wire {
     }
 }
 
+/// Whether a message of the library is an announcement: its sender joins, or looks
+/// around.
+pub(super) fn is_announcement(body: &[u8]) -> bool {
+    let header = Wire.decode_header(body);
+    header.is_ok_and(|header| header.message == Message::Announce)
+}
+
 /// What tells a host that a later life of it is known, where the library's
 /// messages begin with a host id: a zero, which is none, and the incarnation.
 pub(super) fn encode_outdated(incarnation: u64) -> Bytes {

@@ -10,6 +10,7 @@
 //! What it does not do: it says whether the *agent* of a host answers. Whether
 //! the host's kernel still forwards is another question.
 
+mod absent;
 mod codec;
 mod library;
 mod view;
@@ -27,7 +28,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
 use self::{
-    codec::{Wire, canonical, decode_outdated, encode_outdated},
+    codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
     library::{Due, config},
 };
 use super::{MS, Member, SECOND, Stream};
@@ -61,6 +62,8 @@ pub struct Membership {
     /// Messages that are not the library's.
     outgoing: Vec<Outgoing>,
     outdated: Option<(u64, HostId)>,
+    /// The last host that was told of as absent: the next answer goes on behind it.
+    absent_told: HostId,
     announce_at: u64,
     rounds: u32,
     leave: Option<Leave>,
@@ -91,6 +94,7 @@ impl Membership {
             changes: Vec::new(),
             outgoing: Vec::new(),
             outdated: None,
+            absent_told: HostId(0),
             announce_at: now,
             rounds: 0,
             leave: None,
@@ -132,6 +136,9 @@ impl Membership {
             self.outdated = self.outdated.max(Some((incarnation, origin)));
             return;
         }
+        if absent::is_absent(body) {
+            return self.hear_absent(now, origin, stream, body);
+        }
         let src = Member::decode(&mut &body[..]).ok();
         let src = src.filter(|src| src.host == origin && src.stream == stream);
         if let Some(src) = src
@@ -147,13 +154,15 @@ impl Membership {
             });
             return;
         }
-        let bound = src.is_some();
-        if !bound || self.foca.handle_data(body, &mut self.runtime).is_err() {
-            self.counters.messages_refused += 1;
-        } else {
-            self.counters.messages_heard += 1;
+        let heard = src.filter(|_| self.foca.handle_data(body, &mut self.runtime).is_ok());
+        match &heard {
+            Some(_) => self.counters.messages_heard += 1,
+            None => self.counters.messages_refused += 1,
         }
         self.settle(now);
+        if let Some(src) = heard.filter(|_| is_announcement(body)) {
+            self.tell_absent(now, &src);
+        }
     }
 
     /// The incarnation of a later life of a host than the one it speaks in, if
@@ -303,10 +312,9 @@ impl Membership {
 
     /// The next message to send.
     pub fn poll_outgoing(&mut self) -> Option<Outgoing> {
-        if let Some(outgoing) = self.outgoing.pop() {
-            return Some(outgoing);
-        }
-        let (to, body) = self.runtime.to_send()?;
+        let Some((to, body)) = self.runtime.to_send() else {
+            return self.outgoing.pop();
+        };
         self.counters.messages_sent += 1;
         Some(Outgoing {
             to: to.host,

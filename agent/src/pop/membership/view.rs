@@ -87,6 +87,10 @@ counters! {
         address_changes,
         /// Times this host was falsely reported down and came back.
         rejoins,
+        /// Members that are down or left that others were told of.
+        absent_told,
+        /// Members that others said are down or left, and that were not known here.
+        told_absent,
         /// Hosts told that a later life of theirs is known.
         outdated_told,
         /// Times that this host was told so.
