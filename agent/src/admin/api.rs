@@ -435,7 +435,7 @@ pub struct Counter {
 /// `GET /healthz`: status 200 when healthy, 503 when not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether the agent does its work.
+    /// Whether the agent does its work, whatever becomes of other hosts.
     pub healthy: bool,
     /// Why it does not.
     pub problems: Vec<String>,

@@ -19,11 +19,6 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// One line for `systemctl status`.
-pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
-}
-
 /// The agent has begun to stop.
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);

@@ -79,11 +79,13 @@ pub(super) enum Command {
     #[command(long_about = AGENT)]
     Agent(AgentArgs),
     /// How this host, its agent and its POP are doing
+    #[command(long_about = STATUS)]
     Status,
     /// All hosts of the POP: state, way there, claims, gossip
     #[command(long_about = HOSTS)]
     Hosts,
     /// This host's own open sessions
+    #[command(long_about = SESSIONS)]
     Sessions(SessionsArgs),
     /// Who owns a session, and how this host knows
     #[command(long_about = OWNER)]
@@ -99,6 +101,7 @@ pub(super) enum Command {
     #[command(long_about = DRAIN)]
     Drain(DrainArgs),
     /// Take new sessions again
+    #[command(long_about = UNDRAIN)]
     Undrain,
     /// Read the key file again, and go on with what it holds
     #[command(long_about = RELOAD)]
@@ -110,6 +113,7 @@ pub(super) enum Command {
     #[command(long_about = UNLOAD)]
     Unload(UnloadArgs),
     /// Print a completion script for a shell
+    #[command(long_about = COMPLETIONS)]
     Completions {
         /// The shell
         shell: Shell,
@@ -126,6 +130,30 @@ connections live on; `homing unload` removes them.
 
 It logs to the journal when systemd runs it, else to the standard error, one line per \
 event.";
+
+const STATUS: &str = "\
+How this host, its agent and its POP are doing.
+
+A line `problem` names something to look at and what to do about it; `problems none` \
+means that all is well. Problems are told, not judged: the command exits with 0 all the \
+same. For a script, `homing status --json` has them as a list.";
+
+const SESSIONS: &str = "\
+This host's own open sessions, in the order of their addresses, by page.
+
+A session is in exactly one page as long as it is open, whatever opens or closes \
+meanwhile. MOVES counts how often a session has changed hosts.";
+
+const UNDRAIN: &str = "\
+Take new sessions again, after `homing drain`. Sessions that went to other hosts \
+meanwhile stay there.";
+
+const COMPLETIONS: &str = "\
+Print a completion script for a shell, such as
+
+  homing completions bash > /usr/share/bash-completion/completions/homing
+  homing completions zsh > /usr/share/zsh/site-functions/_homing
+  homing completions fish > /usr/share/fish/vendor_completions.d/homing.fish";
 
 const HOSTS: &str = "\
 All hosts of the POP.

@@ -3,7 +3,7 @@
 //! The kernel side is told first, and keeps it when the agent goes: a host that
 //! drains does so until it is told otherwise.
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     datapath::control::ControlMap,
@@ -15,6 +15,8 @@ pub(super) struct Drain {
     control: ControlMap,
     gossip: Handle,
     draining: watch::Sender<bool>,
+    /// One change at a time: all who must know end up with the same.
+    changing: Mutex<()>,
 }
 
 impl Drain {
@@ -25,6 +27,7 @@ impl Drain {
             control,
             gossip,
             draining,
+            changing: Mutex::new(()),
         };
         (drain, watched)
     }
@@ -41,6 +44,7 @@ impl Drain {
     /// The agent is stopping. The kernel side knows already, and the next agent
     /// will.
     pub async fn set(&self, draining: bool) -> Result<(), Stopped> {
+        let _one = self.changing.lock().await;
         if self.is_on() != draining {
             tracing::info!(
                 draining,

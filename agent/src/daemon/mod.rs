@@ -12,6 +12,7 @@ mod drain;
 mod linger;
 mod mss;
 mod problems;
+mod pump;
 mod reload;
 mod rendezvous;
 mod start;

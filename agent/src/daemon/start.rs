@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -19,15 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Parts,
-    drain::Drain,
-    linger::Linger,
-    mss,
-    reload::Reload,
-    rendezvous,
-    table::{Shared, monotonic_ns},
-    view::AgentView,
-    vitals::KernelVitals,
+    Parts, drain::Drain, linger::Linger, mss, pump::pump, reload::Reload, rendezvous,
+    table::Shared, view::AgentView, vitals::KernelVitals,
 };
 use crate::{
     config::Config,
@@ -37,7 +27,6 @@ use crate::{
         held::{self, HeldCounters},
         keeper::Keeper,
         link::Point,
-        local::LocalEvent,
         parked::BATCHES_WAITING,
         resolver::{self, Resolver},
         sockets::Watcher,
@@ -344,63 +333,6 @@ fn gossip_options(
     })
 }
 
-/// Hands session events on to gossip, closes a little later.
-async fn pump(
-    mut from: mpsc::Receiver<Vec<LocalEvent>>,
-    to: mpsc::Sender<Vec<LocalEvent>>,
-    mut linger: Linger,
-    open: &AtomicU64,
-) {
-    let mut first = true;
-    loop {
-        let mut news = Vec::new();
-        let due_at = linger.next_time();
-        let due = async {
-            match due_at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            events = from.recv() => {
-                let Some(events) = events else { return };
-                let now = tokio::time::Instant::now();
-                for event in events {
-                    match event {
-                        LocalEvent::Opened { id, .. } => {
-                            open.fetch_add(1, Ordering::Relaxed);
-                            linger.opened(id);
-                            news.push(event);
-                        }
-                        LocalEvent::Closed { id, .. } => {
-                            open.fetch_sub(1, Ordering::Relaxed);
-                            linger.closed(now, id);
-                        }
-                    }
-                }
-                // The first message may be empty, and gossip waits for it.
-                let told = std::mem::take(&mut news);
-                if (first || !told.is_empty()) && to.send(told).await.is_err() {
-                    return;
-                }
-                first = false;
-            }
-            () = due => {}
-        }
-        let now = tokio::time::Instant::now();
-        while let Some(id) = linger.due(now) {
-            // The close becomes news only now.
-            news.push(LocalEvent::Closed {
-                id,
-                at_ns: monotonic_ns(),
-            });
-        }
-        if !news.is_empty() && to.send(news).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Tells the resolver which hosts packets are exchanged with.
 async fn follow(mut hosts: watch::Receiver<Arc<Vec<HostStatus>>>, resolver: Resolver) {
     let mut told: BTreeMap<HostId, IpAddr> = BTreeMap::new();
@@ -437,68 +369,4 @@ fn routed(hosts: &[HostStatus]) -> (BTreeMap<HostId, IpAddr>, bool) {
     let nameless = routed.clone().any(|host| host.member.is_none());
     let named = routed.filter_map(|host| Some((host.host, host.member?.address.ip())));
     (named.collect(), nameless)
-}
-
-#[cfg(test)]
-mod tests {
-    use homing_common::session::SessionId;
-
-    use super::*;
-
-    const HOLD: Duration = Duration::from_secs(2);
-
-    fn opened(id: u64) -> LocalEvent {
-        LocalEvent::Opened {
-            id: SessionId(id),
-            generation: 0,
-            at_ns: 1,
-        }
-    }
-
-    fn closed(id: u64) -> LocalEvent {
-        LocalEvent::Closed {
-            id: SessionId(id),
-            at_ns: 2,
-        }
-    }
-
-    /// The sessions named in what gossip is told next, closed ones as negative
-    /// numbers.
-    async fn told(news: &mut mpsc::Receiver<Vec<LocalEvent>>) -> Vec<i64> {
-        let events = news.recv().await.expect("the pump runs");
-        let number = |event: &LocalEvent| match event {
-            LocalEvent::Opened { id, .. } => id.0 as i64,
-            LocalEvent::Closed { id, .. } => -(id.0 as i64),
-        };
-        events.iter().map(number).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn opens_are_told_at_once_and_closes_after_their_hold() {
-        let (events, from) = mpsc::channel(4);
-        let (to, mut news) = mpsc::channel(4);
-        let open = Arc::new(AtomicU64::new(0));
-        let count = open.clone();
-        tokio::spawn(async move { pump(from, to, Linger::new(HOLD), &count).await });
-        let start = tokio::time::Instant::now();
-
-        // The first message goes on even if it is empty: gossip waits for it.
-        events.send(vec![]).await.unwrap();
-        assert!(told(&mut news).await.is_empty());
-        events.send(vec![opened(1), opened(2)]).await.unwrap();
-        assert_eq!(told(&mut news).await, [1, 2]);
-        assert_eq!(start.elapsed(), Duration::ZERO);
-        assert_eq!(open.load(Ordering::Relaxed), 2);
-
-        // Session 2 is opened again in time: it was never closed.
-        events.send(vec![closed(1), closed(2)]).await.unwrap();
-        events.send(vec![opened(2)]).await.unwrap();
-        assert_eq!(told(&mut news).await, [2]);
-        assert_eq!(open.load(Ordering::Relaxed), 1);
-        assert_eq!(start.elapsed(), Duration::ZERO);
-        assert_eq!(told(&mut news).await, [-1]);
-        assert!((HOLD..HOLD * 2).contains(&start.elapsed()));
-        events.send(vec![closed(2)]).await.unwrap();
-        assert_eq!(told(&mut news).await, [-2]);
-    }
 }

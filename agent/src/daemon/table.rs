@@ -6,7 +6,6 @@ use std::{
 };
 
 use homing_common::{host::HostId, session::SessionId};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     datapath::owners::Owners,
@@ -56,12 +55,4 @@ impl Table for Shared {
     fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
         Table::clear(&mut *self.lock(), id)
     }
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the kernel side.
-pub(super) fn monotonic_ns() -> u64 {
-    // The clock exists on every Linux.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }

@@ -8,8 +8,8 @@ use super::{
     node::{Node, Note},
 };
 use crate::pop::{
-    liveness::Event,
-    membership::{Change, State},
+    liveness::{Event, Kernel},
+    membership::{Change, Contest, State},
 };
 
 impl Node {
@@ -30,6 +30,10 @@ impl Node {
 
     /// Tells the others what membership says.
     pub(super) fn changed(&mut self, now: u64, change: Change) {
+        let (Change::Up(member)
+        | Change::Down(member)
+        | Change::Left(member, _)
+        | Change::Mismatched(member)) = change;
         match change {
             Change::Up(member) => {
                 self.gossip.member_up(now, &member);
@@ -55,9 +59,40 @@ impl Node {
                 self.liveness.peer_gone(now, member.host);
             }
         }
+        if matches!(change, Change::Down(_) | Change::Left(..)) && !self.kernel_stands(member.host)
+        {
+            self.membership.release(now, member.host);
+        }
+        let holder = self.membership.holder(member.host);
+        self.seal.set_holder(member.host, holder);
         self.hosts_version += 1;
         self.audience_at = now;
         self.notes.push_back(Note::Member(change));
+    }
+
+    /// Whether a kernel has been heard in its present life and is not dead.
+    fn kernel_stands(&self, host: HostId) -> bool {
+        let kernel = self.liveness.kernel(host);
+        kernel.is_some_and(|kernel| {
+            !matches!(kernel, Kernel::Dead { .. }) && kernel.heard_at().is_some()
+        })
+    }
+
+    /// Two machines use one id.
+    pub(super) fn contested(&mut self, now: u64, contest: Contest) {
+        let Contest {
+            host,
+            holder,
+            other,
+        } = contest;
+        let one = holder;
+        self.alerts
+            .raise(now, Alert::TwoMachines { host, one, other });
+        self.notes.push_back(Note::Contested {
+            host,
+            holder,
+            other,
+        });
     }
 
     /// Tells the others what liveness has found out.
@@ -69,6 +104,9 @@ impl Node {
         match event {
             Event::Answers { host } if in_state(host, State::Down) => {
                 self.gossip.kernel_answers(host);
+                self.membership.keep(host);
+                let holder = self.membership.holder(host);
+                self.seal.set_holder(host, holder);
             }
             Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
             Event::Back { host, from, .. } => {
@@ -86,9 +124,13 @@ impl Node {
     /// A host's claims were voided. If it had left, it is gone for good now, and
     /// its kernel may be switched off.
     pub(super) fn voided(&mut self, now: u64, host: HostId) {
-        let entry = self.membership.entry(host);
-        if entry.is_some_and(|entry| entry.state == State::Left) {
+        let state = self.membership.entry(host).map(|entry| entry.state);
+        if state == Some(State::Left) {
             self.liveness.peer_gone(now, host);
+        }
+        if matches!(state, Some(State::Left | State::Down)) {
+            self.membership.release(now, host);
+            self.seal.set_holder(host, None);
         }
     }
 }

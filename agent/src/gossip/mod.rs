@@ -45,6 +45,7 @@ mod listening;
 mod log;
 pub mod machine;
 pub mod node;
+mod note;
 mod out;
 pub mod pacer;
 mod provisional;

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
+pub use super::note::{Destination, Note, Transmit};
 use super::{
     alerts::{Alert, Alerts},
     ask::{self, Asks},
@@ -17,7 +18,7 @@ use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
     liveness::{self, Liveness},
-    membership::{self, Change, Membership, Seed},
+    membership::{self, Contest, Membership, Seed},
     seal::{self, Channel, Received, Seal, To},
 };
 
@@ -41,67 +42,6 @@ pub struct Config {
     pub claims_max: usize,
     /// Random bytes, new for each process.
     pub random: [u8; 32],
-}
-
-/// Where a datagram goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To one address.
-    Address(SocketAddr),
-    /// To the domain's multicast group.
-    Multicast,
-}
-
-/// A datagram to send.
-#[derive(Clone, Debug)]
-pub struct Transmit {
-    /// Where to.
-    pub to: Destination,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// Something an operator may want to read, or that the driver must act on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Note {
-    /// A member's state changed.
-    Member(Change),
-    /// From gossip.
-    Gossip(machine::Note),
-    /// From liveness.
-    Liveness(liveness::Event),
-    /// A member knows a later life of this host: one whose incarnation is above
-    /// this must begin, by [`Node::restart`].
-    Outdated {
-        /// The incarnation to begin above.
-        above: u64,
-        /// Who knows it.
-        by: HostId,
-    },
-    /// A member hears this host's id at another address, and refuses this host.
-    InUse {
-        /// Who refuses.
-        by: HostId,
-    },
-    /// Two machines use one host id.
-    Contested {
-        /// The id.
-        host: HostId,
-        /// Where the machine is that keeps it.
-        holder: SocketAddr,
-        /// Where the other one is.
-        other: SocketAddr,
-    },
-    /// A datagram was sealed with another POP's key, or forged.
-    Stranger {
-        /// Where it came from.
-        from: SocketAddr,
-    },
-    /// Another machine uses this host's own id.
-    OwnIdElsewhere {
-        /// Where it is.
-        at: SocketAddr,
-    },
 }
 
 /// One host.
@@ -238,14 +178,15 @@ impl Node {
                 bytes,
             }) => {
                 self.transmit(from, bytes);
-                let (one, other) = (holder, from);
-                self.alerts
-                    .raise(now, Alert::TwoMachines { host, one, other });
-                self.notes.push_back(Note::Contested {
-                    host,
-                    holder,
-                    other: from,
-                });
+                let other = from;
+                self.contested(
+                    now,
+                    Contest {
+                        host,
+                        holder,
+                        other,
+                    },
+                );
             }
             Ok(Received::OwnIdElsewhere) => {
                 let me = self.membership.me();
@@ -332,7 +273,6 @@ impl Node {
 
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
-        self.liveness.set_keys(keys.echo);
         self.liveness.set_keys(keys.echo);
         self.seal.rekey(keys);
     }
@@ -426,8 +366,12 @@ impl Node {
         if let Some((above, by)) = self.membership.take_outdated() {
             self.notes.push_back(Note::Outdated { above, by });
         }
-        for change in self.membership.take_changes() {
+        // What is told of one may lead to the next.
+        while let Some(change) = self.membership.take_change() {
             self.changed(now, change);
+        }
+        if let Some(contest) = self.membership.take_contest() {
+            self.contested(now, contest);
         }
         while let Some(event) = self.liveness.poll_event() {
             self.heard(now, event);
@@ -467,7 +411,9 @@ impl Node {
         }
         while let Some(out) = self.liveness.poll_outgoing() {
             let to = To::Host(out.to);
-            self.send(Channel::Liveness, &Outgoing { to, body: out.body });
+            if self.send(Channel::Liveness, &Outgoing { to, body: out.body }) {
+                self.pacer.charge();
+            }
         }
         while let Some(note) = self.gossip.poll_note() {
             if let machine::Note::Voided { host, .. } = note {

@@ -374,7 +374,7 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
         kind::CHUNK => {
             let snapshot = word()?;
             let (index, total) = (buf.try_get_u32().ok()?, buf.try_get_u32().ok()?);
-            if snapshot == 0 || index >= total {
+            if snapshot == 0 || snapshot > u64::MAX / 2 || index >= total {
                 return None;
             }
             Message::Chunk {

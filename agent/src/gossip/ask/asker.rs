@@ -26,7 +26,8 @@ use crate::{
 
 /// Sessions that are asked about at once.
 const ASKING_MAX: usize = 8192;
-/// Frames that are held at once, and their bytes.
+/// Frames that are held at once, and their bytes; as many again may wait to be given
+/// back.
 const FRAMES_MAX: usize = 8192;
 const BYTES_MAX: usize = 8 << 20;
 /// Frames of one session that are held at once. What is left out is sent again.
@@ -68,7 +69,10 @@ pub(super) struct Asker {
     silent: Recent<u64>,
     /// Sessions whose packets were given back, and when.
     returned: Recent<u64>,
+    /// Packets to give back, and their bytes: they wait while routes are put in
+    /// force, of which there may be millions.
     releases: VecDeque<(SessionId, Release)>,
+    releasing: usize,
     claims: VecDeque<(SessionId, HostId, u16)>,
 }
 
@@ -83,6 +87,7 @@ impl Asker {
             silent: Recent::new(REMEMBERED, REMEMBERED_MAX),
             returned: Recent::new(RETURNS_WITHIN, RETURNS_MAX),
             releases: VecDeque::new(),
+            releasing: 0,
             claims: VecDeque::new(),
         }
     }
@@ -183,9 +188,15 @@ impl Asker {
     }
 
     fn release(&mut self, id: SessionId, way: Way, frame: Frame, counters: &mut Counters) {
-        if frame.bytes.is_empty() {
+        let len = frame.bytes.len();
+        if len == 0 {
             return;
         }
+        if self.releases.len() >= FRAMES_MAX || self.releasing + len > BYTES_MAX {
+            counters.ask_no_room += 1;
+            return;
+        }
+        self.releasing += len;
         match way {
             Way::Reenter => counters.ask_returned += 1,
             Way::Up => counters.ask_up += 1,
@@ -324,6 +335,7 @@ impl Asker {
     /// The next packet to give back, once all routes are in force.
     pub fn poll_release(&mut self, now: u64) -> Option<Release> {
         let (id, release) = self.releases.pop_front()?;
+        self.releasing -= release.frame.bytes.len();
         if release.way == Way::Reenter {
             self.returned.insert(now, id, now);
         }

@@ -30,16 +30,13 @@ mod recent;
 mod rounds;
 #[cfg(test)]
 mod tests;
+mod view;
 mod wire;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use homing_common::{
-    ask::Question,
-    host::HostId,
-    session::{SessionId, SessionKey},
-};
+use homing_common::{ask::Question, host::HostId, session::SessionId};
 
 use self::{
     answerer::Answerer,
@@ -51,164 +48,27 @@ use self::{
 pub use self::{
     audience::{Audience, Near},
     driver::FastPath,
+    view::{Counters, Frame, Load, Lookup, Provisional, Release, Settings, Way},
 };
 use super::core::Outgoing;
-use crate::pop::{MS, counters::counters, seal::To};
+use crate::pop::{MS, seal::To};
 
 /// Asks sent in a second, repeats and those on behalf of others included, and at
 /// once: a bound on what this host sends, whatever comes in. One ask has room for
 /// 58 sessions of IPv4.
 const DATAGRAMS: (u64, u64) = (2_000, 200);
+/// Reports sent in a second, and at once, whoever asks. Who misses one asks again, and
+/// resets nothing.
+const REPORTS: (u64, u64) = (10_000, 1_000);
 /// Between two asks, so that what comes close together goes together.
 const APART: u64 = MS;
 /// Asks of others that wait to be put to the kernel; more are dropped, as by the
 /// network.
 const LOOKUPS_MAX: usize = 256;
 
-counters! {
-    /// What happened to packets of unknown sessions, and to asks.
-    Counters {
-        /// Packets of unknown sessions taken in.
-        ask_parked,
-        /// Packets too long to be held: their sessions are asked about all the same.
-        ask_too_long,
-        /// Packets given back at once, because the session's owner was known by then.
-        ask_known,
-        /// Packets dropped because the table of owners has no room for their session.
-        ask_unrouted,
-        /// Packets that went up to the local stack because there is nobody to ask.
-        ask_alone,
-        /// Packets dropped because they came again too soon after an ask in vain.
-        ask_early,
-        /// Packets dropped because too many were held.
-        ask_no_room,
-        /// Sessions asked about.
-        ask_sessions,
-        /// Sessions not asked about in time, because asks are limited.
-        ask_unasked,
-        /// Asks sent, each about some sessions; repeats and relayed ones included.
-        ask_datagrams,
-        /// Sessions that another host was found to own.
-        ask_answered,
-        /// Sessions that another host was found to own after their packets were dropped.
-        ask_late,
-        /// Sessions that another host keeps in TIME_WAIT.
-        ask_closing,
-        /// Sessions that another host closed a moment ago.
-        ask_closed,
-        /// Sessions that nobody owned when they were asked about for the first time.
-        ask_silent,
-        /// Sessions in vain asked about without everyone having heard.
-        ask_unheard,
-        /// Sessions that nobody owned when they were asked about again.
-        ask_nobody,
-        /// Packets dropped after an ask in vain.
-        ask_dropped,
-        /// Packets given back to the fast path.
-        ask_returned,
-        /// Packets handed to the local stack.
-        ask_up,
-        /// Packets lost because they could not be given back as fast as they came, and
-        /// asks that the kernel did not answer.
-        ask_lost,
-        /// Packets lost because the kernel did not take them back.
-        ask_refused,
-        /// Parked packets dropped because they had waited for too long.
-        ask_stale,
-        /// Parked packets dropped because the agent was behind.
-        ask_behind,
-        /// Asks of other hosts heard.
-        asked,
-        /// Asks of other hosts dropped because of their limits.
-        asked_limited,
-        /// Sessions of other hosts' asks that this host knows.
-        asked_found,
-        /// Asks passed on to this domain.
-        asked_passed_on,
-        /// Reports sent.
-        reports_sent,
-        /// Messages about asks dropped because their origin is no member.
-        ask_not_member,
-        /// Messages about asks dropped because they make no sense.
-        ask_malformed,
-    }
-}
-
-/// A packet as it came in.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frame {
-    /// The interface it came in by.
-    pub ifindex: u32,
-    /// The host that sent it through the tunnel, if one did.
-    pub tunnelled: bool,
-    /// Its bytes from the Ethernet header on; none of a packet too long to be held.
-    pub bytes: Vec<u8>,
-}
-
-/// Where a packet goes after it was held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// Through the fast path once more.
-    Reenter,
-    /// Up to the local stack.
-    Up,
-}
-
-/// A packet to give back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Release {
-    /// Which way.
-    pub way: Way,
-    /// The packet.
-    pub frame: Frame,
-}
-
 /// Whether bytes are a message of this protocol.
 pub fn is_message(body: &[u8]) -> bool {
     wire::decode(body).is_some()
-}
-
-/// Questions of another host, to be put to this host's kernel.
-#[derive(Clone)]
-pub struct Lookup {
-    asker: HostId,
-    number: u64,
-    pass_on: bool,
-    /// The questions; the kernel's answers are to be written into them.
-    pub questions: Vec<Question>,
-}
-
-/// How one host asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// This host.
-    pub host: HostId,
-    /// The key of session ids.
-    pub key: SessionKey,
-    /// The number of the first ask: another in each life of the agent.
-    pub first: u64,
-}
-
-/// A claim that was answered, which is a route until gossip knows better.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Provisional {
-    /// The session.
-    pub id: SessionId,
-    /// Its owner.
-    pub host: HostId,
-    /// How often it has moved.
-    pub generation: u16,
-}
-
-/// What is going on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Packets held.
-    pub frames: usize,
-    /// Sessions asked about.
-    pub sessions: usize,
-    /// Asks under way, on behalf of others included.
-    pub asks: usize,
 }
 
 /// Asking and being asked, as one host does it.
@@ -219,6 +79,7 @@ pub struct Asks {
     answerer: Answerer,
     rounds: Rounds,
     budget: Budget,
+    reports: Budget,
     asked_at: Option<u64>,
     lookups: VecDeque<Lookup>,
     out: VecDeque<Outgoing>,
@@ -236,6 +97,7 @@ impl Asks {
             answerer: Answerer::new(settings.host),
             rounds: Rounds::new(settings.first),
             budget: Budget::new(DATAGRAMS.0, DATAGRAMS.1),
+            reports: Budget::new(REPORTS.0, REPORTS.1),
             asked_at: None,
             lookups: VecDeque::new(),
             out: VecDeque::new(),
@@ -332,10 +194,10 @@ impl Asks {
         } else if let Some(round) = self.rounds.of_other(asker, number) {
             // A repeat: what was found so far may have been lost.
             let answers = round.answers().to_vec();
-            self.report(asker, number, 0, answers);
+            self.report(now, asker, number, 0, answers);
         } else if self.budget.take(now, 1) {
             self.counters.asked_passed_on += 1;
-            self.report(asker, number, 0, answers.clone());
+            self.report(now, asker, number, 0, answers.clone());
             let why = For::Other { asker, number };
             self.begin(now, why, lookup.questions, answers);
         } else {
@@ -360,7 +222,7 @@ impl Asks {
             && let For::Other { asker, number } = round.why
         {
             let news = round.add(&report.answers);
-            self.report(asker, number, 0, news);
+            self.report(now, asker, number, 0, news);
         } else {
             for &answer in &report.answers {
                 // What this host has itself, it has not been asked about.
@@ -403,14 +265,14 @@ impl Asks {
     /// whoever hears the one without the other would take silence for an answer.
     fn report_heard(&mut self, now: u64, to: HostId, number: u64, answers: Vec<Answer>) {
         if !answers.is_empty() {
-            self.report(to, number, 1, answers);
+            self.report(now, to, number, 1, answers);
         } else if let Some(before) = self.answerer.heard(now, to, number) {
-            self.send_report(to, &before);
+            self.send_report(now, to, &before);
         }
     }
 
     /// Reports answers to one ask, if there are any.
-    fn report(&mut self, to: HostId, base: u64, heard: u64, answers: Vec<Answer>) {
+    fn report(&mut self, now: u64, to: HostId, base: u64, heard: u64, answers: Vec<Answer>) {
         // There is one for each question at most, so there is room.
         if !answers.is_empty() {
             let report = Report {
@@ -418,11 +280,15 @@ impl Asks {
                 heard,
                 answers,
             };
-            self.send_report(to, &report);
+            self.send_report(now, to, &report);
         }
     }
 
-    fn send_report(&mut self, to: HostId, report: &Report) {
+    fn send_report(&mut self, now: u64, to: HostId, report: &Report) {
+        if !self.reports.take(now, 1) {
+            self.counters.reports_limited += 1;
+            return;
+        }
         self.counters.reports_sent += 1;
         self.out.push_back(Outgoing {
             to: To::Host(to),
@@ -465,7 +331,7 @@ impl Asks {
             }
         }
         for (host, report) in self.answerer.due(now) {
-            self.send_report(host, &report);
+            self.send_report(now, host, &report);
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod cases;
 mod clocks;
+mod impostors;
 mod kernels;
 mod random;
 mod relays;
@@ -64,6 +65,8 @@ const PERFECT: Faults = Faults {
 
 /// One machine: its kernel, and its agent while that runs.
 struct Machine {
+    /// The host id it uses: its own, or by mistake another one's.
+    id: u16,
     stream: Stream,
     /// Every incarnation it ever had: they come from a clock, so none recurs.
     incarnations: BTreeSet<u64>,
@@ -132,6 +135,7 @@ impl Pop {
         };
         for host in 1..=hosts {
             let machine = Machine {
+                id: host,
                 stream: Stream {
                     incarnation: 1_000,
                     generation: 0,
@@ -175,7 +179,7 @@ impl Pop {
         machine.stream.generation += 1;
         let config = Config {
             me: Member {
-                host: HostId(host),
+                host: HostId(machine.id),
                 stream: machine.stream,
                 renewal: 0,
                 address: address(host),

@@ -140,7 +140,9 @@ impl KeyFile {
     /// Writes a file that only its owner can read or change: the whole of it, or
     /// nothing. One that exists is replaced.
     pub fn write(&self, path: &Path) -> Result<(), KeyError> {
-        let new = path.with_extension("new");
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
         let write = || {
             let _ = fs::remove_file(&new);
             let mut file = OpenOptions::new()
@@ -150,7 +152,10 @@ impl KeyFile {
                 .open(&new)?;
             file.write_all(self.to_string().as_bytes())?;
             file.sync_all()?;
-            fs::rename(&new, path)
+            fs::rename(&new, path)?;
+            // The step is done once the name is on the disk, too.
+            let folder = path.parent().filter(|folder| *folder != Path::new(""));
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|source| KeyError::Write {
             path: path.to_owned(),
@@ -440,5 +445,19 @@ mod tests {
         fn no_text_panics(text in "(sign|next|old|session|#|[0-9a-f]{0,64}|\\PC|\n| ){0,12}") {
             let _ = KeyFile::parse(&text);
         }
+    }
+
+    #[test]
+    fn writing_a_file_touches_no_other() {
+        let folder = std::env::temp_dir().join(format!("homing-keys-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (path, other) = (folder.join("pop.key"), folder.join("pop.new"));
+        fs::write(&other, "somebody's").unwrap();
+        KeyFile::of([1; 32]).write(&path).unwrap();
+        KeyFile::of([2; 32]).write(&path).unwrap();
+        assert!(KeyFile::read(&path).unwrap() == KeyFile::of([2; 32]));
+        assert_eq!(fs::read_to_string(&other).unwrap(), "somebody's");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

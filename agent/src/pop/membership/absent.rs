@@ -89,8 +89,11 @@ impl Membership {
         }
     }
 
-    fn is_news(&self, member: &Member) -> bool {
-        if member.host == self.me.host || member.fingerprint != self.me.fingerprint {
+    fn is_news(&mut self, member: &Member) -> bool {
+        if member.host == self.me.host
+            || member.fingerprint != self.me.fingerprint
+            || self.is_contested(member)
+        {
             return false;
         }
         let mut library = self.foca.iter_membership_state();
@@ -126,7 +129,7 @@ impl Membership {
         if let Some(entry) = self.entries.get_mut(&member.host) {
             entry.since = now.saturating_sub(age);
         }
-        self.changes.push(change);
+        self.changes.push_back(change);
     }
 }
 

@@ -4,20 +4,22 @@
 //! What it promises: a host that stops answering is reported down within about
 //! three seconds, everywhere; a host that leaves is reported left, with the time
 //! for which its sessions are to be kept, to every member that hears of it at
-//! all; a host that comes back in a later life replaces its earlier one. A host
-//! that is alone, or that misses seeds, goes on announcing itself.
+//! all; a host that comes back in a later life replaces its earlier one, but another
+//! machine with its id does not ([`Holder`]). A host that is alone, or that misses
+//! seeds, goes on announcing itself.
 //!
 //! What it does not do: it says whether the *agent* of a host answers. Whether
 //! the host's kernel still forwards is another question.
 
 mod absent;
 mod codec;
+mod holders;
 mod library;
 mod view;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
@@ -26,10 +28,14 @@ use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification};
 use homing_common::host::HostId;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-pub use self::view::{Change, Counters, Entry, Outgoing, Seed, State};
 use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
+    holders::Withheld,
     library::{Due, config},
+};
+pub use self::{
+    holders::{Contest, Holder},
+    view::{Change, Counters, Entry, Outgoing, Seed, State},
 };
 use super::{MS, Member, SECOND, Stream};
 
@@ -58,10 +64,13 @@ pub struct Membership {
     timers: BinaryHeap<Reverse<Due>>,
     timers_set: u64,
     entries: BTreeMap<HostId, Entry>,
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     /// Messages that are not the library's.
     outgoing: Vec<Outgoing>,
     outdated: Option<(u64, HostId)>,
+    holders: BTreeMap<HostId, Holder>,
+    contest: Option<Contest>,
+    withheld: BTreeMap<HostId, Withheld>,
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
     announce_at: u64,
@@ -91,9 +100,12 @@ impl Membership {
             timers: BinaryHeap::new(),
             timers_set: 0,
             entries: BTreeMap::new(),
-            changes: Vec::new(),
+            changes: VecDeque::new(),
             outgoing: Vec::new(),
             outdated: None,
+            holders: BTreeMap::new(),
+            contest: None,
+            withheld: BTreeMap::new(),
             absent_told: HostId(0),
             announce_at: now,
             rounds: 0,
@@ -141,6 +153,9 @@ impl Membership {
         }
         let src = Member::decode(&mut &body[..]).ok();
         let src = src.filter(|src| src.host == origin && src.stream == stream);
+        if src.is_some_and(|src| self.is_contested(&src)) {
+            return;
+        }
         if let Some(src) = src
             && let Some(incarnation) = self.later_incarnation(&src)
         {
@@ -154,6 +169,8 @@ impl Membership {
             });
             return;
         }
+        let purged = self.without_contested(now, body);
+        let body = purged.as_deref().unwrap_or(body);
         let heard = src.filter(|_| self.foca.handle_data(body, &mut self.runtime).is_ok());
         match &heard {
             Some(_) => self.counters.messages_heard += 1,
@@ -324,8 +341,8 @@ impl Membership {
     }
 
     /// The next change, in the order they happened.
-    pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
+    pub fn take_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
     }
 
     fn join(&mut self, now: u64) {
@@ -422,14 +439,15 @@ impl Membership {
         // News: ask around once more.
         self.rounds = 0;
         self.announce_at = self.announce_at.min(now + JOIN_INTERVAL);
+        self.hold(&member);
         if member.fingerprint != self.me.fingerprint {
             self.counters.mismatches += 1;
             self.set(now, member, State::Mismatched);
-            self.changes.push(Change::Mismatched(member));
+            self.changes.push_back(Change::Mismatched(member));
         } else {
             self.counters.ups += 1;
             self.set(now, member, State::Alive);
-            self.changes.push(Change::Up(member));
+            self.changes.push_back(Change::Up(member));
         }
     }
 
@@ -445,7 +463,8 @@ impl Membership {
             }
         };
         self.set(now, member, state);
-        self.changes.push(change);
+        self.changes.push_back(change);
+        self.hold_kernel(now, member.host);
     }
 
     /// A later account of a known host has replaced the earlier one, with no

@@ -95,7 +95,7 @@ impl Net {
         for (host, node) in &mut self.nodes {
             let now = self.now;
             self.changes
-                .extend(node.take_changes().into_iter().map(|c| (*host, now, c)));
+                .extend(std::iter::from_fn(|| node.take_change()).map(|c| (*host, now, c)));
         }
     }
 
@@ -361,4 +361,90 @@ fn no_message_panics() {
         let body = [&head[..], &tail].concat();
         me.borrow_mut().receive(0, HostId(2), member(2, 1).stream, &body);
     });
+}
+
+/// A host that knows host 2, and a message of host 2 with accounts of others.
+fn gossip_of_two(accounts: &[foca::Member<Member>]) -> (Membership, Vec<u8>) {
+    let mut net = Net::new(2);
+    net.run(2 * SECOND);
+    let one = net.nodes.remove(&HostId(1)).unwrap();
+    let header = foca::Header {
+        src: member(2, 1),
+        src_incarnation: 0,
+        dst: member(1, 1),
+        message: foca::Message::Gossip,
+    };
+    let mut body = Vec::new();
+    foca::Codec::encode_header(&mut Wire, &header, &mut body).unwrap();
+    body.extend((accounts.len() as u16).to_be_bytes());
+    for account in accounts {
+        foca::Codec::encode_member(&mut Wire, account, &mut body).unwrap();
+    }
+    (one, body)
+}
+
+#[test]
+fn what_is_said_of_a_second_machine_is_left_out_and_nothing_else() {
+    let second = |host, state| {
+        let mut second = member(host, 9);
+        second.stream.incarnation = 900;
+        second.address = address(77);
+        foca::Member::new(second, 3, state)
+    };
+    let accounts = [
+        foca::Member::new(member(3, 1), 1, foca::State::Alive),
+        second(2, foca::State::Alive),
+        second(1, foca::State::Alive),
+        second(2, foca::State::Down),
+        foca::Member::new(member(4, 1), 1, foca::State::Suspect),
+    ];
+    let (mut one, body) = gossip_of_two(&accounts);
+    one.receive(3 * SECOND, HostId(2), member(2, 1).stream, &body);
+    assert_eq!(one.counters.contested, 3);
+    assert_eq!(one.counters.messages_refused, 0);
+    let state = |host| {
+        one.entry(HostId(host))
+            .map(|entry| (entry.state, entry.member.address))
+    };
+    assert_eq!(state(2), Some((State::Alive, address(2))));
+    assert_eq!(state(3), Some((State::Alive, address(3))));
+    assert_eq!(state(4), Some((State::Alive, address(4))));
+    assert_eq!(
+        (one.me().address, one.me().stream),
+        (address(1), member(1, 1).stream)
+    );
+    let contest = Contest {
+        host: HostId(2),
+        holder: address(2),
+        other: address(77),
+    };
+    assert_eq!(one.take_contest(), Some(contest));
+}
+
+#[test]
+fn a_host_that_has_moved_is_believed_once_its_old_life_has_ended() {
+    let mut moved = member(2, 2);
+    moved.address = address(77);
+    let account = foca::Member::new(moved, 1, foca::State::Alive);
+    let (mut one, body) = gossip_of_two(&[account]);
+    // Another one tells of it, a moment before the old life is missed.
+    let body = {
+        let mut from_three = body.clone();
+        let mut head = Vec::new();
+        member(2, 1).encode(&mut head);
+        let mut three = Vec::new();
+        member(3, 1).encode(&mut three);
+        from_three.splice(..head.len(), three);
+        from_three
+    };
+    one.receive(2 * SECOND, HostId(3), member(3, 1).stream, &body);
+    assert_eq!(one.entry(HostId(2)).unwrap().member.address, address(2));
+    let known = |one: &Membership| {
+        let entry = one.entry(HostId(2)).unwrap();
+        (entry.state, entry.member.address)
+    };
+    while known(&one) == (State::Alive, address(2)) && one.next_time() < 8 * SECOND {
+        one.on_time(one.next_time());
+    }
+    assert_eq!(known(&one), (State::Alive, address(77)));
 }

@@ -87,6 +87,8 @@ counters! {
         address_changes,
         /// Times this host was falsely reported down and came back.
         rejoins,
+        /// Accounts of a second machine with an id that is in use: left out.
+        contested,
         /// Members that are down or left that others were told of.
         absent_told,
         /// Members that others said are down or left, and that were not known here.

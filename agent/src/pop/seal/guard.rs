@@ -6,7 +6,8 @@ use homing_common::host::HostId;
 
 use crate::pop::SECOND;
 
-/// Replies of all kinds per second, to all hosts together.
+/// Replies of all kinds per second, to all hosts together, where they are known; and
+/// as many elsewhere.
 const REPLIES_PER_SECOND: u64 = 2_000;
 /// Replies that may go out at once.
 pub(super) const REPLIES_BURST: u64 = 500;

@@ -17,11 +17,14 @@
 //! **One life at a time.** An answer from an older life than the one known is
 //! refused, and the origin is told the known incarnation, bound to a nonce in
 //! its answer, so that it can begin a life above it. While a host is heard at one
-//! address, an answer for its id from another address is refused too, and
-//! reported: two machines have been given the same id.
+//! address, or has its id by membership ([`Holder`]), an answer for its id from
+//! another address is refused too, and reported: two machines have been given the
+//! same id.
 //!
 //! Limits: challenges, answers and refusals are limited per host and altogether;
 //! a reply is never larger than what caused it; tables have one entry per host id.
+//! Replies to the address that a host is known at have limits of their own: who
+//! sends recorded datagrams from elsewhere cannot use them up.
 
 mod frame;
 mod guard;
@@ -42,6 +45,7 @@ use self::{
 use super::{
     MS, SECOND, Stream,
     keys::Keys,
+    membership::Holder,
     window::{Freshness, Window},
 };
 
@@ -74,7 +78,9 @@ pub struct Seal {
     hosts: Vec<HostState>,
     /// Datagrams dropped because of their key, by its id.
     wrong_keys: [u64; 256],
-    limiter: Limiter,
+    /// For replies to where hosts are known, and elsewhere.
+    home: Limiter,
+    elsewhere: Limiter,
     /// What happened so far.
     pub counters: Counters,
 }
@@ -83,7 +89,16 @@ pub struct Seal {
 #[derive(Default)]
 struct HostState {
     windows: Option<Box<Windows>>,
-    /// When it was last challenged, answered and refused.
+    /// The machine that has the id by membership: no other is let in.
+    holder: Option<Holder>,
+    /// What was last sent to it where it is known, and elsewhere.
+    home: Replies,
+    elsewhere: Replies,
+}
+
+/// When a host was last challenged, answered and refused.
+#[derive(Default)]
+struct Replies {
     challenged_at: Option<u64>,
     answered_at: Option<u64>,
     refused_at: Option<u64>,
@@ -112,7 +127,8 @@ impl Seal {
                 .take(MAX_HOSTS as usize)
                 .collect(),
             wrong_keys: [0; 256],
-            limiter: Limiter::new(),
+            home: Limiter::new(),
+            elsewhere: Limiter::new(),
             counters: Counters::default(),
         }
     }
@@ -122,6 +138,13 @@ impl Seal {
         self.me.stream = stream;
         self.next_unicast.fill(1);
         self.next_multicast = 1;
+    }
+
+    /// The machine that has an id, by membership; none while any may have it.
+    pub fn set_holder(&mut self, host: HostId, holder: Option<Holder>) {
+        if let Some(state) = self.hosts.get_mut(usize::from(host.0)) {
+            state.holder = holder;
+        }
     }
 
     /// Goes on with other keys. Windows stay: what a host is known by is its life,
@@ -259,24 +282,23 @@ impl Seal {
                 {
                     return drop_as(&mut self.counters.unasked);
                 }
+                if let Some(holder) = self.holder_against(now, peer, from, header.stream) {
+                    let refusal = Refusal::InUse;
+                    let bytes = self.refuse(now, from, peer, own_nonce, refusal)?;
+                    self.counters.contested_refused += 1;
+                    return Ok(Received::Contested {
+                        host: peer,
+                        holder,
+                        bytes,
+                    });
+                }
                 if let Some(known) = &self.hosts[usize::from(peer.0)].windows {
                     let same = same_address(known.address, from);
-                    if !same && now < known.heard_at + ADDRESS_HOLD {
-                        let holder = known.address;
-                        let refusal = Refusal::InUse;
-                        let bytes = self.refuse(now, peer, own_nonce, refusal)?;
-                        self.counters.contested_refused += 1;
-                        return Ok(Received::Contested {
-                            host: peer,
-                            holder,
-                            bytes,
-                        });
-                    }
                     if header.stream < known.stream {
                         let refusal = Refusal::Stale {
                             incarnation: known.stream.incarnation,
                         };
-                        let bytes = self.refuse(now, peer, own_nonce, refusal)?;
+                        let bytes = self.refuse(now, from, peer, own_nonce, refusal)?;
                         self.counters.stale_refused += 1;
                         return Ok(Received::Reply {
                             peer,
@@ -324,6 +346,25 @@ impl Seal {
         }
     }
 
+    /// Where the machine is that keeps an id against a life at another address: the
+    /// one that has it by membership, or that was heard a moment ago.
+    fn holder_against(
+        &self,
+        now: u64,
+        peer: HostId,
+        from: SocketAddr,
+        stream: Stream,
+    ) -> Option<SocketAddr> {
+        let state = &self.hosts[usize::from(peer.0)];
+        if let Some(holder) = &state.holder {
+            let refuses = holder.refuses(from, stream.incarnation);
+            return refuses.then_some(holder.address);
+        }
+        let known = state.windows.as_ref()?;
+        let is_held = !same_address(known.address, from) && now < known.heard_at + ADDRESS_HOLD;
+        is_held.then_some(known.address)
+    }
+
     /// Drops a datagram for which there is no window, with a challenge if the
     /// limits allow one.
     fn challenge<'a>(
@@ -332,11 +373,9 @@ impl Seal {
         from: SocketAddr,
         peer: HostId,
     ) -> Result<Received<'a>, Dropped> {
-        let last = self.hosts[usize::from(peer.0)].challenged_at;
-        if !self.may_reply(now, last, CHALLENGE_INTERVAL) {
-            return Err(Dropped);
-        }
-        self.hosts[usize::from(peer.0)].challenged_at = Some(now);
+        self.may_reply(now, from, peer, CHALLENGE_INTERVAL, |to| {
+            &mut to.challenged_at
+        })?;
         let nonce = self.nonces.make(now, Purpose::Challenge, peer, from);
         self.counters.challenges_sent += 1;
         Ok(Received::Reply {
@@ -353,11 +392,7 @@ impl Seal {
         peer: HostId,
         nonce: u64,
     ) -> Result<Received<'a>, Dropped> {
-        let last = self.hosts[usize::from(peer.0)].answered_at;
-        if !self.may_reply(now, last, REPLY_INTERVAL) {
-            return Err(Dropped);
-        }
-        self.hosts[usize::from(peer.0)].answered_at = Some(now);
+        self.may_reply(now, from, peer, REPLY_INTERVAL, |to| &mut to.answered_at)?;
         let answer = Control::Answer {
             nonce,
             next_unicast: self.next_unicast[usize::from(peer.0)],
@@ -375,15 +410,12 @@ impl Seal {
     fn refuse(
         &mut self,
         now: u64,
+        from: SocketAddr,
         peer: HostId,
         nonce: u64,
         refusal: Refusal,
     ) -> Result<Vec<u8>, Dropped> {
-        let last = self.hosts[usize::from(peer.0)].refused_at;
-        if !self.may_reply(now, last, REPLY_INTERVAL) {
-            return Err(Dropped);
-        }
-        self.hosts[usize::from(peer.0)].refused_at = Some(now);
+        self.may_reply(now, from, peer, REPLY_INTERVAL, |to| &mut to.refused_at)?;
         Ok(self.control_datagram(peer, &Control::Refusal { nonce, refusal }))
     }
 
@@ -398,12 +430,29 @@ impl Seal {
         frame::write(&self.keys, &header, &control.encode())
     }
 
-    /// Whether the limits allow a reply now; if so, it is charged.
-    fn may_reply(&mut self, now: u64, last: Option<u64>, interval: u64) -> bool {
+    /// Charges a reply of a kind to a host, if the limits allow one now.
+    fn may_reply(
+        &mut self,
+        now: u64,
+        to: SocketAddr,
+        peer: HostId,
+        interval: u64,
+        kind: impl Fn(&mut Replies) -> &mut Option<u64>,
+    ) -> Result<(), Dropped> {
+        let state = &mut self.hosts[usize::from(peer.0)];
+        let holder = state.holder.map(|holder| holder.address);
+        let known = holder.or(state.windows.as_ref().map(|windows| windows.address));
+        let (replies, limiter) = match known {
+            Some(known) if same_address(known, to) => (&mut state.home, &mut self.home),
+            _ => (&mut state.elsewhere, &mut self.elsewhere),
+        };
+        let last = kind(replies);
         let too_soon = last.is_some_and(|last| now < last + interval);
-        let may = !too_soon && self.limiter.take(now);
-        self.counters.rate_limited += u64::from(!may);
-        may
+        if too_soon || !limiter.take(now) {
+            return drop_as(&mut self.counters.rate_limited);
+        }
+        *last = Some(now);
+        Ok(())
     }
 }
 

@@ -305,3 +305,56 @@ proptest! {
         prop_assert!(b.open(0, address(1), &datagram).is_err());
     }
 }
+
+#[test]
+fn an_id_stays_with_the_machine_that_has_it_by_membership() {
+    let elsewhere: SocketAddr = "10.0.9.9:7946".parse().unwrap();
+    let (mut a, mut b) = (seal(1, life(5, 1)), seal(2, life(1, 1)));
+    let mut other = seal_at(1, life(9, 1), elsewhere, [9; 32]);
+    introduce(0, &mut a, &mut b);
+    let holder = |is_up| Holder {
+        address: address(1),
+        incarnation: 5,
+        is_up,
+    };
+    // Long after it was last heard here.
+    let later = 10 * ADDRESS_HOLD;
+    for (n, is_up) in [true, false].into_iter().enumerate() {
+        let later = later + n as u64 * SECOND;
+        b.set_holder(HostId(1), Some(holder(is_up)));
+        let hello = other.seal(CHANNEL, To::Host(HostId(2)), b"mine");
+        let result = converse(later, &mut other, &mut b, hello).unwrap();
+        assert_eq!(result, "InUse { by: host 2 }");
+    }
+    assert_eq!(b.counters.contested_refused, 2);
+    // Its own kernel may come back at another address, once its agent is down.
+    let mut moved = seal_at(1, life(5, 2), elsewhere, [9; 32]);
+    introduce(2 * later, &mut moved, &mut b);
+    b.set_holder(HostId(1), None);
+    introduce(3 * later, &mut other, &mut b);
+}
+
+#[test]
+fn recorded_datagrams_from_elsewhere_keep_nobody_out() {
+    let elsewhere: SocketAddr = "10.0.9.9:7946".parse().unwrap();
+    let (mut a, mut b) = (seal(1, life(5, 1)), seal(2, life(1, 1)));
+    introduce(0, &mut a, &mut b);
+    introduce(0, &mut b, &mut a);
+    let recorded = a.seal(CHANNEL, To::Host(HostId(2)), b"old");
+    // The agent begins anew; a thousand a second of what it sent come from elsewhere,
+    // and of challenges that it was sent.
+    let mut a = seal(1, life(5, 2));
+    introduce(SECOND / 2, &mut b, &mut a);
+    let early = seal(1, life(4, 1)).seal(CHANNEL, To::Host(HostId(2)), b"x");
+    let challenge = match seal(2, life(1, 1)).open(0, address(1), &early) {
+        Ok(Received::Reply { bytes, .. }) => bytes,
+        other => panic!("{other:?}"),
+    };
+    for ms in 0..1_000 {
+        let now = SECOND + ms * MS;
+        let _ = b.open(now, elsewhere, &recorded);
+        let _ = a.open(now, elsewhere, &challenge);
+    }
+    introduce(2 * SECOND - MS, &mut a, &mut b);
+    assert!(b.counters.rate_limited > 900, "{:?}", b.counters);
+}

@@ -265,3 +265,61 @@ fn a_flood_is_bounded_in_memory_and_on_the_wire_and_known_sessions_are_found() {
         assert!(!pop.ways(1, 5_000_000).contains(&Way::Up));
     }
 }
+
+#[test]
+fn what_waits_to_be_given_back_is_bounded() {
+    let mut pop = Pop::new(12, &[2]);
+    let long = Frame {
+        bytes: vec![1; 1_500],
+        ..frame(1)
+    };
+    let asks = &mut pop.host(1).asks;
+    // Their owner is known, but while routes are put in force none is given back.
+    for n in 0..20_000 {
+        asks.parked(0, 0, question(n), frame(n), true);
+    }
+    assert_eq!(
+        (asks.counters.ask_known, asks.counters.ask_returned),
+        (20_000, 8_192)
+    );
+    assert_eq!(asks.counters.ask_no_room, 20_000 - 8_192);
+    let mut given = 0;
+    while asks.poll_release(1).is_some() {
+        given += 1;
+    }
+    assert_eq!(given, 8_192);
+    // Nor more than so many bytes.
+    for n in 0..8_000 {
+        asks.parked(2, 2, question(30_000 + n), long.clone(), true);
+    }
+    assert_eq!(asks.counters.ask_returned, 8_192 + (8 << 20) / 1_500);
+}
+
+#[test]
+fn reports_are_limited_whoever_asks() {
+    let mut pop = Pop::new(13, &[120]);
+    pop.own(1, 1, Found::Socket);
+    let ask = Ask {
+        number: 5,
+        pass_on: false,
+        questions: vec![question(1)],
+    };
+    // What is found is reported at once, to each that asks.
+    let start = pop.now;
+    while pop.now < start + 1_000_000 {
+        for asker in 2..=120 {
+            pop.fly(HostId(asker), HostId(1), &ask.encode());
+        }
+        pop.wait(5);
+    }
+    let counters = pop.host(1).asks.counters;
+    assert_eq!(counters.asked_limited, 0);
+    assert!(
+        (10_000..=11_100).contains(&counters.reports_sent),
+        "{counters:?}"
+    );
+    assert_eq!(
+        counters.reports_sent + counters.reports_limited,
+        counters.asked_found
+    );
+}

@@ -1,19 +1,21 @@
 //! What the admin socket is told: snapshots of every part, put into the words of
 //! the API.
 
+mod hosts;
+mod owner;
+
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow};
 use homing_common::{
-    host::{Encapsulation, HostId},
+    host::Encapsulation,
     session::{SessionKey, Tuple},
 };
 use tokio::{sync::watch, task::spawn_blocking};
@@ -23,32 +25,22 @@ use super::{
     problems,
     reload::{self, Reload},
     rendezvous::takes_sessions,
-    table::{Shared, monotonic_ns},
+    table::Shared,
 };
 use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
-        flows::FlowCounters,
-        held::HeldCounters,
-        keeper::Places,
-        link::Point,
-        load::Attachment,
-        resolver::{Resolver, State as WayState, Way},
-        sessions::Sessions,
-        sockets::WatchCounters,
+        events::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
+        load::Attachment, resolver::Resolver, sessions::Sessions, sockets::WatchCounters,
         stats::Stats,
     },
     gossip::{
         Latency,
-        machine::Progress,
+        alerts::Alert,
         task::{Handle, HostStatus, Status, Stopped},
     },
-    pop::{Domain, liveness::Kernel, membership::State},
 };
-
-/// How long a host that is up may take to hear, and to say that it hears.
-const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
@@ -110,11 +102,7 @@ impl AgentView {
                 .iter()
                 .map(|alert| problems::of_pop(alert, address)),
         );
-        for (interface, why) in &self.places.borrow().lacking {
-            problems.push(format!(
-                "nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible"
-            ));
-        }
+        problems.extend(self.unattached());
         let deaf = self.deaf(hosts);
         if !deaf.is_empty() {
             problems.push(format!(
@@ -127,108 +115,22 @@ impl AgentView {
         problems
     }
 
-    /// The hosts of this domain that have been up for a while and do not hear this
-    /// host's multicast.
-    fn deaf(&self, hosts: &[HostStatus]) -> Vec<String> {
-        let settled = |host: &&HostStatus| {
-            let since = host.since.and_then(|since| since.elapsed().ok());
-            host.state == Some(State::Alive) && since.is_some_and(|since| since > HEARD_WITHIN)
-        };
-        let deaf = hosts.iter().filter(settled);
-        deaf.filter(|host| self.hears_us(host) == Some(false))
-            .map(|host| format!("host {}", host.host))
-            .collect()
+    /// What keeps this very host from its work. That others are in trouble does not.
+    fn failures(&self, status: &Status) -> Vec<String> {
+        let refused = |alert: &&Alert| matches!(alert, Alert::Refused { .. });
+        let refusals = status.alerts.iter().filter(refused);
+        let refusals = refusals.map(|alert| problems::of_pop(alert, self.config.pop.address));
+        self.unattached().into_iter().chain(refusals).collect()
     }
 
-    /// Whether a host hears this host's multicast; none, if it is not to.
-    fn hears_us(&self, host: &HostStatus) -> Option<bool> {
-        let near = |domain: &Domain| domain.to_string() == self.config.host.domain;
-        let near = host.member.is_some_and(|member| near(&member.domain));
-        (near && self.config.pop.multicast.is_some()).then_some(host.hears_us)
+    /// The interfaces that lack the programs.
+    fn unattached(&self) -> Vec<String> {
+        let places = self.places.borrow();
+        let lacking = places.lacking.iter().map(|(interface, why)| {
+            format!("nothing that comes by interface {interface} is forwarded: {why}; it is attached to as soon as that is possible")
+        });
+        lacking.collect()
     }
-
-    fn this_host(&self, status: &Status) -> api::Host {
-        let config = &self.config;
-        api::Host {
-            host: config.host.id.0,
-            this_host: true,
-            domain: Some(config.host.domain.clone()),
-            state: api::HostState::Alive,
-            kernel: api::KernelState::Alive,
-            kernel_heard_unix_ms: None,
-            draining: self.drain.is_on(),
-            key: Some(reload::name(status.keys.0)),
-            since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
-            incarnation: status.stream.incarnation,
-            generation: status.stream.generation,
-            address: Some(config.pop.address),
-            tunnel_address: self.tunnel_address(config.host.id),
-            next_hop: None,
-            claims: status.sessions,
-            applied_seq: status.announced,
-            sync: api::SyncState::InSync,
-            hears_us: None,
-        }
-    }
-
-    fn other_host(&self, host: &HostStatus, way: Option<&Way>) -> api::Host {
-        let stream = host.member.map_or_else(Default::default, |m| m.stream);
-        api::Host {
-            host: host.host.0,
-            this_host: false,
-            domain: host.member.map(|member| member.domain.to_string()),
-            state: match host.state {
-                Some(State::Alive) => api::HostState::Alive,
-                Some(State::Left) => api::HostState::Left,
-                Some(State::Down | State::Mismatched) | None => api::HostState::Down,
-            },
-            kernel: match host.kernel.map(|kernel| kernel.kernel) {
-                Some(Kernel::Alive { .. }) => api::KernelState::Alive,
-                Some(Kernel::Silent { .. }) => api::KernelState::Silent,
-                Some(Kernel::Dead { .. }) => api::KernelState::Voided,
-                Some(Kernel::Unheard) | None => api::KernelState::Unheard,
-            },
-            kernel_heard_unix_ms: host.kernel.and_then(|k| k.heard).map(unix_ms),
-            draining: host.member.is_some_and(|member| member.draining),
-            key: host.key.map(reload::name),
-            since_unix_ms: host.since.map_or(0, unix_ms),
-            incarnation: stream.incarnation,
-            generation: stream.generation,
-            address: host.member.map(|member| member.address),
-            tunnel_address: self.tunnel_address(host.host),
-            next_hop: way.map(next_hop),
-            claims: host.claims,
-            applied_seq: host.applied,
-            sync: match host.progress {
-                Some(Progress::Following) => api::SyncState::InSync,
-                Some(Progress::Gap { missing }) => api::SyncState::Gap { missing },
-                Some(Progress::Syncing) => api::SyncState::Syncing,
-                Some(Progress::Waiting) | None => api::SyncState::Waiting,
-            },
-            hears_us: self.hears_us(host),
-        }
-    }
-
-    fn tunnel_address(&self, host: HostId) -> IpAddr {
-        self.config.tunnel.network.address_of(host).into()
-    }
-}
-
-fn next_hop(way: &Way) -> api::NextHop {
-    api::NextHop {
-        resolved: way.state == WayState::Resolved,
-        via: way.next_hop,
-        mac: way.mac.map(|mac| mac.to_string()),
-        interface: way.interface.clone(),
-        vlan: None,
-        mtu: way.mtu,
-    }
-}
-
-fn unix_ms(time: SystemTime) -> u64 {
-    // Before 1970 there was no POP.
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 impl View for AgentView {
@@ -340,65 +242,7 @@ impl View for AgentView {
     }
 
     async fn owner(&self, session: Tuple) -> Result<api::Owner, Refusal> {
-        let (sessions, owners) = (self.sessions.clone(), self.owners.clone());
-        let id = session.id(&self.session_key);
-        let (local, entry) = blocking("SESSIONS and OWNERS", move || {
-            Ok((sessions.get(&session)?, owners.get(id)?))
-        })
-        .await?;
-        let known = self.gossip.owner(id).await?;
-        let claims: Vec<_> = known
-            .claims
-            .iter()
-            .map(|claim| api::Claim {
-                host: claim.host.0,
-                generation: claim.generation.into(),
-            })
-            .collect();
-        let me = self.config.host.id.0;
-        let (answer, owner, how) = match (local, entry, claims.first()) {
-            (Some(local), _, _) => (
-                api::Answer::ThisHost,
-                Some(me),
-                format!(
-                    "its socket is recorded in SESSIONS here (generation {})",
-                    local.generation
-                ),
-            ),
-            (None, Some(host), Some(claim)) if claim.host == host.0 => (
-                api::Answer::OtherHost,
-                Some(host.0),
-                format!(
-                    "host {host} claims it (generation {}); OWNERS here says so too",
-                    claim.generation
-                ),
-            ),
-            (None, Some(host), _) => (
-                api::Answer::OtherHost,
-                Some(host.0),
-                format!("OWNERS here says host {host}; its claim is about to change"),
-            ),
-            (None, None, Some(claim)) => (
-                api::Answer::OtherHost,
-                Some(claim.host),
-                format!(
-                    "host {} claims it (generation {}), but OWNERS here has no entry for it",
-                    claim.host, claim.generation
-                ),
-            ),
-            (None, None, None) => (
-                api::Answer::Unknown,
-                None,
-                "it is not in SESSIONS here and nobody claims it".to_owned(),
-            ),
-        };
-        Ok(api::Owner {
-            name: page::name(&session, id),
-            answer,
-            owner,
-            how,
-            claims,
-        })
+        self.owner_of(session).await
     }
 
     async fn stats(&self) -> Result<api::Stats, Refusal> {
@@ -450,8 +294,7 @@ impl View for AgentView {
     async fn health(&self) -> Result<api::Health, Refusal> {
         // The loop that owns gossip has answered: that is what is asked.
         let status = self.gossip.status().await?;
-        let hosts = self.gossip.hosts().await?;
-        let problems = self.problems(&status, &hosts);
+        let problems = self.failures(&status);
         Ok(api::Health {
             healthy: problems.is_empty(),
             problems,
