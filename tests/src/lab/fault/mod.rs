@@ -2,7 +2,7 @@
 //!
 //! A fault is laid on what **arrives** at a machine, at the router's port towards it,
 //! so it can tell any pair of machines and any direction apart, multicast included.
-//! While there are faults, the frames they may concern make a detour: the kernel
+//! While there are faults, the frames they may concern, and few others, make a detour: the kernel
 //! redirects them into a TAP device for each port ([`redirect`]), a program in the
 //! router's namespace ([`wire`]) decides on each by the rules in [`shim`], and puts
 //! those that go on onto the port. So this needs neither netem nor a firewall, which
@@ -134,6 +134,19 @@ impl Fault {
         self
     }
 
+    /// Whether it may concern what this machine sends.
+    fn is_from(&self, machine: Node) -> bool {
+        // Clients say nothing to agents.
+        let client = matches!(machine, Node::Client(_));
+        let sends = !client || self.traffic == Traffic::All;
+        sends && (self.from.is_empty() || self.from.contains(&machine))
+    }
+
+    /// Whether it may concern what this machine is sent.
+    fn is_to(&self, machine: Node) -> bool {
+        self.to.is_empty() || self.to.contains(&machine)
+    }
+
     fn check(&self) -> Result<()> {
         for percent in [self.loss_percent, self.duplicate_percent] {
             ensure!(
@@ -160,9 +173,9 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Whether some concern more than what agents send.
-    fn concern_all(&self) -> bool {
-        self.list.iter().any(|fault| fault.traffic == Traffic::All)
+    /// Whether some of these concern more than what agents send.
+    fn concern_all(list: &[&Fault]) -> bool {
+        list.iter().any(|fault| fault.traffic == Traffic::All)
     }
 }
 
@@ -234,12 +247,7 @@ impl Lab {
         // Faults apply, or do not any more, from here on, for everything that makes
         // the detour already.
         self.order(&faults)?;
-        let which = match (faults.list.is_empty(), faults.concern_all()) {
-            (true, _) => redirect::Which::Nothing,
-            (false, true) => redirect::Which::Everything,
-            (false, false) => redirect::Which::Udp,
-        };
-        redirect::set(self.plan(), which)?;
+        redirect::set(self.plan(), &faults)?;
         self.state.faults = faults;
         self.write_state()
     }
