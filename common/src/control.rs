@@ -34,6 +34,8 @@ impl Control {
     pub const DRAINING: u32 = 2;
     /// Flows have taken their share of `SESSIONS`: no more are recorded.
     pub const FLOWS_FULL: u32 = 4;
+    /// Sessions of others found no room in `OWNERS` here; elsewhere they may have.
+    pub const OWNERS_FULL: u32 = 8;
     /// An agent whose last beat is older than this is down, nanoseconds.
     pub const BEAT_MAX_NS: u64 = 1_000_000_000;
     /// After a silence of so long the members count the agent as down, nanoseconds: what

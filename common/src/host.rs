@@ -10,6 +10,9 @@ pub struct HostId(pub u16);
 /// One more than the largest host id, and the number of entries of `HOSTS`.
 pub const MAX_HOSTS: u32 = 4096;
 
+/// The longest name of a domain, in bytes.
+pub const DOMAIN_LEN_MAX: usize = 32;
+
 /// The longest outer header in bytes: Ethernet, one VLAN tag, IPv6 and UDP.
 pub const MAX_HEADER_LEN: usize = 14 + 4 + 40 + 8;
 

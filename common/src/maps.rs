@@ -1,6 +1,10 @@
 //! The sizes that kernel side and agent agree on before configuration.
 
-use crate::session::SessionId;
+use crate::{
+    host::DOMAIN_LEN_MAX,
+    net::{Address, Port},
+    session::SessionId,
+};
 
 /// The value of the map `OWNERS`: who owns a foreign session. The key is its
 /// [`SessionId`].
@@ -25,6 +29,29 @@ pub struct Identity {
     /// Larger with every start of the agent in one incarnation.
     pub generation: u64,
 }
+
+/// The value of the map `MEMBERS`, by host id: a member as it was last heard of, for
+/// the agent's next start. An incarnation of zero says that there is none.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct KnownMember {
+    /// The host's incarnation.
+    pub incarnation: u64,
+    /// Its agent's generation.
+    pub generation: u64,
+    /// Its fabric address …
+    pub address: Address,
+    /// … and the port of its agent.
+    pub port: Port,
+    /// How often it has announced itself anew in this life.
+    pub renewal: u16,
+    /// The fingerprint of its tunnel settings.
+    pub fingerprint: u32,
+    /// Its domain's name, then zeros.
+    pub domain: [u8; DOMAIN_LEN_MAX],
+}
+
+const _: () = assert!(size_of::<KnownMember>() == 72);
 
 /// Entries of `OWNERS` unless the configuration says otherwise.
 pub const OWNERS_ENTRIES: u32 = 1 << 20;

@@ -13,7 +13,7 @@ use crate::{
     event::Event,
     flow::Flow,
     host::{Host, HostId, MAX_HOSTS},
-    maps::{Identity, Owner},
+    maps::{Identity, KnownMember, Owner},
     net::{Address, Port, Service},
     park::{Course, Datagram, Parked},
     session::{Session, SessionId, SessionKey, Tuple},
@@ -31,8 +31,24 @@ macro_rules! pod {
 }
 
 pod!(
-    Bench, Control, Course, Datagram, Event, Flow, Host, Identity, Owner, Parked, Question,
-    Rendezvous, Service, Session, SessionId, Settings, Tuple
+    Bench,
+    Control,
+    Course,
+    Datagram,
+    Event,
+    Flow,
+    Host,
+    Identity,
+    KnownMember,
+    Owner,
+    Parked,
+    Question,
+    Rendezvous,
+    Service,
+    Session,
+    SessionId,
+    Settings,
+    Tuple
 );
 
 impl From<IpAddr> for Address {

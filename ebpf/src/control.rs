@@ -47,6 +47,20 @@ pub fn knows(now_ns: u64) -> bool {
     flags & Control::SYNCED != 0 && now_ns.saturating_sub(beat_ns) <= Control::BEAT_MAX_NS
 }
 
+/// Whether a session that has no entry here is better looked for elsewhere: this host
+/// takes no new ones, cannot know, or had no room for all.
+#[inline(always)]
+pub fn others_know_better(now_ns: u64) -> bool {
+    draining() || owners_full() || !knows(now_ns)
+}
+
+/// Whether sessions of others found no room here.
+#[inline(always)]
+pub fn owners_full() -> bool {
+    let flags: u32 = field!(flags);
+    flags & Control::OWNERS_FULL != 0
+}
+
 /// Whether no more flows are to be made sessions.
 #[inline(always)]
 pub fn flows_full() -> bool {

@@ -130,7 +130,7 @@ pub extern "C" fn flow_arrived(tuple: *const Tuple, id: u64, arrival: u32) -> u3
         }
         None => {
             if arrival == Arrival::Wire as u32
-                && (control::draining() || !control::knows(now_ns))
+                && control::others_know_better(now_ns)
                 && let Some(host) = control::rendezvous(SessionId(id))
             {
                 return host.0 as u32;

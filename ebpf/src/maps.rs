@@ -11,7 +11,10 @@ use homing_common::{
     flow::{FLOWS_ENTRIES, Flow},
     host::{Host, MAX_HOSTS},
     limit::LIMITS_ENTRIES,
-    maps::{EVENTS_BYTES, Identity, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES, SESSIONS_ENTRIES},
+    maps::{
+        EVENTS_BYTES, Identity, KnownMember, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES,
+        SESSIONS_ENTRIES,
+    },
     net::Service,
     outcome::STATS_ENTRIES,
     park::{ASK_BYTES, CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
@@ -90,3 +93,8 @@ pub static STATS: PerCpuArray<u64, { STATS_ENTRIES as usize }> = PerCpuArray::ne
 /// pin; no program reads it.
 #[btf_map]
 pub static IDENTITY: Array<Identity, 1> = Array::new();
+
+/// The members as the agent last heard of them, by host id. Written by the agent, for
+/// its next start; no program reads it.
+#[btf_map]
+pub static MEMBERS: Array<KnownMember, { MAX_HOSTS as usize }> = Array::new();

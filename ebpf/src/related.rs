@@ -74,7 +74,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             };
             return case.send(len, tos, entropy, owner, origin);
         }
-    } else if !control::knows(control::now_ns())
+    } else if (control::owners_full() || !control::knows(control::now_ns()))
         && !case.is_here(&head.tuple)
         && !flow::is_new(id)
         && let Some(host) = control::rendezvous(id)

@@ -120,9 +120,8 @@ impl Unowned<'_> {
         if !opens && closed_lately(self.id, self.now_ns) {
             return Way::End(Outcome::LocalClosed);
         }
-        let draining = control::draining();
         let knows = control::knows(self.now_ns);
-        if (draining || !knows)
+        if control::others_know_better(self.now_ns)
             && let Some(host) = control::rendezvous(self.id)
         {
             return Way::Rendezvous(host);

@@ -19,7 +19,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -31,6 +31,7 @@ const MAPS: [&str; 17] = [
     "IDENTITY",
     "LAYOUT",
     "LIMITS",
+    "MEMBERS",
     "OWNERS",
     "RENDEZVOUS",
     "SCRATCH",
@@ -300,5 +301,49 @@ fn owners_are_counted_and_bounded() {
         }
         assert!(owners.is_empty());
         assert_eq!(owners.get(SessionId(5)).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_full_table_of_owners_has_room_for_those_whose_packets_come() {
+    sandbox::run(|sandbox| {
+        let options = sandbox.options(&[]);
+        let mut datapath = Datapath::load(&options).unwrap();
+        let owners = &mut datapath.owners;
+        let (one, two) = (HostId(1), HostId(2));
+        owners.keep(10).unwrap();
+        assert_eq!(owners.capacity(), 990);
+        for id in 0..990 {
+            owners.set(SessionId(id), two).unwrap();
+        }
+        assert!(owners.set(SessionId(2000), two).is_err());
+        // Of those whose packets come, the first make way for the last.
+        for id in 2000..2015 {
+            let made_way = owners.set_asked(SessionId(id), two).unwrap();
+            assert_eq!(made_way, id >= 2010);
+        }
+        assert_eq!(owners.len(), 1000);
+        assert_eq!(owners.get(SessionId(2004)).unwrap(), None);
+        assert_eq!(owners.get(SessionId(2005)).unwrap(), Some(two));
+        // One of them has another owner now; it still has no place of its own.
+        assert!(owners.set(SessionId(2005), one).is_err());
+        assert_eq!(owners.get(SessionId(2005)).unwrap(), Some(one));
+        // A place is free.
+        owners.clear(SessionId(7)).unwrap();
+        owners.set(SessionId(2006), two).unwrap();
+        assert!(owners.set(SessionId(2007), two).is_err());
+        assert!(!owners.set_asked(SessionId(3000), two).unwrap());
+        assert!(owners.set_asked(SessionId(3001), two).unwrap());
+        assert_eq!(owners.get(SessionId(2006)).unwrap(), Some(two));
+
+        // The next agent finds more than its own limit, and goes on with that.
+        drop(datapath);
+        let mut datapath = Datapath::load(&options).unwrap();
+        let owners = &mut datapath.owners;
+        assert_eq!(owners.len(), 1000);
+        owners.keep(10).unwrap();
+        assert!(owners.set(SessionId(4000), two).is_err());
+        assert!(owners.set_asked(SessionId(4000), two).unwrap());
+        assert_eq!(owners.len(), 1000);
     });
 }

@@ -133,6 +133,12 @@ pub struct Gossip {
     /// Whether everything that the living hosts are known to have announced has
     /// been applied here.
     pub in_sync: bool,
+    /// Whether this host knows the sessions of the whole POP, and so asks about
+    /// packets of others. Until it does, it sends them to hosts that may know.
+    pub synced: bool,
+    /// Whether sessions of others found no room here: then, too, packets of unknown
+    /// sessions are sent to other hosts first.
+    pub full: bool,
     /// Announcements that this host has made.
     pub announced: u64,
     /// Announcements of others that have been applied here.

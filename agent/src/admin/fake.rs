@@ -103,6 +103,8 @@ pub(crate) fn sample_status() -> Status {
         },
         gossip: Gossip {
             in_sync: true,
+            synced: true,
+            full: false,
             announced: 30,
             applied: 90,
             open_to_applied_us: Latency {

@@ -255,6 +255,7 @@ impl Snapshot {
     }
 
     fn pop(&self, out: &mut Families<'_>) -> fmt::Result {
+        let gossip = &self.status.gossip;
         let members = self.status.members;
         let states = [
             (HostState::Alive, members.alive),
@@ -266,6 +267,17 @@ impl Snapshot {
             "hosts",
             "Hosts of the POP by the state of their agent",
             states,
+        )?;
+
+        out.one(
+            "synced",
+            "Whether this host knows the sessions of the whole POP",
+            gossip.synced.into(),
+        )?;
+        out.one(
+            "owners_full",
+            "Whether sessions of other hosts found no room here",
+            gossip.full.into(),
         )?;
 
         let ids: Vec<_> = self

@@ -116,6 +116,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
             "open to applied",
             latency(&status.gossip.open_to_applied_us),
         ),
+        ("unknown packets", unknown(status).to_owned()),
         ("asks", asks(&status.gossip.asks)),
     ];
     if status.problems.is_empty() {
@@ -128,6 +129,16 @@ pub(super) fn status(status: &Status, _: Style) -> String {
             .map(|problem| ("problem", problem.clone())),
     );
     list(&rows)
+}
+
+/// What becomes of packets of sessions that nobody is known to own.
+fn unknown(status: &Status) -> &'static str {
+    match (status.gossip.synced, status.draining, status.gossip.full) {
+        (false, _, _) => "sent to other hosts: the sessions of the whole POP are not known here",
+        (true, true, _) => "sent to other hosts: this one drains",
+        (true, false, true) => "sent to other hosts: there is no room here for all sessions",
+        (true, false, false) => "asked about",
+    }
 }
 
 fn asks(asks: &Asks) -> String {

@@ -10,6 +10,7 @@
 
 mod drain;
 mod linger;
+mod members;
 mod mss;
 mod problems;
 mod pump;

@@ -18,6 +18,9 @@ use crate::{
 /// A member's kernel is heard within moments of its coming up.
 const UNHEARD_FOR: Duration = Duration::from_secs(30);
 
+/// This host cannot know whose an unknown session is.
+pub(super) const NOT_SYNCED: &str = "the sessions of the whole POP are not known here, so packets of unknown ones are sent to other hosts: this host reaches under half of the POP, does not follow all of it yet (`homing hosts`), or was held up for seconds";
+
 /// What is wrong with other hosts, and the ways to them.
 pub(super) fn of_hosts(
     now: SystemTime,

@@ -16,8 +16,16 @@ use tokio::{
 };
 
 use super::{
-    Parts, drain::Drain, linger::Linger, mss, pump::pump, reload::Reload, rendezvous,
-    table::Shared, view::AgentView, vitals::KernelVitals,
+    Parts,
+    drain::Drain,
+    linger::Linger,
+    members, mss,
+    pump::pump,
+    reload::Reload,
+    rendezvous,
+    table::{self, Shared},
+    view::AgentView,
+    vitals::KernelVitals,
 };
 use crate::{
     config::Config,
@@ -121,9 +129,15 @@ pub(super) async fn start(
     let (vitals, synced) = KernelVitals::new(control.clone());
 
     let mut routes = Vec::new();
+    let kept = table::kept(config.limits.owners);
     datapath
         .owners
-        .scan(|session, host| routes.push((session, host)))
+        .keep(kept)
+        .and_then(|()| {
+            datapath
+                .owners
+                .scan(|session, host| routes.push((session, host)))
+        })
         .context("cannot read OWNERS")?;
     let owners = Shared::new(datapath.owners);
     let open = Arc::new(AtomicU64::new(0));
@@ -168,6 +182,8 @@ pub(super) async fn start(
         })
     };
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
+    options.remembered =
+        members::read(&datapath.members, config.host.id).context("cannot read MEMBERS")?;
     options.me.draining = control.is_draining();
     let (unknown_to, parked) = mpsc::channel(BATCHES_WAITING);
     let (fragments_to, fragments) = mpsc::channel(BATCHES_WAITING);
@@ -218,6 +234,11 @@ pub(super) async fn start(
     parts.run("the link between membership and resolver", async move {
         follow(hosts, ways).await;
         Ok(())
+    });
+
+    let (hosts, map) = (gossip.watch_hosts(), datapath.members);
+    parts.run("the memory of members", async move {
+        Ok(members::follow(hosts, map).await?)
     });
 
     let attachment = datapath.attachment;
@@ -295,7 +316,7 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
             fabric_port: config.pop.address.port(),
             zero: 0,
         },
-        owners_entries: config.limits.owners,
+        owners_entries: config.limits.owners + table::kept(config.limits.owners),
         sessions_entries: config.limits.sessions,
     }
 }
@@ -328,6 +349,7 @@ fn gossip_options(
         kernel_dead_after: config.pop.kernel_dead_after,
         claims_max: config.limits.owners as usize,
         routes,
+        remembered: Vec::new(),
         vitals: Box::new(vitals),
         fast_path: None,
     })

@@ -12,6 +12,12 @@ use crate::{
     gossip::{Table, TableError},
 };
 
+/// Entries that are kept apart of the table, beside those that are configured, for
+/// sessions whose packets come here while it is full: a sixteenth, within bounds.
+pub(super) fn kept(limit: u32) -> u32 {
+    (limit / 16).clamp(64, 65_536)
+}
+
 /// The table, for one writer and for whoever asks.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Owners>>);
@@ -50,6 +56,10 @@ impl Shared {
 impl Table for Shared {
     fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
         Table::set(&mut *self.lock(), id, owner)
+    }
+
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+        Table::set_asked(&mut *self.lock(), id, owner)
     }
 
     fn clear(&mut self, id: SessionId) -> Result<(), TableError> {

@@ -15,6 +15,7 @@ impl KernelVitals {
     /// an agent before knew is old.
     pub fn new(control: ControlMap) -> (Self, watch::Receiver<bool>) {
         control.set_synced(false);
+        control.set_full(false);
         let (synced, watched) = watch::channel(false);
         (Self { control, synced }, watched)
     }
@@ -32,9 +33,21 @@ impl Vitals for KernelVitals {
             tracing::info!("the sessions of the whole POP are known");
         } else {
             tracing::warn!(
-                "under half of the POP is reached, a table is full, or the agent was held up for \
-                 seconds: what nobody here knows is sent to other hosts"
+                "under half of the POP is reached, or the agent was held up for seconds: what \
+                 nobody here knows is sent to other hosts"
             );
+        }
+    }
+
+    fn full(&mut self, full: bool) {
+        self.control.set_full(full);
+        if full {
+            tracing::warn!(
+                "sessions of other hosts find no room here: their packets are sent to other \
+                 hosts, which ask where they have none either; raise limits.owners"
+            );
+        } else {
+            tracing::info!("all sessions of other hosts have found room");
         }
     }
 }

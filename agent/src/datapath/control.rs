@@ -56,6 +56,11 @@ impl ControlMap {
         self.set_flag(Control::FLOWS_FULL, full);
     }
 
+    /// Whether sessions of others found no room in `OWNERS`.
+    pub fn set_full(&self, full: bool) {
+        self.set_flag(Control::OWNERS_FULL, full);
+    }
+
     /// What [`ControlMap::set_synced`] said last.
     pub fn is_synced(&self) -> bool {
         self.flag(Control::SYNCED)

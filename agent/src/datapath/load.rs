@@ -35,6 +35,7 @@ use super::{
     inject::Injector,
     kernel_log::KernelLog,
     link::Attached,
+    members::MembersMap,
     owners::Owners,
     parked::ParkedReader,
     pins::{Lock, Pins},
@@ -83,6 +84,8 @@ pub struct Datapath {
     pub events: Events,
     /// Which life this is.
     pub identity: IdentityCell,
+    /// The members that an agent before this one knew.
+    pub members: MembersMap,
     /// What the agent tells the programs while they run.
     pub control: ControlMap,
     /// Where packets go that nobody here may decide on.
@@ -160,6 +163,7 @@ impl Datapath {
                 .map_err(of_map("EVENTS"))?,
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
+            members: MembersMap::open(maps("MEMBERS")?).map_err(of_map("MEMBERS"))?,
             control: ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?,
             rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,

@@ -35,6 +35,7 @@ pub mod link;
 pub mod load;
 pub mod local;
 mod mapped;
+pub mod members;
 pub mod owners;
 pub mod parked;
 pub mod pins;

@@ -3,8 +3,11 @@
 //! The one module on this side that knows what kind of table that is. Only the
 //! agent writes it, and only one agent can hold a [`super::Datapath`], so the
 //! count of entries kept here is exact.
+//!
+//! Some room may be kept apart ([`Owners::keep`]) for sessions whose packets do come
+//! here while the table is full: of these the oldest make way for others.
 
-use std::{io, os::fd::AsFd as _};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
 use homing_common::{host::HostId, maps::Owner, session::SessionId};
@@ -30,6 +33,44 @@ pub struct Owners {
     map: HashMap<MapData, SessionId, Owner>,
     len: u32,
     capacity: u32,
+    kept: u32,
+    guests: Guests,
+}
+
+/// The sessions in the room that is kept apart.
+#[derive(Default)]
+struct Guests {
+    came: BTreeMap<SessionId, u64>,
+    order: BTreeMap<u64, SessionId>,
+    next: u64,
+}
+
+impl Guests {
+    fn len(&self) -> u32 {
+        self.came.len() as u32
+    }
+
+    fn holds(&self, session: SessionId) -> bool {
+        self.came.contains_key(&session)
+    }
+
+    fn oldest(&self) -> Option<SessionId> {
+        self.order.values().next().copied()
+    }
+
+    /// The latest of all, be it there or not.
+    fn add(&mut self, session: SessionId) {
+        self.remove(session);
+        self.came.insert(session, self.next);
+        self.order.insert(self.next, session);
+        self.next += 1;
+    }
+
+    fn remove(&mut self, session: SessionId) {
+        if let Some(came) = self.came.remove(&session) {
+            self.order.remove(&came);
+        }
+    }
 }
 
 impl Owners {
@@ -40,6 +81,8 @@ impl Owners {
             map,
             len: 0,
             capacity,
+            kept: 0,
+            guests: Guests::default(),
         };
         let mut len = 0;
         owners.scan(|_, _| len += 1)?;
@@ -47,29 +90,91 @@ impl Owners {
         Ok(owners)
     }
 
-    /// Makes `host` the owner of `session`.
+    /// Keeps room for so many sessions apart, for [`Owners::set_asked`]. Entries that
+    /// are too many for the rest count as being there.
+    pub fn keep(&mut self, kept: u32) -> io::Result<()> {
+        self.kept = kept.min(self.capacity);
+        let mut excess = Vec::new();
+        let too_many = self.ordinary().saturating_sub(self.limit()) as usize;
+        if too_many > 0 {
+            self.scan(|session, _| {
+                if excess.len() < too_many {
+                    excess.push(session);
+                }
+            })?;
+        }
+        excess
+            .into_iter()
+            .for_each(|session| self.guests.add(session));
+        Ok(())
+    }
+
+    /// Makes `host` the owner of `session`. Where only the room that is kept apart is
+    /// left, an entry there is changed, but none is made, and the table is full.
     pub fn set(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersError> {
-        let owner = Owner {
-            host: host.0,
-            zero: [0; 3],
-        };
-        match self.insert(session, owner, NOEXIST) {
+        if self.ordinary() < self.limit() {
+            self.write(session, host)?;
+            self.guests.remove(session);
+            return Ok(());
+        }
+        // Changes it, if it is there.
+        match self.insert(session, entry(host), EXIST) {
+            Ok(()) if self.guests.holds(session) => Err(self.full()),
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Err(self.full()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same for a session that found no room and whose packets come here: in the
+    /// room that is kept apart, where the one that came first makes way. Says whether
+    /// one did.
+    pub fn set_asked(&mut self, session: SessionId, host: HostId) -> Result<bool, OwnersError> {
+        let is_full = !self.guests.holds(session) && self.guests.len() >= self.kept;
+        let gone = self.guests.oldest().filter(|_| is_full);
+        if let Some(gone) = gone {
+            self.clear(gone)?;
+        } else if self.kept == 0 {
+            return Err(self.full());
+        }
+        self.write(session, host)?;
+        self.guests.add(session);
+        Ok(gone.is_some())
+    }
+
+    /// Entries that do not stand in the room that is kept apart.
+    fn ordinary(&self) -> u32 {
+        self.len - self.guests.len().min(self.len)
+    }
+
+    /// How many of these there can be.
+    fn limit(&self) -> u32 {
+        self.capacity - self.kept
+    }
+
+    fn full(&self) -> OwnersError {
+        OwnersError::Full {
+            capacity: self.limit(),
+        }
+    }
+
+    fn write(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersError> {
+        match self.insert(session, entry(host), NOEXIST) {
             Ok(()) => {
                 self.len += 1;
                 Ok(())
             }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(self.insert(session, owner, 0)?)
+                Ok(self.insert(session, entry(host), 0)?)
             }
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Err(OwnersError::Full {
-                capacity: self.capacity,
-            }),
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Err(self.full()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Removes the entry of `session`, if there is one.
     pub fn clear(&mut self, session: SessionId) -> io::Result<()> {
+        self.guests.remove(session);
         match self.map.remove(&session) {
             Ok(()) => {
                 self.len = self.len.saturating_sub(1);
@@ -110,9 +215,9 @@ impl Owners {
         self.len == 0
     }
 
-    /// How many entries there can be.
+    /// How many entries there can be, without the room that is kept apart.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.limit()
     }
 
     fn insert(&mut self, session: SessionId, owner: Owner, flags: u64) -> io::Result<()> {
@@ -120,5 +225,14 @@ impl Owners {
     }
 }
 
+fn entry(host: HostId) -> Owner {
+    Owner {
+        host: host.0,
+        zero: [0; 3],
+    }
+}
+
 /// `BPF_NOEXIST`: only if there is no such entry yet.
 const NOEXIST: u64 = 1;
+/// `BPF_EXIST`: only if there is one.
+const EXIST: u64 = 2;

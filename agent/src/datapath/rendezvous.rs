@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use aya::maps::Map;
@@ -10,12 +13,20 @@ use homing_common::control::Rendezvous;
 
 use super::mapped::Mapped;
 
-/// The table in the kernel.
-pub struct RendezvousMap(Mapped<Rendezvous>);
+/// The table in the kernel. Clones write the same one.
+#[derive(Clone)]
+pub struct RendezvousMap(Arc<Mapped<Rendezvous>>);
 
 impl RendezvousMap {
     pub(super) fn open(map: Map) -> io::Result<Self> {
-        Ok(Self(Mapped::open(map)?))
+        Ok(Self(Arc::new(Mapped::open(map)?)))
+    }
+
+    /// A table with no kernel behind it, all zero.
+    #[cfg(test)]
+    pub(crate) fn anonymous() -> Self {
+        let entries = homing_common::control::RENDEZVOUS_ENTRIES;
+        Self(Arc::new(Mapped::anonymous(entries)))
     }
 
     /// How many slots there are.
@@ -53,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_slot_holds_what_was_set() {
-        let map = RendezvousMap(Mapped::anonymous(3));
+        let map = RendezvousMap(Arc::new(Mapped::anonymous(3)));
         let hosts = Rendezvous {
             first: 4095,
             second: 2,

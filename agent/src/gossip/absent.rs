@@ -1,5 +1,6 @@
 //! Members that were down before this agent started: gossip hears of them from
-//! others, and may hold claims of theirs from the agent's life before.
+//! others, or from the agent before this one, and may hold claims of theirs that it
+//! found in the kernel's table.
 
 use homing_common::host::HostId;
 
@@ -11,14 +12,16 @@ impl Gossip {
     /// own sessions, known here or not; so until it is heard, or voided, not all
     /// who may own a session have been asked.
     pub fn introduce(&mut self, now: u64, member: &Member) {
-        let peer = self
-            .peers
-            .entry(member.host)
-            .or_insert_with(|| Peer::new(now));
+        let void_after = self.core.settings.void_after.as_micros() as u64;
+        let peer = self.peers.entry(member.host).or_insert_with(|| Peer {
+            void_at: Some(now.saturating_add(void_after)),
+            ..Peer::new(now)
+        });
         if peer.domain.is_none() {
             peer.domain = Some(member.domain);
             peer.stream = member.stream;
         }
+        self.agenda.plan(member.host, peer, now);
     }
 
     /// Whether anything is known of a host but its name.

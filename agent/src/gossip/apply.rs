@@ -11,6 +11,12 @@ pub trait Table: Send + 'static {
     /// Packets of this session go to this host from now on.
     fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError>;
 
+    /// The same for a session that found no room, and whose packets come here: a
+    /// table may keep some room for such. Says whether another one had to make way.
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+        self.set(id, owner).map(|()| false)
+    }
+
     /// Packets of this session are not sent anywhere from now on. There may have
     /// been no route.
     fn clear(&mut self, id: SessionId) -> Result<(), TableError>;
@@ -36,6 +42,10 @@ counters! {
         routes_cleared,
         /// Routes not written because the table was full.
         table_full,
+        /// Routes of sessions without a place whose packets came here, written into the room kept for such.
+        routes_kept,
+        /// Among these: another such route had to make way.
+        routes_made_way,
         /// Routes not written or removed because the system refused.
         table_errors,
     }
@@ -67,6 +77,27 @@ impl<T: Table> Applier<T> {
             room: false,
             counters: Counters::default(),
             error: None,
+        }
+    }
+
+    /// Puts the route of a session in force whose packets come here, though there be
+    /// no room for others.
+    pub fn apply_asked(&mut self, id: SessionId, owner: Option<HostId>) {
+        self.apply(id, owner);
+        let Some(owner) = owner.filter(|_| self.unplaced.contains(&id)) else {
+            return;
+        };
+        // It has found no place for good, and is tried again with the others.
+        match self.table.set_asked(id, owner) {
+            Ok(made_way) => {
+                self.counters.routes_kept += 1;
+                self.counters.routes_made_way += u64::from(made_way);
+            }
+            Err(TableError::Full) => {}
+            Err(error @ TableError::Io(_)) => {
+                self.counters.table_errors += 1;
+                self.error = Some(error);
+            }
         }
     }
 
@@ -163,6 +194,41 @@ pub(super) mod tests {
             self.routes.remove(&id);
             Ok(())
         }
+    }
+
+    /// A table without any room but what is kept for one session.
+    #[derive(Default)]
+    struct OneGuest(Option<SessionId>);
+
+    impl Table for OneGuest {
+        fn set(&mut self, _: SessionId, _: HostId) -> Result<(), TableError> {
+            Err(TableError::Full)
+        }
+
+        fn set_asked(&mut self, id: SessionId, _: HostId) -> Result<bool, TableError> {
+            Ok(self.0.replace(id).is_some())
+        }
+
+        fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+            self.0.take_if(|guest| *guest == id);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_is_asked_for_gets_the_room_kept_for_that_and_stays_without_a_place() {
+        let mut applier = Applier::new(OneGuest::default());
+        let host = Some(HostId(2));
+        applier.apply(SessionId(1), host);
+        assert_eq!(applier.table().0, None);
+        applier.apply_asked(SessionId(1), host);
+        applier.apply_asked(SessionId(2), host);
+        assert_eq!(applier.table().0, Some(SessionId(2)));
+        let counters = applier.counters;
+        assert_eq!((counters.routes_kept, counters.routes_made_way), (2, 1));
+        assert_eq!(applier.unplaced(), 2);
+        applier.apply_asked(SessionId(2), None);
+        assert_eq!((applier.table().0, applier.unplaced()), (None, 1));
     }
 
     #[test]

@@ -28,8 +28,20 @@ impl Node {
     /// Packets of a session that nobody here knows were parked, at a time `at` of
     /// this clock.
     pub fn parked(&mut self, now: u64, at: u64, question: Question, frame: Frame) {
-        let known = self.gossip.owner(SessionId(question.id)).is_some();
+        let id = SessionId(question.id);
+        let known = self.gossip.owner(id).is_some();
+        if known && self.wanted.insert(id) {
+            // Where its route found no room, it gets some before the packet goes back.
+            self.gossip.look_again(id);
+        }
         self.asks.parked(now, at, question, frame, known);
+    }
+
+    /// Whether packets of a session came here that the kernel's table does not send
+    /// on: to be asked of each route that is put in force.
+    pub fn take_wanted(&mut self, id: SessionId) -> bool {
+        let is_parked = !self.wanted.is_empty() && self.wanted.remove(&id);
+        is_parked || self.gossip.is_provisional(id)
     }
 
     /// The next questions of another host to put to this host's kernel.

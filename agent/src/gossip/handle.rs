@@ -83,6 +83,10 @@ pub struct Status {
     pub alerts: Vec<Alert>,
     /// The logs of all members that are up are followed without a gap.
     pub in_sync: bool,
+    /// The sessions of the whole POP are known: what is unknown is asked about.
+    pub synced: bool,
+    /// Sessions of others found no room.
+    pub full: bool,
     /// Sessions of this host.
     pub sessions: u64,
     /// The last announcement of this host.

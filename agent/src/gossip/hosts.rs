@@ -16,8 +16,8 @@ use crate::pop::{
 pub struct HostView {
     /// The host.
     pub host: HostId,
-    /// As membership knows it: none while only claims of it are known, from the
-    /// agent's life before.
+    /// As membership knows it: none while it is only known from the agent's life
+    /// before.
     pub member: Option<Member>,
     /// Its state: none likewise.
     pub state: Option<State>,
@@ -25,7 +25,7 @@ pub struct HostView {
     pub since: Option<u64>,
     /// As gossip knows it.
     pub origin: Option<Origin>,
-    /// Its kernel: none likewise.
+    /// Its kernel: none where its address is not known either.
     pub kernel: Option<Kernel>,
 }
 
@@ -57,7 +57,7 @@ impl Node {
                     state: None,
                     since: None,
                     origin: Some(origin),
-                    kernel: None,
+                    kernel: self.liveness.kernel(origin.host),
                 },
             );
         }

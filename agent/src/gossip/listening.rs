@@ -8,11 +8,22 @@ use super::{
     node::{Node, Note},
 };
 use crate::pop::{
+    Member,
     liveness::{Event, Kernel},
     membership::{Change, Contest, State},
 };
 
 impl Node {
+    /// These were members when an agent before this one ran here: their kernels are
+    /// asked at once, and their agents called.
+    pub fn remember(&mut self, now: u64, members: Vec<Member>) {
+        for member in &members {
+            self.gossip.introduce(now, member);
+            self.liveness.peer_down(now, member);
+        }
+        self.membership.remember(now, members);
+    }
+
     /// What is wrong in the POP as far as it is no state of a host.
     pub fn alerts(&self, now: u64) -> Vec<Alert> {
         let minority = self.liveness.minority(now);
@@ -102,13 +113,19 @@ impl Node {
             entry.is_some_and(|entry| entry.state == state)
         };
         match event {
-            Event::Answers { host } if in_state(host, State::Down) => {
+            // Nobody has said yet how an agent is that is remembered from before.
+            Event::Answers { host }
+                if in_state(host, State::Down) || self.membership.entry(host).is_none() =>
+            {
                 self.gossip.kernel_answers(host);
                 self.membership.keep(host);
                 let holder = self.membership.holder(host);
                 self.seal.set_holder(host, holder);
             }
-            Event::Dead { host, .. } => self.gossip.kernel_dead(now, host),
+            Event::Dead { host, .. } => {
+                self.gossip.kernel_dead(now, host);
+                self.hosts_version += 1;
+            }
             Event::Back { host, from, .. } => {
                 self.gossip.kernel_back(now, host, from);
                 self.membership.call(now, host);

@@ -1,7 +1,11 @@
 //! One host's seal, membership and gossip in one sans-IO machine: datagrams,
 //! local sessions and the time go in; datagrams, routes and notes come out.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
@@ -51,6 +55,9 @@ pub struct Node {
     pub(super) liveness: Liveness,
     pub(super) gossip: Gossip,
     pub(super) asks: Asks,
+    /// Sessions whose owner is known but whose packets were parked. Each is taken
+    /// out when its route is put in force, which comes next.
+    pub(super) wanted: BTreeSet<SessionId>,
     /// When asks hear next how gossip sees the POP.
     pub(super) audience_at: u64,
     /// Before this time a host that knows nobody may not have been heard yet.
@@ -112,6 +119,7 @@ impl Node {
             membership: Membership::new(now, me, config.seeds, config.random),
             gossip: Gossip::new(now, wall_us, settings, sessions, routes),
             asks: Asks::new(asks),
+            wanted: BTreeSet::new(),
             audience_at: now,
             joining_until: now + joining,
             pacer: Pacer::new(now),

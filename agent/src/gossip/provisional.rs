@@ -127,6 +127,16 @@ impl Gossip {
         }
     }
 
+    /// Whether a session's route is one that no claim has confirmed yet.
+    pub fn is_provisional(&self, id: SessionId) -> bool {
+        self.core.provisional.get(id).is_some()
+    }
+
+    /// Gives a session's route out once more.
+    pub fn look_again(&mut self, id: SessionId) {
+        self.core.dirty.push_back(id);
+    }
+
     /// Sessions with a route that no claim has confirmed yet.
     pub fn provisional(&self) -> usize {
         self.core.provisional.len()

@@ -70,6 +70,8 @@ pub struct Options {
     pub claims_max: usize,
     /// What the table of owners holds from the agent's life before.
     pub routes: Vec<(SessionId, HostId)>,
+    /// The members that an agent before this one knew.
+    pub remembered: Vec<Member>,
     /// Told how gossip is.
     pub vitals: Box<dyn Vitals>,
     /// What asks about unknown sessions need. Without it, this host neither asks
@@ -152,9 +154,11 @@ impl<T: Table> Task<T> {
         let routes = self.options.routes.into_iter();
         let has_seeds = config.seeds.iter().any(|seed| seed.host != config.me.host);
         let driver = self.options.fast_path.map(Driver::start).transpose()?;
+        let mut node = Node::new(clock.now(), clock.wall(), config, sessions, routes);
+        node.remember(clock.now(), self.options.remembered);
         let running = Running {
             driver,
-            node: Node::new(clock.now(), clock.wall(), config, sessions, routes),
+            node,
             applier: self.applier,
             events: self.events,
             raise: self.raise,
@@ -166,6 +170,7 @@ impl<T: Table> Task<T> {
             reports: Reports::default(),
             vitals: self.options.vitals,
             standing: Standing::new(clock.now(), has_seeds),
+            full: false,
             beat_at: 0,
             clock,
         };
@@ -214,6 +219,8 @@ struct Running<T> {
     reports: Reports,
     vitals: Box<dyn Vitals>,
     standing: Standing,
+    /// What was told last of room in the tables.
+    full: bool,
     beat_at: u64,
     clock: Clock,
 }
@@ -315,10 +322,14 @@ impl<T: Table> Running<T> {
             alive: self.in_state(membership::State::Alive),
             down: self.in_state(membership::State::Down),
             behind: self.is_behind(),
-            full: self.lacks_room(),
         };
         if let Some(synced) = self.standing.look(now, sight) {
             self.vitals.synced(synced);
+        }
+        let full = self.lacks_room();
+        if full != self.full {
+            self.full = full;
+            self.vitals.full(full);
         }
     }
 
@@ -350,7 +361,11 @@ impl<T: Table> Running<T> {
             let Some((id, owner)) = self.node.poll_route() else {
                 break;
             };
-            self.applier.apply(id, owner);
+            if self.node.take_wanted(id) {
+                self.applier.apply_asked(id, owner);
+            } else {
+                self.applier.apply(id, owner);
+            }
         }
         let anyway = self.retry_at <= now;
         if anyway {
@@ -465,20 +480,19 @@ impl<T: Table> Running<T> {
         entries.filter(|entry| entry.state == state).count()
     }
 
-    /// Whether the log of some member that is up is not followed without a gap.
     /// Whether claims or routes of others found no room.
     fn lacks_room(&self) -> bool {
         let incomplete = |view: &HostView| view.origin.is_some_and(|origin| origin.incomplete);
         self.applier.unplaced() > 0 || self.node.hosts().iter().any(incomplete)
     }
 
+    /// Whether the log of some member that is up is not followed without a gap.
     fn is_behind(&self) -> bool {
-        let is_behind = |view: &HostView| {
-            view.state == Some(membership::State::Alive)
-                && view.origin.is_none_or(|origin| {
-                    origin.progress != Progress::Following || origin.incomplete
-                })
+        let is_following = |view: &HostView| {
+            Some(Progress::Following) == view.origin.map(|origin| origin.progress)
         };
+        let is_behind =
+            |view: &HostView| view.state == Some(membership::State::Alive) && !is_following(view);
         self.node.hosts().iter().any(is_behind)
     }
 
@@ -493,7 +507,9 @@ impl<T: Table> Running<T> {
             left: in_state(membership::State::Left),
             mismatched: in_state(membership::State::Mismatched),
             alerts: node.alerts(self.clock.now()),
-            in_sync: !self.is_behind(),
+            in_sync: !self.is_behind() && !self.full,
+            synced: self.standing.is_synced(),
+            full: self.full,
             sessions: gossip.tally().count,
             announced: gossip.announced(),
             claimed: gossip.claimed(),
@@ -523,15 +539,24 @@ async fn parked(driver: &mut Option<Driver>) -> Packets {
 
 impl Table for Owners {
     fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
-        match Self::set(self, id, owner) {
-            Ok(()) => Ok(()),
-            Err(OwnersError::Full { .. }) => Err(TableError::Full),
-            Err(OwnersError::Io(error)) => Err(TableError::Io(error)),
-        }
+        Ok(Self::set(self, id, owner)?)
+    }
+
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+        Ok(Self::set_asked(self, id, owner)?)
     }
 
     fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
         Ok(Self::clear(self, id)?)
+    }
+}
+
+impl From<OwnersError> for TableError {
+    fn from(error: OwnersError) -> Self {
+        match error {
+            OwnersError::Full { .. } => Self::Full,
+            OwnersError::Io(error) => Self::Io(error),
+        }
     }
 }
 

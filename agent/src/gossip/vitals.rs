@@ -26,12 +26,16 @@ pub trait Vitals: Send + 'static {
     /// Whether this host knows the sessions of the whole POP. Comes when it
     /// changes; it does not at first.
     fn synced(&mut self, synced: bool);
+    /// Whether there are sessions of others that found no room here. Comes when it
+    /// changes; there are none at first.
+    fn full(&mut self, full: bool);
 }
 
 /// Nobody who cares: for gossip without a kernel side.
 impl Vitals for () {
     fn beat(&mut self) {}
     fn synced(&mut self, _: bool) {}
+    fn full(&mut self, _: bool) {}
 }
 
 /// The POP as the loop sees it.
@@ -43,16 +47,13 @@ pub(super) struct Sight {
     pub down: usize,
     /// The log of some member that is up is not followed.
     pub behind: bool,
-    /// Sessions of others found no room here.
-    pub full: bool,
 }
 
 /// Whether this host knows the sessions of the whole POP.
 ///
 /// Once it does, a host that joins or a gap in a log changes nothing: unknown
 /// packets of those few are asked about. It no longer does when it reaches under
-/// half of the POP, when its loop stood still for long, or when its tables are full:
-/// an answer would find no room either, and other hosts have some.
+/// half of the POP or when its loop stood still for long.
 pub(super) struct Standing {
     synced: bool,
     has_seeds: bool,
@@ -75,6 +76,11 @@ impl Standing {
         }
     }
 
+    /// What it came to when it last looked.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     /// Looks; says what is new.
     pub fn look(&mut self, now: u64, sight: Sight) -> Option<bool> {
         if now > self.looked_at + STALL {
@@ -87,7 +93,7 @@ impl Standing {
         }
         self.known = known;
         let reaches_half = 2 * (sight.alive + 1) > known;
-        let trusted = now >= self.not_before && reaches_half && !sight.full;
+        let trusted = now >= self.not_before && reaches_half;
         let synced = trusted && (self.synced || self.is_complete(now, sight));
         let changed = synced != self.synced;
         self.synced = synced;
@@ -112,7 +118,6 @@ mod tests {
         alive: 4,
         down: 0,
         behind: false,
-        full: false,
     };
 
     fn synced() -> (Standing, u64) {
@@ -146,7 +151,6 @@ mod tests {
             alive: 9,
             down: 0,
             behind: true,
-            full: false,
         };
         assert_eq!(standing.look(now + BEAT_INTERVAL, joined), None);
     }
@@ -157,7 +161,6 @@ mod tests {
             alive: 0,
             down: 0,
             behind: false,
-            full: false,
         };
         assert_eq!(Standing::new(0, false).look(1, nobody), Some(true));
         let mut standing = Standing::new(0, true);
@@ -175,13 +178,11 @@ mod tests {
             alive: 2,
             down: 2,
             behind: false,
-            full: false,
         };
         let under = Sight {
             alive: 1,
             down: 3,
             behind: false,
-            full: false,
         };
         assert_eq!(standing.look(now, half), None);
         assert_eq!(standing.look(now, under), Some(false));
@@ -191,15 +192,6 @@ mod tests {
         };
         assert_eq!(standing.look(now, behind), None);
         assert_eq!(standing.look(now, half), Some(true));
-    }
-
-    #[test]
-    fn who_has_no_room_does_not_know_until_there_is_room() {
-        let (mut standing, now) = synced();
-        let full = Sight { full: true, ..ALL };
-        assert_eq!(standing.look(now, full), Some(false));
-        assert_eq!(standing.look(now, full), None);
-        assert_eq!(standing.look(now, ALL), Some(true));
     }
 
     #[test]

@@ -27,8 +27,7 @@ impl fmt::Display for Stream {
     }
 }
 
-/// The longest name of a domain, in bytes.
-pub const DOMAIN_LEN_MAX: usize = 32;
+pub use homing_common::host::DOMAIN_LEN_MAX;
 
 /// The name of a broadcast domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

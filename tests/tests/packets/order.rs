@@ -166,6 +166,27 @@ fn a_host_that_knows_asks_and_one_that_does_not_sends_it_on() {
 }
 
 #[test]
+fn a_host_without_room_for_all_owners_sends_on_what_comes_to_it_and_asks_for_others() {
+    in_namespace(|| {
+        for v4 in [true, false] {
+            let full = |it: &mut Control| it.flags |= Control::OWNERS_FULL;
+            let mut program = program();
+            program.control(full).unwrap();
+            // Nobody else could have room.
+            let alone = run(&mut program, v4, flags::ACK);
+            assert_end(&alone, Action::Drop, Outcome::Asked);
+            program.set_rendezvous(2, 3).unwrap();
+            let sent = run(&mut program, v4, flags::ACK);
+            assert_end(&sent, Action::Tx, Outcome::Rendezvous);
+            let opens = run(&mut program, v4, flags::SYN);
+            assert_end(&opens, Action::Pass, Outcome::LocalSyn);
+            let sent_here = arrive(&mut program, v4, flags::ACK);
+            assert_end(&sent_here, Action::Drop, Outcome::Asked);
+        }
+    });
+}
+
+#[test]
 fn by_another_interface_too() {
     in_namespace(|| {
         let mut program = program();

@@ -155,6 +155,37 @@ fn an_agent_that_restarts_while_another_is_down_keeps_its_sessions_until_its_ker
 }
 
 #[test]
+fn the_only_agent_that_starts_asks_the_kernels_that_were_members_before() {
+    let lines = "kernel_dead_after = \"1s\"\nvoid_after = \"2s\"\n";
+    let mut pop = up("kernalone", 3, lines);
+    let clients = pop.load(30);
+    let entries = [2, 3].map(|to| pop.entries(1, to));
+    for host in 1..=3 {
+        pop.lab.kill(host).unwrap();
+    }
+    pop.lab.launch(1).unwrap();
+    let asked = |to: u16| {
+        wait_until(PATIENCE, || {
+            Ok(pop.seen(1, to, "state") == "down" && pop.seen(1, to, "kernel") == "alive")
+        })
+    };
+    for to in [2, 3] {
+        assert!(asked(to).unwrap(), "{}", pop.seen(1, to, "kernel"));
+    }
+    // Nothing to wait for: that nothing happens is the point.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!([2, 3].map(|to| pop.entries(1, to)), entries);
+    assert_eq!(pop.counter(1, "voided_hosts"), 0);
+    let clients = pop.tour(clients);
+    pop.lab.start(2).unwrap();
+    pop.lab.start(3).unwrap();
+    pop.lab.wait_settled(30, PATIENCE).unwrap();
+    let clients = pop.tour(clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
 fn a_kernel_that_is_gone_is_voided_everywhere_in_time() {
     let mut pop = up("kerngone", 4, "");
     let clients = pop.load(40);

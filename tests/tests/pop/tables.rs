@@ -145,3 +145,44 @@ fn owners_that_find_no_room_are_named_and_placed_once_there_is_room() {
     pop.unbroken(first);
     pop.down();
 }
+
+#[test]
+fn sessions_that_find_no_room_on_any_host_work_all_the_same() {
+    let mut lab = cold("everyfull");
+    for host in 1..=3 {
+        lab.configure(host, "[limits]\nowners = 20").unwrap();
+    }
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    let clients = pop.unsettled(90);
+    let named = |host| {
+        let problems = problems(&pop.lab, host);
+        problems
+            .iter()
+            .any(|text| text.contains("raise limits.owners"))
+    };
+    let all_full = || Ok((1..=3).all(named));
+    assert!(wait_until(PATIENCE, all_full).unwrap());
+
+    // Each host in turn gets packets of all, of which it has places for a third.
+    let clients = pop.tour(clients);
+    let kept = (1..=3).map(|host| pop.lab.gossip_count(host, "routes_kept").unwrap());
+    let kept: Vec<_> = kept.collect();
+    assert!(kept.iter().all(|count| *count > 0), "{kept:?}");
+    // An agent that starts finds more than it has places for.
+    pop.lab.kill(2).unwrap();
+    pop.lab.start(2).unwrap();
+    let clients = pop.tour(clients);
+    pop.unbroken(clients);
+
+    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    for host in 1..=3 {
+        let healed = || Ok(problems(&pop.lab, host).is_empty());
+        assert!(
+            wait_until(PATIENCE, healed).unwrap(),
+            "{:?}",
+            problems(&pop.lab, host)
+        );
+    }
+    pop.down();
+}

@@ -42,6 +42,9 @@ use crate::{
     },
 };
 
+/// How long an agent may take to know the sessions of the whole POP.
+const SYNCED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
     pub config: Config,
@@ -110,6 +113,9 @@ impl AgentView {
                 deaf = deaf.join(", "),
                 domain = self.config.host.domain,
             ));
+        }
+        if !status.synced && self.started.elapsed() > SYNCED_WITHIN {
+            problems.push(problems::NOT_SYNCED.to_owned());
         }
         problems.extend(problems::of_tables(status.unplaced, unrecorded));
         problems
@@ -208,6 +214,8 @@ impl View for AgentView {
             },
             gossip: api::Gossip {
                 in_sync: status.in_sync,
+                synced: status.synced,
+                full: status.full,
                 announced: status.announced,
                 applied: status.gossip.records_applied,
                 open_to_applied_us: latency(&status.latency),

@@ -91,6 +91,40 @@ fn agents_that_start_while_another_is_down_ask_its_kernel_and_keep_its_claims() 
 }
 
 #[test]
+fn the_only_agent_that_starts_asks_the_kernels_that_it_remembers() {
+    let mut pop = settled(5);
+    for at in 1..=5 {
+        pop.kill(at);
+    }
+    pop.run(5 * SECOND);
+    pop.start(3);
+    pop.run(600 * SECOND);
+    assert_eq!(routes(&pop, 3), SESSIONS as usize);
+    for of in [1, 2, 4, 5] {
+        let seen = pop.seen(3, of).unwrap();
+        assert_eq!(seen.state, Some(State::Down));
+        assert!(
+            matches!(seen.kernel, Some(Kernel::Alive { .. })),
+            "{seen:?}"
+        );
+        assert!(seen.is_routed());
+    }
+    // One machine is switched off. There is nobody to ask but other kernels.
+    pop.dark.insert(1);
+    pop.run(3 * SECOND);
+    assert_eq!(routes(&pop, 3), 0);
+    assert_eq!(pop.counters(3).voided_hosts, 1);
+    // Who comes back is called, although host 5 is the seed of nobody that runs.
+    pop.dark.clear();
+    for at in [5, 4, 2, 1] {
+        pop.start(at);
+        pop.run(2 * SECOND);
+    }
+    pop.run(5 * SECOND);
+    pop.assert_converged();
+}
+
+#[test]
 fn an_agent_that_starts_after_another_left_keeps_its_claims_for_the_rest_of_the_hold() {
     let mut pop = settled(4);
     pop.kill(3);

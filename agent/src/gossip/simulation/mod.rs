@@ -5,12 +5,13 @@
 //!
 //! This file is the POP; `random` tries random histories, `cases` chosen ones,
 //! `relays` those in which announcements have to cross between domains, `kernels`
-//! those in which kernels answer echoes.
+//! those in which kernels answer echoes, `racks` those in which many go at once.
 
 mod cases;
 mod clocks;
 mod impostors;
 mod kernels;
+mod racks;
 mod random;
 mod relays;
 
@@ -26,12 +27,15 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
     apply::{Applier, tests::Memory},
+    hosts::HostView,
     machine::Progress,
     node::{Config, Destination, Node, Note},
 };
 use crate::pop::{
-    Domain, Fingerprint, Member, SECOND, Stream, keys::Keys, liveness::answer_for_test,
-    membership::Seed,
+    Domain, Fingerprint, Member, SECOND, Stream,
+    keys::Keys,
+    liveness::answer_for_test,
+    membership::{Seed, State},
 };
 
 const VOID_AFTER: Duration = Duration::from_secs(3);
@@ -72,6 +76,8 @@ struct Machine {
     incarnations: BTreeSet<u64>,
     sessions: BTreeMap<SessionId, u16>,
     table: Option<Memory>,
+    /// The members that its agent wrote down.
+    members: Vec<Member>,
     agent: Option<(Node, Applier<Memory>)>,
 }
 
@@ -92,6 +98,8 @@ struct Pop {
     echoes: bool,
     /// Machines that are switched off or cut off: nothing reaches them.
     dark: BTreeSet<u16>,
+    /// Machines that reach each other, but none of the rest.
+    apart: BTreeSet<u16>,
     domains: u16,
     /// What machines' clocks of the day showed at the start, where it is not [`WALL`].
     walls: BTreeMap<u16, u64>,
@@ -130,6 +138,7 @@ impl Pop {
             multicast,
             echoes: false,
             dark: BTreeSet::new(),
+            apart: BTreeSet::new(),
             domains: 2,
             walls: BTreeMap::new(),
         };
@@ -143,6 +152,7 @@ impl Pop {
                 incarnations: BTreeSet::from([1_000]),
                 sessions: BTreeMap::new(),
                 table: Some(pop.new_table()),
+                members: Vec::new(),
                 agent: None,
             };
             pop.machines.insert(host, machine);
@@ -202,13 +212,14 @@ impl Pop {
             random,
         };
         let table = machine.table.take().unwrap();
-        let node = Node::new(
+        let mut node = Node::new(
             self.now,
             wall,
             config,
             machine.sessions.iter().map(|(&id, &g)| (id, g)),
             table.routes.clone().into_iter(),
         );
+        node.remember(self.now, machine.members.clone());
         machine.agent = Some((node, Applier::new(table)));
         self.settle(host);
     }
@@ -216,7 +227,10 @@ impl Pop {
     /// The agent vanishes; the kernel keeps its table.
     fn kill(&mut self, host: u16) {
         let machine = self.machines.get_mut(&host).unwrap();
-        if let Some((_, applier)) = machine.agent.take() {
+        if let Some((node, applier)) = machine.agent.take() {
+            let stays = |view: &HostView| matches!(view.state, Some(State::Alive | State::Down));
+            let members = node.hosts().into_iter().filter(stays);
+            machine.members = members.filter_map(|view| view.member).collect();
             machine.table = Some(applier.into_table());
         }
     }
@@ -228,6 +242,7 @@ impl Pop {
         let machine = self.machines.get_mut(&host).unwrap();
         machine.sessions.clear();
         machine.table = Some(table);
+        machine.members.clear();
         let incarnation = machine.stream.incarnation.saturating_add_signed(step);
         machine.stream.incarnation = unused(&mut machine.incarnations, incarnation.max(1));
         machine.stream.generation = 0;
@@ -379,7 +394,8 @@ impl Pop {
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         let faults = self.faults;
         let is_unheard = !self.echoes && bytes.starts_with(&Echo::MAGIC);
-        if is_unheard || self.dark.contains(&from) || self.dark.contains(&to) {
+        let is_cut = self.apart.contains(&from) != self.apart.contains(&to);
+        if is_unheard || is_cut || self.dark.contains(&from) || self.dark.contains(&to) {
             return;
         }
         let mut copies = 1;
@@ -449,7 +465,7 @@ impl Pop {
     }
 
     /// What one host knows of another.
-    fn seen(&self, at: u16, of: u16) -> Option<super::hosts::HostView> {
+    fn seen(&self, at: u16, of: u16) -> Option<HostView> {
         let (node, _) = self.machines[&at].agent.as_ref()?;
         node.hosts().into_iter().find(|view| view.host.0 == of)
     }

@@ -40,6 +40,8 @@ impl Vitals for Pulse {
     fn synced(&mut self, synced: bool) {
         self.0.lock().unwrap().1 = Some(synced);
     }
+
+    fn full(&mut self, _: bool) {}
 }
 
 /// One host of a POP on the loopback interface, by unicast.
@@ -85,6 +87,7 @@ impl Host {
             kernel_dead_after: Duration::from_secs(3),
             claims_max: 1 << 16,
             routes: Vec::new(),
+            remembered: Vec::new(),
             vitals: Box::new(vitals.clone()),
             fast_path: None,
         };

@@ -14,7 +14,10 @@
 mod absent;
 mod codec;
 mod holders;
+mod joining;
 mod library;
+mod recall;
+mod remembered;
 mod view;
 
 use std::{
@@ -31,23 +34,17 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use self::{
     codec::{Wire, canonical, decode_outdated, encode_outdated, is_announcement},
     holders::Withheld,
+    joining::JOIN_INTERVAL,
     library::{Due, config},
+    recall::Recall,
+    remembered::Remembered,
 };
 pub use self::{
     holders::{Contest, Holder},
     view::{Change, Counters, Entry, Outgoing, Seed, State},
 };
-use super::{MS, Member, SECOND, Stream};
+use super::{MS, Member, Stream};
 
-/// Between two announcements of a host that is alone, or has only just joined.
-const JOIN_INTERVAL: u64 = 200 * MS;
-/// After this many of those a lone host slows down to [`HEAL_INTERVAL`].
-const JOIN_ROUNDS: u32 = 50;
-/// A host that has joined asks for members until it has heard of no new one for
-/// this many intervals.
-const QUIET_ROUNDS: u32 = 5;
-/// Between two announcements to seeds that are no members at the moment.
-const HEAL_INTERVAL: u64 = SECOND;
 /// A leaving host says so this many times, [`LEAVE_INTERVAL`] apart.
 const LEAVE_ROUNDS: u32 = 3;
 const LEAVE_INTERVAL: u64 = 20 * MS;
@@ -73,6 +70,8 @@ pub struct Membership {
     withheld: BTreeMap<HostId, Withheld>,
     /// The last host that was told of as absent: the next answer goes on behind it.
     absent_told: HostId,
+    remembered: Remembered,
+    recall: Recall,
     announce_at: u64,
     rounds: u32,
     leave: Option<Leave>,
@@ -107,6 +106,8 @@ impl Membership {
             contest: None,
             withheld: BTreeMap::new(),
             absent_told: HostId(0),
+            remembered: Remembered::default(),
+            recall: Recall::default(),
             announce_at: now,
             rounds: 0,
             leave: None,
@@ -225,7 +226,8 @@ impl Membership {
             return leave.next_at;
         }
         let timer = self.timers.peek().map_or(u64::MAX, |due| due.0.at);
-        timer.min(self.announce_at)
+        let own = self.remembered.due_at().min(self.recall.due_at());
+        timer.min(self.announce_at).min(own)
     }
 
     /// Does what is due.
@@ -250,6 +252,13 @@ impl Membership {
                 self.note(result);
                 self.settle(now);
             }
+        }
+        if self.remembered.due_at() <= now {
+            self.miss_remembered(now);
+        }
+        if self.recall.due_at() <= now {
+            self.recall_some(now);
+            self.settle(now);
         }
         if self.announce_at <= now {
             self.join(now);
@@ -345,48 +354,6 @@ impl Membership {
         self.changes.pop_front()
     }
 
-    fn join(&mut self, now: u64) {
-        self.rounds = self.rounds.saturating_add(1);
-        if self.is_alone() {
-            self.announce_at = now
-                + if self.rounds <= JOIN_ROUNDS {
-                    JOIN_INTERVAL
-                } else {
-                    HEAL_INTERVAL
-                };
-            for seed in self.seeds.clone() {
-                self.announce(seed);
-            }
-        } else if self.rounds <= QUIET_ROUNDS {
-            // One answer holds some thirty members: go on asking around while
-            // there is news.
-            self.announce_at = now + JOIN_INTERVAL;
-            let pick = self.rng.random_range(0..self.foca.num_members());
-            let picked = self.foca.iter_members().nth(pick).map(|m| *m.id());
-            if let Some(member) = picked {
-                self.announce(Seed {
-                    host: member.host,
-                    address: member.address,
-                });
-            }
-        } else {
-            self.announce_at = now + HEAL_INTERVAL;
-            for seed in self.seeds.clone() {
-                let known = self.entries.get(&seed.host);
-                if !known.is_some_and(|e| matches!(e.state, State::Alive | State::Mismatched)) {
-                    self.announce(seed);
-                }
-            }
-        }
-    }
-
-    fn announce(&mut self, seed: Seed) {
-        self.counters.announcements += 1;
-        let to = Member::seed(seed.host, seed.address, self.me.domain);
-        let result = self.foca.announce(to, &mut self.runtime);
-        self.note(result);
-    }
-
     /// After a change of identity the library waits to be spoken to before it
     /// probes anyone. If all members wait, none ever finds out that another has
     /// gone: so it is made to look at its members at once.
@@ -425,6 +392,7 @@ impl Membership {
                     self.me = member;
                     self.counters.rejoins += 1;
                     self.reconnect();
+                    self.recall(now, true);
                 }
                 OwnedNotification::Idle => {
                     self.rounds = 0;
@@ -448,6 +416,7 @@ impl Membership {
             self.counters.ups += 1;
             self.set(now, member, State::Alive);
             self.changes.push_back(Change::Up(member));
+            self.recall(now, false);
         }
     }
 

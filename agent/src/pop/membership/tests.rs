@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
-use crate::pop::{Domain, Fingerprint};
+use crate::pop::{Domain, Fingerprint, SECOND};
 
 fn member(host: u16, generation: u64) -> Member {
     Member {
