@@ -1,5 +1,6 @@
 //! Limits of what the kernel side does for strangers: so many times within each
-//! window of time, counted in the map `LIMITS`.
+//! window of time, counted in the map `LIMITS`. In the same way it counts how many
+//! entries are made in the maps in which the oldest make room ([`Room`]).
 //!
 //! A counter is one word: the window's number above, the count below. Programs on
 //! several CPUs change it without a lock, so that now and then one of two counts
@@ -7,8 +8,10 @@
 //! meet on it, and never grows with what is sent.
 
 use crate::{
+    control::CLOSED_NS,
     host::{HostId, MAX_HOSTS},
     net::Address,
+    park::Course,
     session::{SessionKey, Sip},
 };
 
@@ -82,14 +85,56 @@ impl Limit {
     }
 }
 
+/// A map in which the oldest entries make room for new ones, and whose entries count
+/// for a stated time.
+///
+/// The kernel does not say what it removes. But of entries that were made within one
+/// such time no more than fit are still there, so what was made beyond that, be it of
+/// the first or of the last, went before its time: at least so many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// `CLOSED`.
+    Closed = 0,
+    /// `FRAGMENTS`.
+    Fragments = 1,
+}
+
+impl Room {
+    /// How long an entry counts, nanoseconds.
+    #[inline(always)]
+    pub const fn life_ns(self) -> u64 {
+        match self {
+            Self::Closed => CLOSED_NS,
+            Self::Fragments => Course::LIFE_MS as u64 * 1_000_000,
+        }
+    }
+
+    /// The index of the counter of entries made.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        SOURCES + MAX_HOSTS + 4 + self as u32
+    }
+
+    /// The counter after one more entry, and whether there was room for it.
+    #[inline(always)]
+    pub const fn count(self, counter: u64, now_ns: u64, entries: u32) -> (u64, bool) {
+        count_in(counter, now_ns / self.life_ns(), entries)
+    }
+}
+
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 4;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 6;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
 #[inline(always)]
 pub const fn count(counter: u64, now_ns: u64, max: u32) -> (u64, bool) {
-    let window = now_ns >> WINDOW_SHIFT & u32::MAX as u64;
+    count_in(counter, now_ns >> WINDOW_SHIFT, max)
+}
+
+#[inline(always)]
+const fn count_in(counter: u64, window: u64, max: u32) -> (u64, bool) {
+    let window = window & u32::MAX as u64;
     let count = if counter >> 32 == window {
         counter & u32::MAX as u64
     } else {
@@ -133,9 +178,25 @@ mod tests {
             Limit::Flows,
             Limit::TooBig,
         ];
-        let indices = limits.map(Limit::index);
+        let rooms = [Room::Closed, Room::Fragments].map(Room::index);
+        let indices = [&limits.map(Limit::index)[..], &rooms].concat();
         assert!(indices.is_sorted_by(|a, b| a < b));
         assert_eq!(indices[indices.len() - 1], LIMITS_ENTRIES - 1);
+    }
+
+    #[test]
+    fn what_is_made_beyond_the_room_within_one_life_is_too_much() {
+        for room in [Room::Closed, Room::Fragments] {
+            let (mut counter, life_ns) = (0, room.life_ns());
+            let mut make = |now_ns| {
+                let (next, fits) = room.count(counter, now_ns, 2);
+                counter = next;
+                fits
+            };
+            let times = [0, 1, 2, life_ns - 1, life_ns, life_ns + 1, 2 * life_ns - 1];
+            let fits = times.map(&mut make);
+            assert_eq!(fits, [true, true, false, false, true, true, false]);
+        }
     }
 
     #[test]

@@ -192,6 +192,12 @@ counters! {
     EventsLost = 3, "events_lost";
     /// SYN|ACKs of services that left with a lower MSS.
     MssLowered = 4, "mss_lowered";
+    /// Sessions that this host closed itself less than 60 s ago and that `CLOSED` had no
+    /// room for any more: at least so many.
+    ClosedEvicted = 5, "closed_evicted_at_least";
+    /// Fragmented datagrams of which a fragment came less than 5 s ago and that `FRAGMENTS`
+    /// had no room for any more: at least so many.
+    FragmentsEvicted = 6, "fragments_evicted_at_least";
     /// Packets of UDP flows that were not recorded as sessions: too many at once, or
     /// flows have taken their share of `SESSIONS`.
     FlowsRefused = 16, "flows_refused";

@@ -30,6 +30,10 @@ pub struct Settings {
     pub fabric_port: u16,
     /// Always zero; makes the padding explicit.
     pub zero: u16,
+    /// Entries of `CLOSED`.
+    pub closed_entries: u32,
+    /// Entries of `FRAGMENTS`.
+    pub fragments_entries: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 88);
+const _: () = assert!(size_of::<Settings>() == 96);

@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use homing_common::{
     host::HostId,
+    limit::Room,
     net::{Address, Port, Service, TCP, UDP},
     outcome::Outcome,
     park::{Course, Datagram, Parked, Why},
@@ -24,7 +25,7 @@ use homing_common::{
 use crate::{
     End, control, direct,
     encap::Origin,
-    flow,
+    flow, limit,
     maps::{FRAGMENTS, SCRATCH, SERVICES},
     mark::Mark,
     owners,
@@ -146,10 +147,12 @@ fn set_course(head: &Parked, host: HostId, case: &Case<'_>) {
     let now_ns = control::now_ns();
     let course = Course::new(host.0, now_ns);
     if insert(head, &course, BPF_NOEXIST) {
-        return;
+        return limit::entry_made(Room::Fragments, now_ns);
     }
     let waiting = read(head).is_some_and(|course| course.host == 0);
-    insert(head, &course, BPF_ANY);
+    if !insert(head, &course, BPF_ANY) {
+        limit::entry_lost(Room::Fragments);
+    }
     if waiting {
         park::tell(case.ctx, &for_agent(head, case), Why::Decided, now_ns);
     }
@@ -188,7 +191,7 @@ fn course(head: &Parked, case: &Case<'_>) -> Result<HostId, Outcome> {
 fn wait(head: &Parked, now_ns: u64, case: &Case<'_>) {
     let note = Course::new(0, now_ns);
     if insert(head, &note, BPF_NOEXIST) {
-        return;
+        return limit::entry_made(Room::Fragments, now_ns);
     }
     match read(head).filter(|course| course.holds(now_ns)) {
         Some(course) if course.host != 0 => {
@@ -197,7 +200,9 @@ fn wait(head: &Parked, now_ns: u64, case: &Case<'_>) {
         Some(_) => {}
         // Of a datagram that had the same key a while ago.
         None => {
-            insert(head, &note, BPF_ANY);
+            if !insert(head, &note, BPF_ANY) {
+                limit::entry_lost(Room::Fragments);
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
 
 /// Ids of the sessions that this host closed itself lately, and when
 /// (`CLOCK_MONOTONIC`, nanoseconds). Written by the hooks on sockets; the oldest
-/// make room.
+/// make room, and what goes too early is counted ([`homing_common::limit::Room`]).
 #[btf_map]
 pub static CLOSED: LruHashMap<u64, u64, { CLOSED_ENTRIES as usize }> = LruHashMap::new();
 

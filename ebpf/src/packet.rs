@@ -306,8 +306,11 @@ pub extern "C" fn ipv6_upper(ctx: *mut xdp_md, upper: u32, protocol: u32) -> u32
     let frame = Frame::of(&XdpContext::new(ctx));
     let mut upper = upper & UPPER_MASK;
     let mut protocol = protocol as u8;
-    for _ in 0..MAX_EXTENSIONS {
+    for nth in 0..MAX_EXTENSIONS {
         match protocol {
+            // Hop-by-hop options stand nowhere but first: no stack reads on behind
+            // others.
+            HOP_BY_HOP if nth > 0 => break,
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
                 let Some(extension) = frame.at::<[u8; 2]>(upper as usize) else {
                     return 0;

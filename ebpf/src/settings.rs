@@ -28,6 +28,8 @@ static SETTINGS: Settings = Settings {
     hop_limit: 0,
     fabric_port: 0,
     zero: 0,
+    closed_entries: 0,
+    fragments_entries: 0,
 };
 
 macro_rules! getters {
@@ -59,6 +61,10 @@ getters! {
     encapsulation: u8 = encapsulation;
     /// The outer TTL of a packet that enters the tunnel.
     hop_limit: u8 = hop_limit;
+    /// Entries of `CLOSED`.
+    closed_entries: u32 = closed_entries;
+    /// Entries of `FRAGMENTS`.
+    fragments_entries: u32 = fragments_entries;
     /// First bits of the tunnel network.
     tunnel_base: u64 = tunnel.base;
     /// Bits below the host id in it.

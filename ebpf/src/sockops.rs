@@ -4,8 +4,8 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     },
     helpers::bpf_get_socket_cookie,
     programs::SockOpsContext,
@@ -13,6 +13,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use homing_common::{
     event::{Event, EventKind},
+    limit::Room,
     net::{Address, Port, TCP},
     outcome::Hook,
     session::{Session, Tuple},
@@ -21,6 +22,7 @@ use homing_common::{
 use crate::{
     control::now_ns,
     direct::is_service,
+    limit,
     maps::{CLOSED, EVENTS, SESSIONS},
     settings, stats,
 };
@@ -92,9 +94,13 @@ fn closed(ctx: &SockOpsContext) {
         return;
     }
     // Before the session goes, so that a packet of it always meets one or the
-    // other. The oldest entry makes room, so there is nothing to do if this fails.
+    // other.
     let now = now_ns();
-    let _ = CLOSED.insert(session.id.0, now, BPF_ANY as u64);
+    if CLOSED.insert(session.id.0, now, BPF_NOEXIST as u64).is_ok() {
+        limit::entry_made(Room::Closed, now);
+    } else if CLOSED.insert(session.id.0, now, BPF_ANY as u64).is_err() {
+        limit::entry_lost(Room::Closed);
+    }
     if SESSIONS.remove(tuple).is_err() {
         return;
     }

@@ -17,7 +17,7 @@ use homing_common::{
     maps::Owner,
     net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
-    park::Parked,
+    park::{CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
     session::{Session, SessionKey, Tuple},
     settings::Settings,
 };
@@ -94,6 +94,8 @@ pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings
         hop_limit: 8,
         fabric_port: 7946,
         zero: 0,
+        closed_entries: CLOSED_ENTRIES,
+        fragments_entries: FRAGMENTS_ENTRIES,
     }
 }
 
@@ -110,6 +112,8 @@ impl Program {
             .override_global("SETTINGS", &settings, true)
             .map_max_entries("OWNERS", 4096)
             .map_max_entries("SESSIONS", 4096)
+            .map_max_entries("CLOSED", settings.closed_entries)
+            .map_max_entries("FRAGMENTS", settings.fragments_entries)
             .load(homing_agent::datapath::OBJECT)
             .context("cannot load the kernel object; this needs root")?;
         let xdp: &mut Xdp = ebpf
@@ -373,6 +377,13 @@ impl Program {
             all.push((head, frame[..head.captured as usize].to_vec()));
         }
         Ok(all)
+    }
+
+    /// How many fragmented datagrams `FRAGMENTS` holds.
+    pub fn remembered_datagrams(&mut self) -> Result<usize> {
+        let courses: HashMap<_, Datagram, Course> = self.map("FRAGMENTS")?.try_into()?;
+        let keys: Result<Vec<_>, _> = courses.keys().collect();
+        Ok(keys?.len())
     }
 
     /// What a hook has counted.

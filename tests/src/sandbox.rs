@@ -66,6 +66,8 @@ impl Sandbox {
                 hop_limit: 8,
                 fabric_port: 7946,
                 zero: 0,
+                closed_entries: 1000,
+                fragments_entries: 1000,
             },
             owners_entries: 1000,
             sessions_entries: 1000,

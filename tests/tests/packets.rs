@@ -10,6 +10,7 @@ mod packets {
     mod flows;
     mod forward;
     mod fragments;
+    mod headers;
     mod local;
     mod loops;
     mod order;

@@ -10,6 +10,7 @@ use homing_common::{
     host::{Encapsulation, GUE_PORT, HostId},
     maps::{OWNERS_ENTRIES, SERVICES_MAX, SESSIONS_ENTRIES},
     net::{Port, Service, TCP, UDP},
+    park::{CLOSED_ENTRIES, FRAGMENTS_ENTRIES},
 };
 use toml::de::DeTable;
 
@@ -348,10 +349,14 @@ fn limits(root: &Section<'_>) -> Option<Limits> {
     let section = root.section("limits", None);
     let owners = section.default("owners", OWNERS_ENTRIES, values::limit);
     let sessions = section.default("sessions", SESSIONS_ENTRIES, values::limit);
+    let closed = section.default("closed", CLOSED_ENTRIES, values::limit);
+    let fragments = section.default("fragments", FRAGMENTS_ENTRIES, values::limit);
     section.close();
     Some(Limits {
         owners: owners?,
         sessions: sessions?,
+        closed: closed?,
+        fragments: fragments?,
     })
 }
 

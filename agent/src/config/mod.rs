@@ -205,6 +205,10 @@ pub struct Limits {
     pub owners: u32,
     /// This host's own open sessions: entries of `SESSIONS`.
     pub sessions: u32,
+    /// Sessions that this host closed in the last minute: entries of `CLOSED`.
+    pub closed: u32,
+    /// Fragmented datagrams of the last seconds: entries of `FRAGMENTS`.
+    pub fragments: u32,
 }
 
 /// `[admin]`: the admin socket.

@@ -101,6 +101,8 @@ fn defaults() {
     assert_eq!(config.tunnel.mss, Mss::Auto);
     assert_eq!(config.limits.owners, 1 << 20);
     assert_eq!(config.limits.sessions, 1 << 18);
+    assert_eq!(config.limits.closed, 1 << 16);
+    assert_eq!(config.limits.fragments, 1 << 13);
 }
 
 #[test]

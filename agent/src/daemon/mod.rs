@@ -8,6 +8,7 @@
 //! Any part that ends unasked ends the agent, with its reason: a supervisor that
 //! starts it again is the better repair, and the fast path does not mind.
 
+mod crowded;
 mod drain;
 mod linger;
 mod members;

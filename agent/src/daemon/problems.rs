@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use homing_common::host::HostId;
+use homing_common::{host::HostId, limit::Room};
 
 use crate::{
     datapath::resolver::{State as WayState, Way},
@@ -107,8 +107,8 @@ pub(super) fn of_pop(alert: &Alert, address: SocketAddr) -> String {
     }
 }
 
-/// What does not fit into tables.
-pub(super) fn of_tables(unplaced: usize, unrecorded: u64) -> Vec<String> {
+/// What does not fit into tables; `crowded` are those that had too little room lately.
+pub(super) fn of_tables(unplaced: usize, unrecorded: u64, crowded: &[Room]) -> Vec<String> {
     let mut problems = Vec::new();
     if unplaced > 0 {
         problems.push(format!(
@@ -120,5 +120,9 @@ pub(super) fn of_tables(unplaced: usize, unrecorded: u64) -> Vec<String> {
             "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
         ));
     }
+    problems.extend(crowded.iter().map(|room| match room {
+        Room::Closed => "this host closes more sessions in a minute than CLOSED holds: the POP is asked about their last packets; raise limits.closed".to_owned(),
+        Room::Fragments => "more fragmented datagrams come within seconds than FRAGMENTS holds: fragments of some are lost; raise limits.fragments, or look for a flood of fragments".to_owned(),
+    }));
     problems
 }

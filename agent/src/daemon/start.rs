@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Parts,
+    crowded::Crowded,
     drain::Drain,
     linger::Linger,
     members, mss,
@@ -252,6 +253,13 @@ pub(super) async fn start(
         Ok(keeper.run().await?)
     });
 
+    let (crowded, stats) = (Crowded::default(), datapath.stats.clone());
+    let follow = crowded.clone().follow(stats);
+    parts.run(
+        "the look at crowded tables",
+        async move { Ok(follow.await?) },
+    );
+
     let view = AgentView {
         config: config.clone(),
         attachment,
@@ -261,6 +269,7 @@ pub(super) async fn start(
         resolver,
         sessions: datapath.sessions,
         stats: datapath.stats,
+        crowded,
         watched,
         held,
         flows: flow_counters,
@@ -315,6 +324,8 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
             hop_limit: config.tunnel.hop_limit,
             fabric_port: config.pop.address.port(),
             zero: 0,
+            closed_entries: config.limits.closed,
+            fragments_entries: config.limits.fragments,
         },
         owners_entries: config.limits.owners + table::kept(config.limits.owners),
         sessions_entries: config.limits.sessions,

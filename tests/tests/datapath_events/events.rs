@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, thread, time::Duration};
 
 use aya::maps::HashMap;
 use homing_agent::datapath::Datapath;
-use homing_common::{outcome::Hook, session::SessionKey};
+use homing_common::{limit::Room, outcome::Hook, session::SessionKey};
 use homing_tests::{
     program::monotonic_ns,
     sandbox::{self, eventually},
@@ -40,6 +40,40 @@ fn sessions_are_recorded_and_told_as_they_open_and_close() {
             assert_eq!(counts.hook(Hook::Closed), 1);
             assert_eq!(stats.hook(Hook::EventsLost).unwrap(), 0);
         });
+    });
+}
+
+#[test]
+fn sessions_that_are_forgotten_too_early_are_counted() {
+    const ROOM: u32 = 64;
+    const CLOSED: u64 = 100;
+    sandbox::run(|sandbox| {
+        // Within one minute of the counter, however busy the machine is.
+        for attempt in 1.. {
+            let mut server = Server::new();
+            let mut options = sandbox.options(&[]);
+            options.pin_dir = sandbox.bpf.join(format!("homing/attempt{attempt}"));
+            options.settings.closed_entries = ROOM;
+            let mut datapath = Datapath::load(&options).unwrap();
+            datapath.services.sync(&SERVICES).unwrap();
+            let hook = |hook| datapath.stats.hook(hook).unwrap();
+            let minute = || monotonic_ns().unwrap() / Room::Closed.life_ns();
+            let before = minute();
+            for _ in 0..CLOSED {
+                server.connect();
+                server.reset();
+            }
+            eventually("all are closed", || hook(Hook::Closed) == CLOSED);
+            if minute() != before {
+                continue;
+            }
+            let counted = hook(Hook::ClosedEvicted);
+            assert_eq!(counted, CLOSED - u64::from(ROOM));
+            let closed = HashMap::<_, u64, u64>::try_from(datapath.closed).unwrap();
+            let kept = closed.keys().count() as u64;
+            assert!(counted <= CLOSED - kept, "{kept} are left");
+            break;
+        }
     });
 }
 

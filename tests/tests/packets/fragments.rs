@@ -3,14 +3,16 @@
 use homing_common::{
     control::Control,
     host::Encapsulation,
-    limit::Limit,
+    limit::{Limit, Room},
     outcome::{Hook, Outcome},
     park::{Datagram, PARKED_FRAME_MAX, Why},
     session::SessionKey,
 };
 use homing_tests::{
     packet::{ICMP, ICMPV6, Ip, Tcp, flags, icmp, segment, udp},
-    program::{Action, Program, host_1, in_namespace, monotonic_ns, tunnel_v4, tunnel_v6},
+    program::{
+        Action, Program, host, host_1, in_namespace, monotonic_ns, settings, tunnel_v4, tunnel_v6,
+    },
     random::Random,
 };
 
@@ -457,6 +459,41 @@ fn a_flood_neither_grows_anything_nor_stops_datagrams_in_order() {
         for piece in pieces(true, flags::ACK, 9) {
             let run = program.run(&piece.frame(&[])).unwrap();
             assert_end(&run, Action::Tx, Outcome::FragmentForwarded);
+        }
+    });
+}
+
+#[test]
+fn datagrams_beyond_what_is_remembered_are_counted() {
+    const ROOM: u32 = 64;
+    const SENT: u32 = 100;
+    in_namespace(|| {
+        // Within one life of an entry, however busy the machine is.
+        loop {
+            let mut settings = settings(tunnel_v4(), Encapsulation::Ipip);
+            settings.fragments_entries = ROOM;
+            let mut program = host(settings).unwrap();
+            own(&mut program, true, 2);
+            let life = || monotonic_ns().unwrap() / Room::Fragments.life_ns();
+            let before = life();
+            for id in 0..SENT {
+                // The same datagram again is the same entry.
+                for _ in 0..2 {
+                    let run = program.run(&pieces(true, flags::ACK, id)[0].frame(&[]));
+                    assert_end(&run.unwrap(), Action::Tx, Outcome::FragmentForwarded);
+                }
+                if id + 1 == ROOM && life() == before {
+                    assert_eq!(program.hook(Hook::FragmentsEvicted).unwrap(), 0);
+                }
+            }
+            if life() != before {
+                continue;
+            }
+            let counted = program.hook(Hook::FragmentsEvicted).unwrap();
+            assert_eq!(counted, u64::from(SENT - ROOM));
+            let kept = program.remembered_datagrams().unwrap();
+            assert!(counted <= u64::from(SENT) - kept as u64, "{kept} are left");
+            break;
         }
     });
 }

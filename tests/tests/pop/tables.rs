@@ -108,6 +108,33 @@ fn sessions_that_find_no_room_work_and_are_recorded_once_there_is_room() {
 }
 
 #[test]
+fn sessions_that_are_forgotten_too_early_are_named() {
+    let mut lab = cold("forgotten");
+    lab.configure(1, "[limits]\nclosed = 50").unwrap();
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    pop.lab.set_ecmp(&[1]).unwrap();
+    let first = pop.load(10);
+    assert!(problems(&pop.lab, 1).is_empty());
+    let named = || {
+        // Enough of them in whatever minute it is.
+        open_and_reset(&pop.lab, 60);
+        let problems = problems(&pop.lab, 1);
+        Ok(problems
+            .iter()
+            .any(|text| text.contains("raise limits.closed")))
+    };
+    assert!(
+        wait_until(PATIENCE, named).unwrap(),
+        "{:?}",
+        problems(&pop.lab, 1)
+    );
+    assert!(hook(&pop.lab, 1, "closed_evicted_at_least") > 0);
+    pop.unbroken(first);
+    pop.down();
+}
+
+#[test]
 fn owners_that_find_no_room_are_named_and_placed_once_there_is_room() {
     let mut lab = cold("owners");
     lab.configure(3, "[limits]\nowners = 20").unwrap();

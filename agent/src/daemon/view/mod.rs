@@ -21,6 +21,7 @@ use homing_common::{
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
+    crowded::Crowded,
     drain::Drain,
     problems,
     reload::{self, Reload},
@@ -58,6 +59,8 @@ pub(super) struct AgentView {
     pub resolver: Resolver,
     pub sessions: Arc<Sessions>,
     pub stats: Arc<Stats>,
+    /// Which tables let entries go before their time.
+    pub crowded: Crowded,
     /// What comparisons with the kernel's sockets found.
     pub watched: Arc<WatchCounters>,
     /// What holding fragments counted.
@@ -117,7 +120,11 @@ impl AgentView {
         if !status.synced && self.started.elapsed() > SYNCED_WITHIN {
             problems.push(problems::NOT_SYNCED.to_owned());
         }
-        problems.extend(problems::of_tables(status.unplaced, unrecorded));
+        problems.extend(problems::of_tables(
+            status.unplaced,
+            unrecorded,
+            &self.crowded.lately(),
+        ));
         problems
     }
 

@@ -45,6 +45,8 @@ impl Wanted {
             let entries = match name.as_str() {
                 "OWNERS" => options.owners_entries,
                 "SESSIONS" => options.sessions_entries,
+                "CLOSED" => options.settings.closed_entries,
+                "FRAGMENTS" => options.settings.fragments_entries,
                 _ => map.max_entries(),
             };
             let shape = Shape {
