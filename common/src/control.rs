@@ -38,6 +38,9 @@ impl Control {
     pub const OWNERS_FULL: u32 = 8;
     /// An agent whose last beat is older than this is down, nanoseconds.
     pub const BEAT_MAX_NS: u64 = 1_000_000_000;
+    /// After a silence of so long the members count the agent as down, nanoseconds: what
+    /// membership takes to notice, give or take a second.
+    pub const AWAY_NS: u64 = 3_000_000_000;
     /// How often the agent beats, nanoseconds.
     pub const BEAT_EVERY_NS: u64 = 200_000_000;
 }

@@ -77,8 +77,7 @@ pub fn incarnation() -> u64 {
 /// The host that a session's packets go to when this one may not decide on them.
 #[inline(always)]
 pub fn rendezvous(id: SessionId) -> Option<HostId> {
-    let slot = id.0 as u32 & (RENDEZVOUS_ENTRIES - 1);
-    let entry = RENDEZVOUS.get_ptr(slot)?;
+    let entry = RENDEZVOUS.get_ptr(slot(id))?;
     // SAFETY: the pointer is to a value of the map. Both hosts are read at once.
     let entry = unsafe { core::ptr::read_volatile(entry) };
     let host = if entry.first == settings::host().0 {
@@ -89,18 +88,35 @@ pub fn rendezvous(id: SessionId) -> Option<HostId> {
     (host != 0 && host != settings::host().0).then_some(HostId(host))
 }
 
-/// The host where fragments meet that have this slot of `RENDEZVOUS`; this one, if
-/// the slot names none.
+/// The slot of `RENDEZVOUS` that a session has.
+#[inline(always)]
+pub fn slot(id: SessionId) -> u32 {
+    id.0 as u32 & (RENDEZVOUS_ENTRIES - 1)
+}
+
+/// The host where packets meet that have this slot of `RENDEZVOUS`; this one, if the
+/// slot names none.
 #[inline(always)]
 pub fn meeting(slot: u32) -> HostId {
-    let first = match RENDEZVOUS.get_ptr(slot) {
-        // SAFETY: the pointer is to a value of the map; one number is read at once.
-        Some(entry) => unsafe { core::ptr::read_volatile(&raw const (*entry).first) },
-        None => 0,
+    let me = settings::host();
+    let Some(entry) = RENDEZVOUS.get_ptr(slot) else {
+        return me;
     };
-    if first == 0 {
-        settings::host()
+    // SAFETY: the pointer is to a value of the map. Both hosts are read at once.
+    let entry = unsafe { core::ptr::read_volatile(entry) };
+    // The others have struck a host off whose agent is down, and all that met here
+    // meets at the next one.
+    let host = if entry.first == me.0 && entry.second != 0 && is_away(now_ns()) {
+        entry.second
     } else {
-        HostId(first)
-    }
+        entry.first
+    };
+    if host == 0 { me } else { HostId(host) }
+}
+
+/// Whether the agent has been silent for so long that the POP takes it for down.
+#[inline(always)]
+fn is_away(now_ns: u64) -> bool {
+    let beat_ns: u64 = field!(beat_ns);
+    now_ns.saturating_sub(beat_ns) > Control::AWAY_NS
 }

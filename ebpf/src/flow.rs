@@ -175,6 +175,18 @@ pub extern "C" fn flow_answered(tuple: *const Tuple) -> u32 {
     0
 }
 
+/// Whether a flow is this host's and the POP has been told.
+#[inline(always)]
+pub fn is_told(tuple: &Tuple) -> bool {
+    SESSIONS.get_ptr(tuple).is_some()
+}
+
+/// Whether packets of a flow have come here that the POP has not been told of.
+#[inline(always)]
+pub fn is_new(id: SessionId) -> bool {
+    FLOWS.get_ptr(id.0).is_some()
+}
+
 /// Whether the POP has been told of a flow of this host. If so, notes that it is
 /// not idle.
 #[inline(always)]

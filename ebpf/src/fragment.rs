@@ -23,9 +23,9 @@ use homing_common::{
 };
 
 use crate::{
-    End, control,
+    End, control, direct,
     encap::Origin,
-    limit,
+    flow, limit,
     maps::{FRAGMENTS, SCRATCH, SERVICES},
     mark::Mark,
     owners,
@@ -54,6 +54,9 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
         return Err(case.either(Outcome::Fragment, Outcome::TunnelNotService));
     }
     if case.tunnelled() && Mark::Decided.is_on(&case.frame, case.packet.link_len) {
+        if begins_datagram(seen.kind, head) {
+            flow::decide(&head.tuple, SessionId(head.id), flow::Arrival::Tunnel);
+        }
         return Err(case.up(Outcome::FragmentLocal, Outcome::StrippedFragment));
     }
     if seen.kind == Seen::TINY {
@@ -71,12 +74,12 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             return case.send(seen.len, seen.tos, entropy, meeting, origin);
         }
     }
-    let host = if seen.kind == Seen::FIRST {
-        let host = owner(case, head)?;
+    let host = if seen.kind == Seen::LATER {
+        course(head, case)?
+    } else {
+        let host = owner(case, head, seen.kind)?;
         set_course(head, host, case);
         host
-    } else {
-        course(head, case)?
     };
     if host == me {
         return Err(case.up(Outcome::FragmentLocal, Outcome::StrippedFragment));
@@ -102,22 +105,40 @@ fn is_service_address(address: &Address) -> bool {
 /// The host that a datagram is for, as its first fragment says; this one, where no
 /// other is known.
 #[inline(always)]
-fn owner(case: &Case<'_>, head: &Parked) -> Result<HostId, Outcome> {
+fn owner(case: &Case<'_>, head: &Parked, kind: u64) -> Result<HostId, Outcome> {
     let me = settings::host();
     // Whatever belongs to no session: its fragments meet, and go up together.
     if head.tuple.protocol == 0 {
         return Ok(me);
     }
-    if let Some(owner) = owners::owner_of(SessionId(head.id)) {
+    let id = SessionId(head.id);
+    if let Some(owner) = owners::owner_of(id) {
         return Ok(owner);
+    }
+    // The datagrams of a flow meet here and there. So that they go to one host also
+    // while the POP has not been told whose the flow is, its id chooses one.
+    if begins_datagram(kind, head) {
+        let host = control::meeting(control::slot(id));
+        if host != me && !flow::is_told(&head.tuple) && !flow::is_new(id) {
+            return Ok(host);
+        }
+        flow::decide(&head.tuple, id, flow::Arrival::Tunnel);
+        return Ok(me);
     }
     // The stack would reset it, and its owner may not have been heard of yet: the
     // client sends it again.
-    let asks = head.tuple.protocol == TCP && head.flags != 0 && !Flags(head.flags).opens();
+    let segment = head.tuple.protocol == TCP && kind == Seen::FIRST;
+    let asks = segment && head.flags != 0 && !Flags(head.flags).opens();
     if asks && !case.has_socket(&head.tuple) {
         return Err(Outcome::FragmentUnknown);
     }
     Ok(me)
+}
+
+/// Whether it is the first fragment of a UDP packet to a service.
+#[inline(always)]
+fn begins_datagram(kind: u64, head: &Parked) -> bool {
+    kind == Seen::FIRST && head.tuple.protocol == UDP && direct::is_service(&head.tuple.service())
 }
 
 /// Writes where a datagram's fragments go, and has those released that wait.
@@ -234,6 +255,8 @@ impl Seen {
     const TINY: u64 = 1;
     const FIRST: u64 = 2;
     const LATER: u64 = 3;
+    /// The first one of an ICMP error about a session, or of what belongs to none.
+    const OTHER: u64 = 4;
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
@@ -246,9 +269,9 @@ impl Seen {
 }
 
 /// Reads a fragment, given [`Uncommon`], into `SCRATCH`: datagram and service; and if
-/// it is the first one of a session's datagram, the session's tuple and id, and the
-/// flags of TCP. Returns [`Seen`]: kind (from bit 32 on), TOS (bits 16 to 23), length
-/// (below).
+/// it is the first one of a session's datagram, or of an error about it, the session's
+/// tuple and id, and the flags of TCP. Returns [`Seen`]: kind (from bit 32 on), TOS
+/// (bits 16 to 23), length (below).
 ///
 /// A function of its own, and global: the verifier looks at it once.
 #[inline(never)]
@@ -290,12 +313,12 @@ fn examine<const V4: bool>(frame: &Frame, ip: &Ip, head: &mut Parked) -> u64 {
         return if overlaps { Seen::TINY } else { Seen::LATER };
     }
     match session::<V4>(frame, ip, &piece) {
-        Some(Some((tuple, flags))) => {
+        Some(Some((tuple, flags, kind))) => {
             head.tuple = tuple;
             (head.id, head.flags) = (tuple.id(&key).0, flags);
-            Seen::FIRST
+            kind
         }
-        Some(None) => Seen::FIRST,
+        Some(None) => Seen::OTHER,
         None => Seen::TINY,
     }
 }
@@ -340,10 +363,14 @@ impl Piece {
     }
 }
 
-/// The session of a first fragment, and TCP's flags; nothing, if headers are missing,
-/// and no session, if it is of another protocol.
+/// The session of a first fragment, TCP's flags, and the kind of [`Seen`]; nothing, if
+/// headers are missing, and no session, if it is of another protocol.
 #[inline(always)]
-fn session<const V4: bool>(frame: &Frame, ip: &Ip, piece: &Piece) -> Option<Option<(Tuple, u8)>> {
+fn session<const V4: bool>(
+    frame: &Frame,
+    ip: &Ip,
+    piece: &Piece,
+) -> Option<Option<(Tuple, u8, u64)>> {
     let (protocol, upper) = if V4 {
         (piece.protocol, piece.body)
     } else {
@@ -355,7 +382,7 @@ fn session<const V4: bool>(frame: &Frame, ip: &Ip, piece: &Piece) -> Option<Opti
             upper,
             ..*ip
         };
-        return Some(related::session::<V4>(frame, &icmp).map(|tuple| (tuple, 0)));
+        return Some(related::session::<V4>(frame, &icmp).map(|tuple| (tuple, 0, Seen::OTHER)));
     }
     let header_len = match protocol {
         TCP => TCP_MIN_LEN,
@@ -371,9 +398,10 @@ fn session<const V4: bool>(frame: &Frame, ip: &Ip, piece: &Piece) -> Option<Opti
     let (client, service) = (Port([s0, s1]), Port([d0, d1]));
     let tuple = Tuple::new(ip.source, client, ip.destination, service, protocol);
     if protocol == UDP {
-        return Some(Some((tuple, 0)));
+        return Some(Some((tuple, 0, Seen::FIRST)));
     }
     let header: *const [u8; TCP_MIN_LEN] = frame.at(upper)?;
     // SAFETY: as above.
-    Some(Some((tuple, unsafe { (*header)[13] })))
+    let flags = unsafe { (*header)[13] };
+    Some(Some((tuple, flags, Seen::FIRST)))
 }

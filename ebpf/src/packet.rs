@@ -3,6 +3,8 @@
 //! Nothing here changes a packet, and nothing is believed that the frame's
 //! length or another field contradicts.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     net::{Address, Port, TCP, UDP},
@@ -232,6 +234,12 @@ impl Ip {
         if !frame.holds(start, len) {
             return None;
         }
+        // Here `::ffff:a.b.c.d` stands for the IPv4 address, which a packet of IPv6 has
+        // no business with (and Linux drops): with it, one tuple would be of no version
+        // or of both.
+        if is_mapped(&header.src_addr) || is_mapped(&header.dst_addr) {
+            return None;
+        }
         let mut ip = Self {
             source: Address(header.src_addr),
             destination: Address(header.dst_addr),
@@ -263,6 +271,18 @@ impl Ip {
         self.upper = self.upper.max((upper & UPPER_MASK) as usize);
         (self.upper <= self.start + self.len).then_some(())
     }
+}
+
+/// Whether an address of a packet is an IPv4-mapped one.
+///
+/// Read apart from the copy of the address, whose words would else be kept in
+/// registers, of which there are few, between here and there.
+#[inline(always)]
+fn is_mapped(address: &[u8; 16]) -> bool {
+    let words = address.as_ptr().cast::<[u8; 4]>();
+    // SAFETY: the address is four words long.
+    let word = |n| u32::from_ne_bytes(unsafe { read_volatile(words.add(n)) });
+    word(2).to_le() == u32::from_le_bytes([0, 0, 0xff, 0xff]) && word(0) | word(1) == 0
 }
 
 /// In what [`ipv6_upper`] returns: the upper header's offset.

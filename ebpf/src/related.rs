@@ -14,6 +14,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::{
     End, control, direct,
     encap::Origin,
+    flow,
     maps::SCRATCH,
     mark::Mark,
     owners,
@@ -60,7 +61,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
         // The session may have moved on since the sender heard of it.
         if let Some(owner) = owner
             && owner.0 != case.packet.from
-            && !case.has_socket(&head.tuple)
+            && !case.is_here(&head.tuple)
         {
             if Mark::SentOn.is_on(&case.frame, case.packet.link_len) {
                 return Err(Outcome::TunnelAgain);
@@ -74,7 +75,8 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
             return case.send(len, tos, entropy, owner, origin);
         }
     } else if (control::owners_full() || !control::knows(control::now_ns()))
-        && !case.has_socket(&head.tuple)
+        && !case.is_here(&head.tuple)
+        && !flow::is_new(id)
         && let Some(host) = control::rendezvous(id)
     {
         let origin = Origin::Rendezvous { opens: false };

@@ -61,8 +61,9 @@ pub fn tell(ctx: &XdpContext, inner: &Inner, room: usize) -> Outcome {
 }
 
 /// Returns 1 if the packet is now the answer, and 0, with the packet as it was or
-/// in pieces, if nobody is to be told. The IP header begins at `start`, right
-/// behind the link layer.
+/// in pieces, if nobody is to be told. The IP header begins at `start`. Where that is
+/// not right behind the link layer, the packet came through the tunnel, and its sender
+/// is not where the frame came from.
 ///
 /// A function of its own, and global: the verifier looks at it once, and not once
 /// for every way that leads to it.
@@ -70,7 +71,7 @@ pub fn tell(ctx: &XdpContext, inner: &Inner, room: usize) -> Outcome {
 #[unsafe(no_mangle)]
 pub extern "C" fn too_big(ctx: *mut xdp_md, start: u32, room: u32, v4: u32) -> u32 {
     let ctx = XdpContext::new(ctx);
-    let start = (start & 0x1f) as usize;
+    let start = start as usize;
     if start > LINK_MAX {
         return 0;
     }

@@ -9,7 +9,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     host::HostId,
-    net::{ICMP, ICMPV6},
+    net::{ICMP, ICMPV6, UDP},
     outcome::Outcome,
     session::Tuple,
 };
@@ -17,7 +17,7 @@ use homing_common::{
 use crate::{
     End,
     encap::{self, Inner, Origin},
-    fragment, local,
+    flow, fragment, local,
     packet::{Frame, Link},
     related, tunnel,
 };
@@ -158,6 +158,17 @@ impl<'a> Case<'a> {
             local::is_open::<true>(self.ctx, tuple)
         } else {
             local::is_open::<false>(self.ctx, tuple)
+        }
+    }
+
+    /// Whether this host knows by itself that a session is its own: it has the socket,
+    /// or has told the POP of the flow.
+    #[inline(always)]
+    pub fn is_here(&self, tuple: &Tuple) -> bool {
+        if tuple.protocol == UDP {
+            flow::is_told(tuple)
+        } else {
+            self.has_socket(tuple)
         }
     }
 

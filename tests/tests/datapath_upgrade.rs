@@ -5,13 +5,14 @@
 use std::{
     collections::BTreeSet,
     fs,
+    mem::offset_of,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
 };
 
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, MapInfo},
+    maps::{Array, HashMap, Map, MapData, MapInfo},
 };
 use homing_agent::datapath::{
     Datapath, LoadOptions, OBJECT,
@@ -19,6 +20,7 @@ use homing_agent::datapath::{
     sockets::Watcher,
 };
 use homing_common::{
+    control::Control,
     host::HostId,
     net::{Address, Port, Service, TCP},
     outcome::Hook,
@@ -351,6 +353,45 @@ fn a_start_that_dies_anywhere_is_ended_by_the_next() {
 #[ignore = "takes long: `cargo xtask test --full`"]
 fn a_start_that_dies_anywhere_can_be_given_up_for_the_old_build() {
     dies_anywhere(Some(&older()));
+}
+
+/// Dies while new maps take their places, the last of which no program uses.
+#[test]
+fn a_start_that_dies_among_its_last_steps_converts_nothing_twice() {
+    let mut object = Object::parse(OBJECT).unwrap();
+    object.exchange("Control", "mss_v4", "mss_v6").unwrap();
+    object
+        .exchange("Identity", "incarnation", "generation")
+        .unwrap();
+    let older = object.build();
+    let control = |options: &LoadOptions| {
+        let pin = options.pin_dir.join("maps/CONTROL");
+        let map = Map::Array(MapData::from_pin(pin).unwrap());
+        Array::<_, [u8; size_of::<Control>()]>::try_from(map).unwrap()
+    };
+    for settled in 1..=3 {
+        sandbox::run(|sandbox| {
+            ip("link add eth0 type veth peer name peer0");
+            let options = sandbox.options(&["eth0"]);
+            load(&options, &older);
+            let mut bytes = [0; size_of::<Control>()];
+            bytes[offset_of!(Control, mss_v4)] = 6;
+            bytes[offset_of!(Control, mss_v6)] = 4;
+            control(&options).set(0, bytes, 0).unwrap();
+
+            let mut load = Load::begin(&options, OBJECT).unwrap();
+            let mut count = 0;
+            while count < settled {
+                let step = load.step().unwrap().unwrap();
+                count += usize::from(matches!(step, Step::Settle(_)));
+            }
+            drop(load);
+            drop(Datapath::load(&options).unwrap());
+            let bytes = control(&options).get(&0, 0).unwrap();
+            assert_eq!(bytes[offset_of!(Control, mss_v4)], 4, "{settled} settled");
+            assert_eq!(bytes[offset_of!(Control, mss_v6)], 6, "{settled} settled");
+        });
+    }
 }
 
 #[test]

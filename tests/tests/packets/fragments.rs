@@ -1,14 +1,15 @@
 //! Fragments: those of one datagram meet on one host and go to its owner together.
 
 use homing_common::{
+    control::Control,
     host::Encapsulation,
     limit::{Limit, Room},
     outcome::{Hook, Outcome},
-    park::{PARKED_FRAME_MAX, Why},
+    park::{Datagram, PARKED_FRAME_MAX, Why},
     session::SessionKey,
 };
 use homing_tests::{
-    packet::{ICMP, Ip, Tcp, flags, icmp, segment, udp},
+    packet::{ICMP, ICMPV6, Ip, Tcp, flags, icmp, segment, udp},
     program::{
         Action, Program, host, host_1, in_namespace, monotonic_ns, settings, tunnel_v4, tunnel_v6,
     },
@@ -17,6 +18,7 @@ use homing_tests::{
 
 use super::{
     common::{TUNNELS, assert_end, outer},
+    flows::UDP,
     local::Handshake,
     loops::Pop,
 };
@@ -146,7 +148,7 @@ fn entropy_of(program: &Program, piece: &Ip, id: u32) -> u64 {
     let protocol = if piece.source.is_ipv4() { 6 } else { 0 };
     let (source, destination) = (piece.source.into(), piece.destination.into());
     let key: &SessionKey = &program.settings().session_key;
-    homing_common::park::Datagram::new(source, destination, id, protocol, key).rest
+    Datagram::new(source, destination, id, protocol, key).rest
 }
 
 #[test]
@@ -268,6 +270,92 @@ fn what_belongs_to_no_session_meets_and_goes_up() {
                     .address_of(homing_common::host::HostId(to));
                 assert_eq!(run.frame[at..at + 4], address.as_v4().unwrap());
             }
+        }
+    });
+}
+
+#[test]
+fn a_flow_of_fragments_comes_to_one_host_that_makes_it_its_own() {
+    in_namespace(|| {
+        for v4 in [true, false] {
+            let mut pop = Pop::new(tunnel_v4(), Encapsulation::Ipip, HOSTS);
+            let session = segment(v4, 0);
+            let (client, service) = (session.source, session.destination);
+            let id = pop
+                .host(1)
+                .id_of(&client.to_string(), &service.to_string(), UDP)
+                .unwrap();
+            for host in &mut pop.hosts {
+                host.add_service_of(&service.to_string(), UDP).unwrap();
+                // Datagrams meet at 1 and 2, and the flow belongs to 3.
+                host.set_rendezvous_of(id, 3, 1).unwrap();
+            }
+            for n in 0..6u32 {
+                for host in &mut pop.hosts {
+                    let entropy = |id| {
+                        let protocol = if v4 { UDP } else { 0 };
+                        let key = &host.settings().session_key;
+                        let (source, destination) = (client.ip().into(), service.ip().into());
+                        Datagram::new(source, destination, id, protocol, key).rest
+                    };
+                    let rest = entropy(n);
+                    host.set_rendezvous_of(rest, 1 + n as u16 % 2, 3).unwrap();
+                }
+                let body = udp(client.port(), service.port(), &[5; 400]);
+                let datagram = Ip::new(client.ip(), service.ip(), UDP, body);
+                for piece in datagram.fragments(n, 128) {
+                    let (way, outcome) = pop.follow(1, piece.frame(&[]));
+                    assert_eq!(outcome, Outcome::StrippedFragment, "{way:?}");
+                    assert_eq!(way.last(), Some(&3), "{way:?}");
+                }
+                let told = pop.host(3).hook(Hook::Opened).unwrap();
+                assert_eq!(told, u64::from(n >= 3), "after {} datagrams", n + 1);
+            }
+            for host in [1, 2] {
+                assert_eq!(pop.host(host).hook(Hook::Opened).unwrap(), 0);
+            }
+            // An error about a flow is none of its packets.
+            let about = Ip::new(service.ip(), client.ip(), UDP, udp(443, 7, &[5; 400]));
+            let between = (client.ip(), service.ip());
+            let (kind, protocol) = if v4 { (3, ICMP) } else { (1, ICMPV6) };
+            let body = icmp(between, kind, 1, [0; 4], &about.bytes());
+            let error = Ip::new(between.0, between.1, protocol, body);
+            for _ in 0..6 {
+                let run = pop
+                    .host(3)
+                    .run(&error.fragments(99, 128)[0].frame(&[]))
+                    .unwrap();
+                assert_end(&run, Action::Pass, Outcome::FragmentLocal);
+            }
+            assert_eq!(pop.host(3).hook(Hook::Opened).unwrap(), 1);
+        }
+    });
+}
+
+#[test]
+fn where_the_agent_has_gone_nothing_meets_unless_nowhere_else() {
+    in_namespace(|| {
+        let mut program = host_1(tunnel_v4(), Encapsulation::Ipip).unwrap();
+        own(&mut program, true, 3);
+        let piece = &pieces(true, flags::ACK, 5)[0].frame(&[]);
+        let silent = |program: &mut Program, ago_ns: u64| {
+            let now_ns = monotonic_ns().unwrap();
+            program
+                .control(|control| control.beat_ns = now_ns - ago_ns)
+                .unwrap();
+        };
+        for (rendezvous, ago_ns, outcome) in [
+            ((1, 2), 0, Outcome::FragmentForwarded),
+            // Restarting: the others have not noticed.
+            ((1, 2), Control::BEAT_MAX_NS, Outcome::FragmentForwarded),
+            ((1, 2), Control::AWAY_NS, Outcome::FragmentGathered),
+            ((1, 0), Control::AWAY_NS, Outcome::FragmentForwarded),
+            ((0, 0), Control::AWAY_NS, Outcome::FragmentForwarded),
+        ] {
+            program.set_rendezvous(rendezvous.0, rendezvous.1).unwrap();
+            silent(&mut program, ago_ns);
+            let run = program.run(piece).unwrap();
+            assert_end(&run, Action::Tx, outcome);
         }
     });
 }

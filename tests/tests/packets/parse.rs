@@ -229,3 +229,29 @@ fn what_is_not_ip_goes_up() {
         }
     });
 }
+
+#[test]
+fn ipv6_packets_with_ipv4_addresses_in_them_are_nobodys() {
+    in_namespace(|| {
+        let mut program = program();
+        let mapped = |address: &str| format!("[::ffff:{address}]:");
+        let client = format!("{}40312", mapped("198.51.100.7"));
+        let service = format!("{}443", mapped("203.0.113.10"));
+        for (client, service) in [
+            (&*client, SERVICE_V6),
+            (CLIENT_V6, &*service),
+            // Of an IPv4 session this has the tuple, and so the id.
+            (&*client, &*service),
+        ] {
+            let packet = Tcp::new(client, service, flags::ACK).ip();
+            let frame = packet.frame(&[]);
+            let run = program.run(&frame).unwrap();
+            assert_end(&run, Action::Pass, Outcome::Malformed);
+            assert_eq!(run.frame, frame);
+            let tunnelled = outer(&program, 2, 1, &packet, 0).frame(&[]);
+            let run = program.run(&tunnelled).unwrap();
+            assert_end(&run, Action::Drop, Outcome::TunnelMalformed);
+        }
+        assert!(program.parked().unwrap().is_empty(), "the POP is asked");
+    });
+}

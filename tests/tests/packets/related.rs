@@ -6,7 +6,10 @@ use homing_tests::{
     program::{Action, Program, host_1, in_namespace},
 };
 
-use super::common::{TUNNELS, assert_end, outer};
+use super::{
+    common::{TUNNELS, assert_end, outer},
+    flows::UDP,
+};
 
 /// What a router on the way to the client says about a packet that the service sent.
 fn error(about: &Ip, kind: u8, code: u8, keep: usize) -> Ip {
@@ -223,6 +226,46 @@ fn a_host_that_cannot_know_sends_it_to_the_rendezvous_host() {
         for v4 in [true, false] {
             let run = program.run(&unreachable(v4).frame(&[])).unwrap();
             assert_end(&run, Action::Tx, Outcome::Rendezvous);
+        }
+    });
+}
+
+#[test]
+fn a_host_knows_its_own_flows_whatever_its_agent_does() {
+    in_namespace(|| {
+        let mut program = host_1(TUNNELS[0].0(), TUNNELS[0].1).unwrap();
+        program.set_rendezvous(2, 3).unwrap();
+        for (v4, packets) in [(true, 1), (true, 6), (false, 1), (false, 6)] {
+            let session = segment(v4, 0);
+            let (mut client, service) = (session.source, session.destination);
+            client.set_port(5_000 + packets);
+            program.add_service_of(&service.to_string(), UDP).unwrap();
+            program.know().unwrap();
+            let body = udp(client.port(), service.port(), &[1]);
+            let datagram = Ip::new(client.ip(), service.ip(), UDP, body);
+            for _ in 0..packets {
+                let run = program.run(&datagram.frame(&[])).unwrap();
+                assert_eq!(run.action, Action::Pass);
+            }
+            let body = udp(service.port(), client.port(), &[9; 300]);
+            let about = Ip::new(service.ip(), client.ip(), UDP, body);
+            let error = error(&about, if v4 { 3 } else { 1 }, 1, 548);
+            // Its agent has gone.
+            program
+                .control(|control| (control.flags, control.beat_ns) = (0, 0))
+                .unwrap();
+            let run = program.run(&error.frame(&[])).unwrap();
+            assert_end(&run, Action::Pass, Outcome::IcmpLocal);
+            // Another host claims the flow, too: what this one has told of stays.
+            let (client, service) = (client.to_string(), service.to_string());
+            let id = program.id_of(&client, &service, UDP).unwrap();
+            program.set_owner_of(id, 3).unwrap();
+            let tunnelled = outer(&program, 2, 1, &error, 0).frame(&[]);
+            let run = program.run(&tunnelled).unwrap();
+            match packets {
+                1 => assert_end(&run, Action::Tx, Outcome::SentOn),
+                _ => assert_end(&run, Action::Pass, Outcome::StrippedIcmp),
+            }
         }
     });
 }

@@ -195,7 +195,7 @@ fn an_address_that_is_mapped_is_no_tunnel_address() {
             packet.body,
         );
         let run = program.run(&forged.frame(&[])).unwrap();
-        assert_end(&run, Action::Pass, Outcome::NotService);
+        assert_end(&run, Action::Pass, Outcome::Malformed);
     });
 }
 

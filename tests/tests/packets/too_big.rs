@@ -128,3 +128,24 @@ fn senders_are_told_so_many_times_a_moment() {
         }
     });
 }
+
+#[test]
+fn nobody_is_told_of_fragments_that_came_through_the_tunnel() {
+    in_namespace(|| {
+        for (tunnel, encapsulation) in TUNNELS {
+            let mut program = host_1(tunnel(), encapsulation).unwrap();
+            own(&mut program, 3);
+            for v4 in [true, false] {
+                let mut packet = segment(v4, flags::ACK).payload(vec![7; 3000]).ip();
+                packet.frags = 0;
+                for piece in packet.fragments(3, 1464).iter().take(2) {
+                    // They meet here, and the way on is narrower.
+                    let frame = outer(&program, 2, 1, piece, 0).frame(&[]);
+                    let run = program.run(&frame).unwrap();
+                    assert_end(&run, Action::Drop, Outcome::TooBig);
+                    assert_eq!(run.frame, frame);
+                }
+            }
+        }
+    });
+}

@@ -89,6 +89,8 @@ pub(super) struct Loaded {
 
 /// Maps that only the agent writes: they do not change while no agent runs.
 const OF_THE_AGENT: [&str; 2] = ["OWNERS", "SERVICES"];
+/// The map that no program uses.
+const OF_NO_PROGRAM: &str = "IDENTITY";
 
 impl<'a> Load<'a> {
     /// Checks what can be checked, and takes the instance's lock. Nothing is changed
@@ -172,7 +174,7 @@ impl<'a> Load<'a> {
     }
 
     fn recover(&mut self) -> Result<(), Error> {
-        let left = list(&self.pins.new_maps())?;
+        let mut left = list(&self.pins.new_maps())?;
         if left.is_empty() {
             return Ok(());
         }
@@ -180,7 +182,10 @@ impl<'a> Load<'a> {
         if left.iter().all(|pin| name_of(pin) == LAYOUT) {
             return self.settle(LAYOUT);
         }
-        if !self.in_use(&left)? {
+        let used = self.used_maps()?;
+        let is_used =
+            |pin: &PathBuf| MapInfo::from_pin(pin).is_ok_and(|info| used.contains(&info.id()));
+        if !left.iter().any(is_used) {
             tracing::info!(
                 maps = left.len(),
                 "removing maps of a start that was interrupted"
@@ -192,6 +197,8 @@ impl<'a> Load<'a> {
             "a start was interrupted after programs had been replaced: ending it"
         );
         self.reconcile(&left)?;
+        // As in `in_order`: what is in use last.
+        left.sort_by_key(is_used);
         let names = left.iter().map(|pin| name_of(pin).to_owned());
         for name in in_order(names) {
             self.settle(&name)?;
@@ -199,8 +206,8 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    /// Whether an attached program uses one of the maps pinned at `pins`.
-    fn in_use(&self, pins: &[PathBuf]) -> Result<bool, Error> {
+    /// The ids of the maps that attached programs use.
+    fn used_maps(&self) -> Result<BTreeSet<u32>, Error> {
         let mut running = BTreeSet::new();
         for pin in list(&self.pins.links())? {
             let link = sys::open_pin(&pin).map_err(Error::pin("open the link", &pin))?;
@@ -220,10 +227,7 @@ impl<'a> Load<'a> {
                 used.extend(info.map_ids().map_err(unknown)?.unwrap_or_default());
             }
         }
-        Ok(pins
-            .iter()
-            .filter_map(|pin| MapInfo::from_pin(pin).ok())
-            .any(|info| used.contains(&info.id())))
+        Ok(used)
     }
 
     /// Fills what the old maps have into new ones that are in use already.
@@ -377,10 +381,12 @@ impl<'a> Load<'a> {
 }
 
 /// The order in which new maps take the pins of the old ones: their description last,
-/// since that of the old ones is needed as long as there are any.
+/// since that of the old ones is needed as long as there are any. And what no program
+/// uses first: as long as a new map in use is left, the next start ends what was begun,
+/// and does not take what is left for new maps that never came into force.
 fn in_order(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut names: Vec<_> = names.collect();
-    names.sort_by_key(|name| name == LAYOUT);
+    names.sort_by_key(|name| (name == LAYOUT, name != OF_NO_PROGRAM));
     names
 }
 
