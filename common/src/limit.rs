@@ -141,7 +141,7 @@ const fn count_in(counter: u64, window: u64, max: u32) -> (u64, bool) {
         0
     };
     if count < max as u64 {
-        (window << 32 | count + 1, true)
+        ((window << 32) | (count + 1), true)
     } else {
         (counter, false)
     }

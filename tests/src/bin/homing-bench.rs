@@ -37,8 +37,8 @@ enum What {
     /// are those of gossip that a host receives per announcement that it learns, all copies,
     /// heartbeats and repairs counted; convergence is the time from an announcement (or from the
     /// end of an outage) until a host has applied it, over all announcements and hosts, after the
-    /// worst of the single faults. On a lab of six hosts in two racks, 5,000 connections are
-    /// opened per second: the figures are those of the host where it takes longest.
+    /// worst of the single faults. On a lab of six hosts in two racks connections are opened at a steady
+    /// rate: the figures are those of the host where it takes longest.
     Gossip(gossip::Options),
 }
 

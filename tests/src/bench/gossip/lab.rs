@@ -19,8 +19,8 @@ use crate::{
 
 /// Hosts of the lab, in two racks: announcements cross by relays.
 const HOSTS: u16 = 6;
-/// Connections opened per second.
-const RATE: u64 = 5_000;
+/// Connections opened per second, unless asked for otherwise.
+pub const RATE: u32 = 5_000;
 /// How long.
 const TIME: Duration = Duration::from_secs(3);
 /// Threads that open connections.
@@ -40,20 +40,20 @@ pub struct Run {
     pub opens_per_s: f64,
 }
 
-/// Builds a lab, opens connections and takes the lab down.
-pub fn run() -> Result<Run> {
+/// Builds a lab, opens so many connections a second and takes the lab down.
+pub fn run(rate: u32) -> Result<Run> {
     let mut lab = Lab::builder()
         .name(&unique("bench"))
         .hosts(HOSTS)
         .racks(2)
         .clients(1)
         .up()?;
-    let result = measure(&mut lab);
+    let result = measure(&mut lab, rate);
     lab.down()?;
     result
 }
 
-fn measure(lab: &mut Lab) -> Result<Run> {
+fn measure(lab: &mut Lab, rate: u32) -> Result<Run> {
     let servers = Servers::start(lab)?;
     lab.start_all()?;
     let targets = lab.plan().service(PORT);
@@ -67,7 +67,7 @@ fn measure(lab: &mut Lab) -> Result<Run> {
                 scope.spawn(move || {
                     nix::sched::setns(namespace?, nix::sched::CloneFlags::CLONE_NEWNET)
                         .context("cannot enter the client's network namespace")?;
-                    open(start, number, targets, opened)
+                    open(start, number, rate, targets, opened)
                 })
             })
             .collect();
@@ -97,10 +97,16 @@ fn measure(lab: &mut Lab) -> Result<Run> {
 }
 
 /// Opens and closes connections at this thread's share of the rate.
-fn open(start: Instant, number: u64, targets: &[SocketAddr], opened: &AtomicU64) -> Result<()> {
+fn open(
+    start: Instant,
+    number: u64,
+    rate: u32,
+    targets: &[SocketAddr],
+    opened: &AtomicU64,
+) -> Result<()> {
     let mut hello = MAGIC.to_vec();
     hello.extend([0; 8]);
-    let interval = Duration::from_secs(1) * THREADS as u32 / RATE as u32;
+    let interval = Duration::from_secs(1) * THREADS as u32 / rate;
     let mut next = start + interval * number as u32 / THREADS as u32;
     for target in targets.iter().cycle() {
         if next >= start + TIME {

@@ -32,6 +32,9 @@ pub struct Options {
     /// Runs on the lab, of which the median counts
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+    /// Connections opened on the lab per second
+    #[arg(long, default_value_t = lab::RATE, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub lab_opens: u32,
     /// Leave the simulation out
     #[arg(long)]
     pub no_sim: bool,
@@ -53,7 +56,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     let mut runs = Vec::new();
     for number in 1..=options.runs {
         progress(&format!("lab, run {number} of {}", options.runs));
-        runs.push(lab::run()?);
+        runs.push(lab::run(options.lab_opens)?);
     }
     let load = load();
     let size = Size {
