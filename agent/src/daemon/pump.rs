@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::{sync::mpsc, time::sleep_until};
 
 use super::linger::Linger;
-use crate::datapath::{events::monotonic_ns, local::LocalEvent};
+use crate::datapath::{clock::monotonic_ns, local::LocalEvent};
 
 /// Hands session events on to gossip, closes a little later.
 pub(super) async fn pump(

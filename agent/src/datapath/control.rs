@@ -15,9 +15,8 @@ use std::{
 
 use aya::maps::Map;
 use homing_common::{control::Control, session::SessionKey};
-use nix::time::{ClockId, clock_gettime};
 
-use super::mapped::Mapped;
+use super::{clock::monotonic_ns, mapped::Mapped};
 
 /// The agent's word to the programs. Clones write the same map.
 #[derive(Clone)]
@@ -126,14 +125,6 @@ impl ControlMap {
         // SAFETY: the offset is that of a field of the entry.
         unsafe { self.0.entry(0).cast::<u8>().add(offset) }
     }
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the kernel side.
-fn monotonic_ns() -> u64 {
-    // The clock exists on every Linux.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }
 
 #[cfg(test)]

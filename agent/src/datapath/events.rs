@@ -18,7 +18,6 @@ use std::{
 
 use aya::maps::{Map, MapData, RingBuf};
 use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook, session::Session};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::unix::AsyncFd,
     sync::mpsc,
@@ -27,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    clock::monotonic_ns,
     local::{LocalEvent, Tracker},
     map_io,
     sessions::Sessions,
@@ -229,11 +229,4 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     }
     // SAFETY: there are as many bytes as an `Event` has, and any bytes are one.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the kernel side.
-pub(crate) fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-    })
 }

@@ -25,11 +25,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    control::ControlMap,
-    events::{Found, monotonic_ns},
-    sessions::Sessions,
-};
+use super::{clock::monotonic_ns, control::ControlMap, events::Found, sessions::Sessions};
 
 /// The least time between two looks. After a second at most, flows that have taken
 /// too much are noticed.

@@ -19,6 +19,7 @@
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
 pub mod answer;
+pub(crate) mod clock;
 pub mod control;
 pub mod error;
 pub mod events;

@@ -19,7 +19,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use homing_common::park::{PARKED_FRAME_MAX, Parked, Why};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
-use super::{events::monotonic_ns, map_io};
+use super::{clock::monotonic_ns, map_io};
 
 /// Packets that are handed on together at most.
 const BATCH: usize = 64;

@@ -11,7 +11,6 @@ use std::{
 };
 
 use homing_common::{host::HostId, session::SessionId};
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
 pub use super::handle::{Handle, HostStatus, KernelStatus, OwnerStatus, Status, Stopped};
@@ -31,6 +30,7 @@ use super::{
 };
 use crate::{
     datapath::{
+        clock::monotonic_ns,
         local::LocalEvent,
         owners::{Owners, OwnersError},
         parked::Packets,
@@ -338,11 +338,9 @@ impl<T: Table> Running<T> {
         let now = self.clock.now();
         // The kernel side stamps events with the monotonic clock; others can only
         // make sense of the time of day.
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
-            t.tv_sec() as u64 * SECOND + t.tv_nsec() as u64 / 1_000
-        });
+        let monotonic_us = monotonic_ns() / 1_000;
         let wall = self.clock.wall();
-        let to_wall = |at_ns: u64| wall - wall.min(monotonic.saturating_sub(at_ns / 1_000));
+        let to_wall = |at_ns: u64| wall - wall.min(monotonic_us.saturating_sub(at_ns / 1_000));
         for event in events {
             match event {
                 LocalEvent::Opened {

@@ -326,7 +326,7 @@ impl Pop {
             // Sessions are short here, so that a thousand tables of them fit into
             // one machine.
             host.announced.push(now);
-            let close = host.announced.len() % 2 == 0;
+            let close = host.announced.len().is_multiple_of(2);
             match host.open.pop_front() {
                 Some(id) if close && host.open.len() > 10 => node.close(now, id, WALL + now),
                 kept => {

@@ -32,7 +32,7 @@ use crate::{
     admin::{Refusal, View, api, counts, page},
     config::Config,
     datapath::{
-        events::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
+        clock::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
         load::Attachment, resolver::Resolver, sessions::Sessions, sockets::WatchCounters,
         stats::Stats,
     },

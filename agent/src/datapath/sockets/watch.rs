@@ -28,7 +28,8 @@ use super::{
     diag::Destroyed,
 };
 use crate::datapath::{
-    events::{Found, monotonic_ns},
+    clock::monotonic_ns,
+    events::Found,
     sessions::{Recorded, Sessions},
     stats::Stats,
 };

@@ -21,7 +21,7 @@ use super::{Counters, Frame, Release, Way};
 use crate::{
     datapath::{
         answer::Answerer,
-        events::monotonic_ns,
+        clock::monotonic_ns,
         frame::{segment_numbers, without_tunnel},
         inject::Injector,
         parked::{Packet, Packets, ParkedCounters},

@@ -146,11 +146,6 @@ impl Host {
     }
 }
 
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-}
-
 fn opened(id: u64) -> LocalEvent {
     LocalEvent::Opened {
         id: SessionId(id),
