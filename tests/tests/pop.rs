@@ -8,6 +8,7 @@ mod pop {
     mod claims;
     mod common;
     mod drain;
+    mod edge;
     mod flood;
     mod flows;
     mod join;
