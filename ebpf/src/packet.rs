@@ -312,11 +312,15 @@ pub extern "C" fn ipv6_upper(ctx: *mut xdp_md, upper: u32, protocol: u32) -> u32
             // others.
             HOP_BY_HOP if nth > 0 => break,
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                let Some(extension) = frame.at::<[u8; 2]>(upper as usize) else {
+                let Some(extension) = frame.at::<[u8; 4]>(upper as usize) else {
                     return 0;
                 };
                 // SAFETY: `at` has checked that it lies within the frame.
-                let [next, units] = unsafe { *extension };
+                let [next, units, _, segments_left] = unsafe { *extension };
+                // Its destination is a stop on its way, and no session's end.
+                if protocol == ROUTING && segments_left != 0 {
+                    break;
+                }
                 protocol = next;
                 upper += (units as u32 + 1) * 8;
             }

@@ -93,6 +93,16 @@ fn read(sliced: &SlicedPacket<'_>) -> Reading {
             let is = |kind: fn(&Ipv6ExtensionSlice<'_>) -> bool| extensions.iter().any(kind);
             let fragment = is(|it| matches!(it, Ipv6ExtensionSlice::Fragment(_)));
             let authentic = is(|it| matches!(it, Ipv6ExtensionSlice::Authentication(_)));
+            // A route that goes on from the destination makes it a stop on the way.
+            let goes_on = |it: &Ipv6ExtensionSlice<'_>| match it {
+                Ipv6ExtensionSlice::Routing(header) => header.payload().get(1) != Some(&0),
+                _ => false,
+            };
+            let unread = extensions.iter();
+            let mut read = unread.take_while(|it| !matches!(it, Ipv6ExtensionSlice::Fragment(_)));
+            if read.any(goes_on) {
+                return Reading::Other;
+            }
             // With a length of zero the parser takes all there is.
             let said = ip.payload().len_source == LenSource::Ipv6HeaderPayloadLen;
             let header = ip.header();

@@ -75,6 +75,13 @@ fn ipv6_extension_headers() {
                 assert_forwarded(&mut program, &packet);
             }
         }
+        // A route that goes on from here: where it ends, that stack knows.
+        let mut packet = segment(false, flags::ACK).ip();
+        packet.first_header = Some(ROUTING);
+        packet.options.extend([6, 2, 0, 1]);
+        packet.options.extend([0; 20]);
+        let run = program.run(&packet.frame(&[])).unwrap();
+        assert_end(&run, Action::Pass, Outcome::NotService);
         // One more than is read: up to the local stack.
         let mut packet = segment(false, flags::ACK).ip();
         packet.first_header = Some(DESTINATION);
