@@ -32,6 +32,17 @@ fn routes(pop: &Pop, at: u16) -> usize {
     ids.filter(|id| pop.routes(at).contains_key(id)).count()
 }
 
+/// A host's agent is down for another one, and its kernel and claims stand there.
+fn assert_stands(pop: &Pop, at: u16, of: u16) {
+    let seen = pop.seen(at, of).unwrap();
+    assert_eq!(seen.state, Some(State::Down));
+    assert!(
+        matches!(seen.kernel, Some(Kernel::Alive { .. })),
+        "{seen:?}"
+    );
+    assert!(seen.is_routed());
+}
+
 #[test]
 fn sessions_stand_while_the_agent_is_down_and_the_kernel_is_up() {
     let mut pop = settled(5);
@@ -40,12 +51,7 @@ fn sessions_stand_while_the_agent_is_down_and_the_kernel_is_up() {
     pop.run(600 * SECOND);
     for at in 2..=5 {
         assert_eq!(routes(&pop, at), SESSIONS as usize, "at {at}");
-        let seen = pop.seen(at, 1).unwrap();
-        assert!(
-            matches!(seen.kernel, Some(Kernel::Alive { .. })),
-            "{seen:?}"
-        );
-        assert!(seen.is_routed());
+        assert_stands(&pop, at, 1);
     }
     // The machine is switched off: its kernel's end is noticed all the same.
     pop.dark.insert(1);
@@ -71,13 +77,7 @@ fn agents_that_start_while_another_is_down_ask_its_kernel_and_keep_its_claims() 
     pop.run(600 * SECOND);
     for at in 2..=5 {
         assert_eq!(routes(&pop, at), SESSIONS as usize, "at {at}");
-        let seen = pop.seen(at, 1).unwrap();
-        assert_eq!(seen.state, Some(State::Down));
-        assert!(
-            matches!(seen.kernel, Some(Kernel::Alive { .. })),
-            "{seen:?}"
-        );
-        assert!(seen.is_routed());
+        assert_stands(&pop, at, 1);
     }
     pop.dark.insert(1);
     pop.run(3 * SECOND);
@@ -101,13 +101,7 @@ fn the_only_agent_that_starts_asks_the_kernels_that_it_remembers() {
     pop.run(600 * SECOND);
     assert_eq!(routes(&pop, 3), SESSIONS as usize);
     for of in [1, 2, 4, 5] {
-        let seen = pop.seen(3, of).unwrap();
-        assert_eq!(seen.state, Some(State::Down));
-        assert!(
-            matches!(seen.kernel, Some(Kernel::Alive { .. })),
-            "{seen:?}"
-        );
-        assert!(seen.is_routed());
+        assert_stands(&pop, 3, of);
     }
     // One machine is switched off. There is nobody to ask but other kernels.
     pop.dark.insert(1);
