@@ -258,6 +258,30 @@ fn a_host_that_is_cut_off_voids_nothing_and_all_is_back_when_it_is() {
 }
 
 #[test]
+fn a_kernel_that_one_host_does_not_hear_keeps_its_claims() {
+    let mut pop = up("kernpair", 4, "");
+    let clients = pop.load(40);
+    let entries = pop.entries(3, 2);
+    assert!(entries > 0);
+    pop.lab.cut(Traffic::All, &[3], &[2]).unwrap();
+    // It is one of two that watch it: it asks the others, who hear it.
+    let refuted = wait_until(PATIENCE, || Ok(pop.counter(3, "suspicions_refuted") > 0));
+    assert!(refuted.unwrap(), "{}", pop.seen(3, 2, "kernel"));
+    // Nothing to wait for: that nothing happens is the point.
+    std::thread::sleep(2 * DEAD_AFTER);
+    for on in 1..=4 {
+        assert_eq!(pop.counter(on, "voided_hosts"), 0, "on {on}");
+        assert_eq!(pop.counter(on, "kernels_judged_dead"), 0, "on {on}");
+    }
+    assert_eq!(pop.entries(3, 2), entries);
+    pop.lab.heal().unwrap();
+    pop.wait_kernels("alive", &[]);
+    let clients = pop.tour(clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
 fn a_host_that_begins_a_new_life_loses_the_claims_of_the_old_one() {
     let mut pop = up("kernlife", 3, "");
     let clients = pop.load(30);
