@@ -83,6 +83,16 @@ impl Pop {
         self.lab.homing_json(on, &["status"]).unwrap()["problems"].to_string()
     }
 
+    /// Leaves a host as after a reboot: no agent, no connection, nothing of the fast
+    /// path is left. `ecmp` is where clients are led from then on.
+    pub(super) fn reboot(&mut self, host: u16, ecmp: &[u16]) {
+        self.lab.kill(host).unwrap();
+        let forget = "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
+        let host = Node::Host(host);
+        self.lab.exec(host, "sh", &["-c", forget]).unwrap();
+        self.lab.set_ecmp(ecmp).unwrap();
+    }
+
     pub(super) fn counter(&self, on: u16, name: &str) -> u64 {
         self.lab.gossip_count(on, name).unwrap()
     }
@@ -286,7 +296,10 @@ fn a_kernel_that_comes_and_goes_waits_longer_each_time() {
         // None the first time, and twice as long each further time. However slow the
         // machine is, that only adds to it.
         let wait = (1 << flap >> 1) * FIRST;
-        assert!(took >= wait, "flap {flap}: back after {took:?}, not {wait:?}");
+        assert!(
+            took >= wait,
+            "flap {flap}: back after {took:?}, not {wait:?}"
+        );
     }
     for on in [1, 3] {
         let held = pop.counter(on, "flaps_held");
@@ -304,12 +317,7 @@ fn a_host_that_begins_a_new_life_loses_the_claims_of_the_old_one() {
     let before = pop.entries(1, 2);
     assert!(before > 0);
     let incarnation = pop.seen(1, 2, "incarnation");
-    // As after a reboot: no agent, no connection, nothing of the fast path is left.
-    pop.lab.kill(2).unwrap();
-    let forget =
-        "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
-    pop.lab.exec(Node::Host(2), "sh", &["-c", forget]).unwrap();
-    pop.lab.set_ecmp(&[1, 3]).unwrap();
+    pop.reboot(2, &[1, 3]);
     pop.lab.start(2).unwrap();
     assert!(pop.seen(1, 2, "incarnation").as_u64() > incarnation.as_u64());
     let void = wait_until(PATIENCE, || {
