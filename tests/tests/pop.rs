@@ -18,6 +18,7 @@ mod pop {
     mod mtu;
     mod offloads;
     mod quic;
+    mod reborn;
     mod rendezvous;
     mod routes;
     mod sessions;

@@ -16,7 +16,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(2);
 
 /// Hosts in two racks whose agents have these lines in `[pop]`.
-fn up(name: &str, hosts: u16, lines: &str) -> Pop {
+pub(super) fn up(name: &str, hosts: u16, lines: &str) -> Pop {
     let mut lab = Lab::builder()
         .name(&unique(name))
         .hosts(hosts)
@@ -37,7 +37,7 @@ fn up(name: &str, hosts: u16, lines: &str) -> Pop {
 
 impl Pop {
     /// How a host sees another, by a field of `homing hosts`.
-    fn seen(&self, on: u16, of: u16, field: &str) -> Value {
+    pub(super) fn seen(&self, on: u16, of: u16, field: &str) -> Value {
         let hosts = self.lab.homing_json(on, &["hosts"]).unwrap();
         let list = hosts["hosts"].as_array().unwrap();
         let host = list.iter().find(|host| host["host"] == of);
@@ -74,7 +74,7 @@ impl Pop {
     }
 
     /// Entries on a host that lead to another.
-    fn entries(&self, on: u16, to: u16) -> usize {
+    pub(super) fn entries(&self, on: u16, to: u16) -> usize {
         let owners = self.lab.tables(on).unwrap().owners;
         owners.values().filter(|owner| **owner == to).count()
     }
@@ -83,7 +83,17 @@ impl Pop {
         self.lab.homing_json(on, &["status"]).unwrap()["problems"].to_string()
     }
 
-    fn counter(&self, on: u16, name: &str) -> u64 {
+    /// Leaves a host as after a reboot: no agent, no connection, nothing of the fast
+    /// path is left. `ecmp` is where clients are led from then on.
+    pub(super) fn reboot(&mut self, host: u16, ecmp: &[u16]) {
+        self.lab.kill(host).unwrap();
+        let forget = "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
+        let host = Node::Host(host);
+        self.lab.exec(host, "sh", &["-c", forget]).unwrap();
+        self.lab.set_ecmp(ecmp).unwrap();
+    }
+
+    pub(super) fn counter(&self, on: u16, name: &str) -> u64 {
         self.lab.gossip_count(on, name).unwrap()
     }
 }
@@ -163,7 +173,7 @@ fn the_only_agent_that_starts_asks_the_kernels_that_were_members_before() {
     for host in 1..=3 {
         pop.lab.kill(host).unwrap();
     }
-    pop.lab.launch(1).unwrap();
+    pop.launch(1);
     let asked = |to: u16| {
         wait_until(PATIENCE, || {
             Ok(pop.seen(1, to, "state") == "down" && pop.seen(1, to, "kernel") == "alive")
@@ -182,6 +192,49 @@ fn the_only_agent_that_starts_asks_the_kernels_that_were_members_before() {
     pop.lab.wait_settled(30, PATIENCE).unwrap();
     let clients = pop.tour(clients);
     pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn a_host_that_joins_while_an_agent_is_down_finds_its_sessions() {
+    let mut pop = up("kernjoin", 4, "");
+    pop.reboot(4, &[1, 2, 3]);
+    let old = pop.load(30);
+    pop.lab.kill(2).unwrap();
+    let down = wait_until(PATIENCE, || Ok(pop.seen(1, 2, "state") == "down"));
+    assert!(down.unwrap());
+    // Of these no other host has ever heard.
+    pop.lab.set_ecmp(&[2]).unwrap();
+    let new = pop.unsettled(12);
+    pop.launch(4);
+    let told = wait_until(PATIENCE, || Ok(pop.seen(4, 2, "kernel") == "alive"));
+    assert!(told.unwrap(), "{}", pop.seen(4, 2, "kernel"));
+    let synced = wait_until(PATIENCE, || {
+        Ok(pop.lab.homing_json(4, &["status"])?["gossip"]["synced"] == true)
+    });
+    assert!(synced.unwrap(), "{}", pop.problems(4));
+    for order in [vec![4], vec![1], vec![3], vec![2], vec![4, 3, 1]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        for clients in [&old, &new] {
+            let live = clients.wait_rounds(2, PATIENCE).unwrap();
+            let outcomes = pop.outcomes();
+            assert_eq!(live, clients.total(), "by {order:?}:\n{outcomes}");
+        }
+    }
+    assert!(
+        pop.counter(4, "ask_told") > 0,
+        "others told of the old ones"
+    );
+    for on in [1, 3, 4] {
+        let presumed = pop.counter(on, "ask_presumed");
+        assert!(presumed > 0, "who else could have the new ones? (h{on})");
+    }
+    // Its agent says it itself once it is back.
+    pop.lab.start(2).unwrap();
+    pop.lab.wait_settled(42, PATIENCE).unwrap();
+    let old = pop.tour(old);
+    pop.unbroken(old);
+    pop.unbroken(new);
     pop.down();
 }
 
@@ -282,18 +335,56 @@ fn a_kernel_that_one_host_does_not_hear_keeps_its_claims() {
 }
 
 #[test]
+fn a_kernel_that_comes_and_goes_waits_longer_each_time() {
+    /// The first wait: half of `kernel_dead_after`.
+    const FIRST: Duration = Duration::from_millis(500);
+    const FLAPS: u32 = 5;
+    let mut pop = up("kernflap", 3, "kernel_dead_after = \"1s\"\n");
+    // Clients reach the host throughout: only the others lose sight of it.
+    pop.lab.set_ecmp(&[2]).unwrap();
+    let clients = pop.load(30);
+    let entries = |pop: &Pop| [1, 3].map(|on| pop.entries(on, 2));
+    for flap in 0..FLAPS {
+        assert_eq!(entries(&pop), [30, 30]);
+        pop.lab.cut(Traffic::All, &[2], &[1, 3]).unwrap();
+        let void = wait_until(PATIENCE, || Ok(entries(&pop) == [0, 0]));
+        assert!(void.unwrap(), "flap {flap}: {:?} are left", entries(&pop));
+        let healed = Instant::now();
+        pop.lab.heal().unwrap();
+        let first = wait_until(PATIENCE, || Ok(entries(&pop) != [0, 0]));
+        let took = healed.elapsed();
+        let all = wait_until(PATIENCE, || Ok(entries(&pop) == [30, 30]));
+        assert!(
+            first.unwrap() && all.unwrap(),
+            "flap {flap}: {:?} are back",
+            entries(&pop)
+        );
+        println!("flap {flap}: the first claims are back {took:?} after the cut");
+        // None the first time, and twice as long each further time. However slow the
+        // machine is, that only adds to it.
+        let wait = (1 << flap >> 1) * FIRST;
+        assert!(
+            took >= wait,
+            "flap {flap}: back after {took:?}, not {wait:?}"
+        );
+    }
+    for on in [1, 3] {
+        let held = pop.counter(on, "flaps_held");
+        assert!(held >= u64::from(FLAPS) - 1, "on {on}: {held}");
+    }
+    let clients = pop.tour(clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
 fn a_host_that_begins_a_new_life_loses_the_claims_of_the_old_one() {
     let mut pop = up("kernlife", 3, "");
     let clients = pop.load(30);
     let before = pop.entries(1, 2);
     assert!(before > 0);
     let incarnation = pop.seen(1, 2, "incarnation");
-    // As after a reboot: no agent, no connection, nothing of the fast path is left.
-    pop.lab.kill(2).unwrap();
-    let forget =
-        "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
-    pop.lab.exec(Node::Host(2), "sh", &["-c", forget]).unwrap();
-    pop.lab.set_ecmp(&[1, 3]).unwrap();
+    pop.reboot(2, &[1, 3]);
     pop.lab.start(2).unwrap();
     assert!(pop.seen(1, 2, "incarnation").as_u64() > incarnation.as_u64());
     let void = wait_until(PATIENCE, || {
