@@ -19,6 +19,7 @@ mod pop {
     mod narrow;
     mod offloads;
     mod quic;
+    mod reborn;
     mod rendezvous;
     mod routes;
     mod sessions;

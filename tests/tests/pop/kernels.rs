@@ -16,7 +16,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(2);
 
 /// Hosts in two racks whose agents have these lines in `[pop]`.
-fn up(name: &str, hosts: u16, lines: &str) -> Pop {
+pub(super) fn up(name: &str, hosts: u16, lines: &str) -> Pop {
     let mut lab = Lab::builder()
         .name(&unique(name))
         .hosts(hosts)
@@ -37,7 +37,7 @@ fn up(name: &str, hosts: u16, lines: &str) -> Pop {
 
 impl Pop {
     /// How a host sees another, by a field of `homing hosts`.
-    fn seen(&self, on: u16, of: u16, field: &str) -> Value {
+    pub(super) fn seen(&self, on: u16, of: u16, field: &str) -> Value {
         let hosts = self.lab.homing_json(on, &["hosts"]).unwrap();
         let list = hosts["hosts"].as_array().unwrap();
         let host = list.iter().find(|host| host["host"] == of);
@@ -74,7 +74,7 @@ impl Pop {
     }
 
     /// Entries on a host that lead to another.
-    fn entries(&self, on: u16, to: u16) -> usize {
+    pub(super) fn entries(&self, on: u16, to: u16) -> usize {
         let owners = self.lab.tables(on).unwrap().owners;
         owners.values().filter(|owner| **owner == to).count()
     }
@@ -83,7 +83,17 @@ impl Pop {
         self.lab.homing_json(on, &["status"]).unwrap()["problems"].to_string()
     }
 
-    fn counter(&self, on: u16, name: &str) -> u64 {
+    /// Leaves a host as after a reboot: no agent, no connection, nothing of the fast
+    /// path is left. `ecmp` is where clients are led from then on.
+    pub(super) fn reboot(&mut self, host: u16, ecmp: &[u16]) {
+        self.lab.kill(host).unwrap();
+        let forget = "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
+        let host = Node::Host(host);
+        self.lab.exec(host, "sh", &["-c", forget]).unwrap();
+        self.lab.set_ecmp(ecmp).unwrap();
+    }
+
+    pub(super) fn counter(&self, on: u16, name: &str) -> u64 {
         self.lab.gossip_count(on, name).unwrap()
     }
 }
@@ -258,18 +268,56 @@ fn a_host_that_is_cut_off_voids_nothing_and_all_is_back_when_it_is() {
 }
 
 #[test]
+fn a_kernel_that_comes_and_goes_waits_longer_each_time() {
+    /// The first wait: half of `kernel_dead_after`.
+    const FIRST: Duration = Duration::from_millis(500);
+    const FLAPS: u32 = 5;
+    let mut pop = up("kernflap", 3, "kernel_dead_after = \"1s\"\n");
+    // Clients reach the host throughout: only the others lose sight of it.
+    pop.lab.set_ecmp(&[2]).unwrap();
+    let clients = pop.load(30);
+    let entries = |pop: &Pop| [1, 3].map(|on| pop.entries(on, 2));
+    for flap in 0..FLAPS {
+        assert_eq!(entries(&pop), [30, 30]);
+        pop.lab.cut(Traffic::All, &[2], &[1, 3]).unwrap();
+        let void = wait_until(PATIENCE, || Ok(entries(&pop) == [0, 0]));
+        assert!(void.unwrap(), "flap {flap}: {:?} are left", entries(&pop));
+        let healed = Instant::now();
+        pop.lab.heal().unwrap();
+        let first = wait_until(PATIENCE, || Ok(entries(&pop) != [0, 0]));
+        let took = healed.elapsed();
+        let all = wait_until(PATIENCE, || Ok(entries(&pop) == [30, 30]));
+        assert!(
+            first.unwrap() && all.unwrap(),
+            "flap {flap}: {:?} are back",
+            entries(&pop)
+        );
+        println!("flap {flap}: the first claims are back {took:?} after the cut");
+        // None the first time, and twice as long each further time. However slow the
+        // machine is, that only adds to it.
+        let wait = (1 << flap >> 1) * FIRST;
+        assert!(
+            took >= wait,
+            "flap {flap}: back after {took:?}, not {wait:?}"
+        );
+    }
+    for on in [1, 3] {
+        let held = pop.counter(on, "flaps_held");
+        assert!(held >= u64::from(FLAPS) - 1, "on {on}: {held}");
+    }
+    let clients = pop.tour(clients);
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
 fn a_host_that_begins_a_new_life_loses_the_claims_of_the_old_one() {
     let mut pop = up("kernlife", 3, "");
     let clients = pop.load(30);
     let before = pop.entries(1, 2);
     assert!(before > 0);
     let incarnation = pop.seen(1, 2, "incarnation");
-    // As after a reboot: no agent, no connection, nothing of the fast path is left.
-    pop.lab.kill(2).unwrap();
-    let forget =
-        "ip link set dev eth0 xdp off; rm -rf /sys/fs/bpf/homing; ss -K sport = :443 >/dev/null";
-    pop.lab.exec(Node::Host(2), "sh", &["-c", forget]).unwrap();
-    pop.lab.set_ecmp(&[1, 3]).unwrap();
+    pop.reboot(2, &[1, 3]);
     pop.lab.start(2).unwrap();
     assert!(pop.seen(1, 2, "incarnation").as_u64() > incarnation.as_u64());
     let void = wait_until(PATIENCE, || {
