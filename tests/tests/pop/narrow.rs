@@ -42,6 +42,8 @@ const ETHERNET_LEN: usize = 14;
 /// Of the TCP header, options left out.
 const TCP_LEN: usize = 20;
 const TCP: u8 = 6;
+/// How Linux begins the options of a segment with timestamps (RFC 7323, appendix A).
+const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 
 /// Segments that left a host through the tunnel and filled the way's MTU to the last
 /// byte.
@@ -49,8 +51,8 @@ const TCP: u8 = 6;
 struct Full {
     v4: u64,
     v6: u64,
-    /// … of both, those whose TCP header had options: timestamps.
-    options: u64,
+    /// … of both, those with timestamps.
+    timestamps: u64,
     /// Bytes of the longest tunnel packet.
     longest: usize,
 }
@@ -84,8 +86,8 @@ impl Full {
         };
         if protocol == TCP {
             *count += 1;
-            let header_len = usize::from(inner[ip_len + 12] >> 4) * 4;
-            self.options += u64::from(header_len > TCP_LEN);
+            let options = &inner[ip_len + TCP_LEN..];
+            self.timestamps += u64::from(options.starts_with(&TIMESTAMPS));
         }
     }
 }
@@ -185,7 +187,7 @@ fn carry(pop: &mut Pop, timestamps: bool, outer_len: usize) -> (Share, Full) {
     for seen in watches.map(Watch::finish) {
         full.v4 += seen.v4;
         full.v6 += seen.v6;
-        full.options += seen.options;
+        full.timestamps += seen.timestamps;
         full.longest = full.longest.max(seen.longest);
     }
     (Share::of(&pop.lab).since(before), full)
@@ -222,8 +224,8 @@ fn no_segment_is_too_large(name: &str, tunnel: Tunnel, outer: Outer, outer_len: 
         let half = bytes / u64::from(NARROW) / 2;
         assert!(full.v4 > half && full.v6 > half, "{full:?}, {share:?}");
         assert_eq!(full.longest, usize::from(NARROW));
-        let options = if timestamps { full.v4 + full.v6 } else { 0 };
-        assert_eq!(full.options, options, "{full:?}");
+        let with = if timestamps { full.v4 + full.v6 } else { 0 };
+        assert_eq!(full.timestamps, with, "{full:?}");
     }
     reconfigure(&mut pop.lab, "[tunnel]", "[tunnel]\nmss = \"off\"");
     let (share, _) = carry(&mut pop, true, outer_len);
