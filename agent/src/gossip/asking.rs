@@ -5,7 +5,6 @@ use homing_common::{ask::Question, session::SessionId};
 
 use super::{
     ask::{Frame, Lookup, Release},
-    machine,
     node::Node,
 };
 use crate::pop::SECOND;
@@ -52,11 +51,7 @@ impl Node {
     /// The kernel has answered the questions.
     pub fn looked_up(&mut self, now: u64, lookup: Lookup) {
         let gossip = &self.gossip;
-        let generation = |id| match gossip.owner(id) {
-            Some(machine::Owner::Here(generation)) => Some(generation),
-            _ => None,
-        };
-        self.asks.looked_up(now, lookup, generation);
+        self.asks.looked_up(now, lookup, |id| gossip.known(id));
     }
 
     /// The next packet to give back; none while routes wait to be put in force.

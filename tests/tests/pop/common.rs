@@ -12,7 +12,7 @@ use std::{
 
 use homing_tests::{
     demo::Servers,
-    lab::{Lab, Node, node, unique},
+    lab::{Lab, Node, node, unique, wait_until},
     workload::{self, Clients, End, Options},
 };
 use serde_json::Value;
@@ -47,6 +47,15 @@ impl Pop {
     pub fn with_ports(lab: Lab, ports: &[u16]) -> Self {
         let servers = Servers::start_ports(&lab, ports).unwrap();
         Self { lab, servers }
+    }
+
+    /// Starts a host's agent and waits until it answers, whether it is ready or not.
+    pub fn launch(&mut self, host: u16) {
+        self.lab.launch(host).unwrap();
+        let answers = wait_until(PATIENCE, || {
+            Ok(self.lab.homing_json(host, &["status"]).is_ok())
+        });
+        assert!(answers.unwrap(), "{}", self.lab.last_words(host));
     }
 
     /// Opens connections and waits until every host knows their owners.

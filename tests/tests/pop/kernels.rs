@@ -173,7 +173,7 @@ fn the_only_agent_that_starts_asks_the_kernels_that_were_members_before() {
     for host in 1..=3 {
         pop.lab.kill(host).unwrap();
     }
-    pop.lab.launch(1).unwrap();
+    pop.launch(1);
     let asked = |to: u16| {
         wait_until(PATIENCE, || {
             Ok(pop.seen(1, to, "state") == "down" && pop.seen(1, to, "kernel") == "alive")
@@ -192,6 +192,49 @@ fn the_only_agent_that_starts_asks_the_kernels_that_were_members_before() {
     pop.lab.wait_settled(30, PATIENCE).unwrap();
     let clients = pop.tour(clients);
     pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn a_host_that_joins_while_an_agent_is_down_finds_its_sessions() {
+    let mut pop = up("kernjoin", 4, "");
+    pop.reboot(4, &[1, 2, 3]);
+    let old = pop.load(30);
+    pop.lab.kill(2).unwrap();
+    let down = wait_until(PATIENCE, || Ok(pop.seen(1, 2, "state") == "down"));
+    assert!(down.unwrap());
+    // Of these no other host has ever heard.
+    pop.lab.set_ecmp(&[2]).unwrap();
+    let new = pop.unsettled(12);
+    pop.launch(4);
+    let told = wait_until(PATIENCE, || Ok(pop.seen(4, 2, "kernel") == "alive"));
+    assert!(told.unwrap(), "{}", pop.seen(4, 2, "kernel"));
+    let synced = wait_until(PATIENCE, || {
+        Ok(pop.lab.homing_json(4, &["status"])?["gossip"]["synced"] == true)
+    });
+    assert!(synced.unwrap(), "{}", pop.problems(4));
+    for order in [vec![4], vec![1], vec![3], vec![2], vec![4, 3, 1]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        for clients in [&old, &new] {
+            let live = clients.wait_rounds(2, PATIENCE).unwrap();
+            let outcomes = pop.outcomes();
+            assert_eq!(live, clients.total(), "by {order:?}:\n{outcomes}");
+        }
+    }
+    assert!(
+        pop.counter(4, "ask_told") > 0,
+        "others told of the old ones"
+    );
+    for on in [1, 3, 4] {
+        let presumed = pop.counter(on, "ask_presumed");
+        assert!(presumed > 0, "who else could have the new ones? (h{on})");
+    }
+    // Its agent says it itself once it is back.
+    pop.lab.start(2).unwrap();
+    pop.lab.wait_settled(42, PATIENCE).unwrap();
+    let old = pop.tour(old);
+    pop.unbroken(old);
+    pop.unbroken(new);
     pop.down();
 }
 

@@ -342,7 +342,11 @@ fn asks(status: &Status) -> api::Asks {
     api::Asks {
         open: status.asking.sessions as u64,
         asked: counters.ask_sessions,
-        found: counters.ask_answered + counters.ask_late + counters.ask_closing,
+        found: counters.ask_answered
+            + counters.ask_told
+            + counters.ask_presumed
+            + counters.ask_late
+            + counters.ask_closing,
         reset: counters.ask_closed + counters.ask_nobody,
         provisional: status.provisional as u64,
     }

@@ -14,7 +14,7 @@ use homing_common::{
 };
 
 use super::{
-    Lookup,
+    Known, Lookup,
     budget::Budget,
     wire::{Answer, Ask, Report, Standing},
 };
@@ -80,19 +80,23 @@ impl Answerer {
         from.budget.take(now, count) && self.all.take(now, count)
     }
 
-    /// The answers that follow from what the kernel found.
-    pub fn answers(
-        &self,
-        lookup: &Lookup,
-        generation: impl Fn(SessionId) -> Option<u16>,
-    ) -> Vec<Answer> {
+    /// The answers that follow from what the kernel found, or else from what is
+    /// known of hosts that cannot be asked.
+    pub fn answers(&self, lookup: &Lookup, known: impl Fn(SessionId) -> Known) -> Vec<Answer> {
         let found = lookup.questions.iter().filter_map(|question| {
             let id = SessionId(question.id);
+            let known = known(id);
+            let (host, standing, generation) = match (standing(question), known) {
+                (Some(standing), Known::Here(generation)) => (self.host, standing, generation),
+                (Some(standing), _) => (self.host, standing, 0),
+                (None, Known::Unaskable(claim)) => (claim.host, Standing::Told, claim.generation),
+                (None, _) => return None,
+            };
             Some(Answer {
                 id,
-                host: self.host,
-                standing: standing(question)?,
-                generation: generation(id).unwrap_or(0),
+                host,
+                standing,
+                generation,
             })
         });
         found.collect()

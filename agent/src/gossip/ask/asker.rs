@@ -7,7 +7,8 @@
 //! - Someone closed it, and nobody owns it: up to the local stack, which resets it.
 //! - Nobody says anything: they are dropped, and the sender will send again. When
 //!   it does, [`AGAIN_AFTER`] later or more, and is asked about again, and every
-//!   host of the POP has reported, the packet goes up.
+//!   host of the POP has reported, the packet goes up. Where one host alone cannot
+//!   be asked, the session is presumed to be there: at worst that host drops it.
 
 use std::collections::VecDeque;
 
@@ -20,7 +21,7 @@ use super::{
     wire::{self, Answer, Standing},
 };
 use crate::{
-    gossip::claims::IdMap,
+    gossip::{claims::IdMap, provisional},
     pop::{MS, SECOND},
 };
 
@@ -36,8 +37,9 @@ const SESSION_FRAMES_MAX: usize = 16;
 /// packets not believed, before this long after the first of them.
 pub(super) const AGAIN_AFTER: u64 = 200 * MS;
 /// For how long it is remembered that a session was asked about: longer than
-/// most pauses between two retransmissions.
-const REMEMBERED: u64 = 30 * SECOND;
+/// most pauses between two retransmissions, and than a route that no claim confirms
+/// stands.
+const REMEMBERED: u64 = 2 * provisional::LIFETIME;
 /// Sessions of which that is remembered.
 const REMEMBERED_MAX: usize = 1 << 16;
 /// A packet that comes back within this time of its release came back because the
@@ -54,6 +56,17 @@ struct Asking {
     again: bool,
     /// The best that was said, short of "open".
     said: Option<Answer>,
+}
+
+/// Who has reported on an ask that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// Everyone that may own a session.
+    All,
+    /// Everyone but one host that cannot be asked.
+    AllBut(HostId),
+    /// Not everyone.
+    Some,
 }
 
 /// The state of all that is asked by this host.
@@ -269,7 +282,7 @@ impl Asker {
             .said
             .is_none_or(|said| answer.standing < said.standing)
         {
-            // Somebody else may have opened the session anew, so this waits.
+            // Somebody else may have it or have opened it anew, so this waits.
             asking.said = Some(answer);
         }
     }
@@ -283,9 +296,8 @@ impl Asker {
         self.silent.remove(id);
     }
 
-    /// A session was asked about, and nobody owns it. `all_heard`: everyone who
-    /// might has said so.
-    pub fn over(&mut self, now: u64, id: SessionId, all_heard: bool, counters: &mut Counters) {
+    /// A session was asked about, and nobody said that it has it.
+    pub fn over(&mut self, now: u64, id: SessionId, heard: Heard, counters: &mut Counters) {
         let Some(asking) = self.asking.get(&id) else {
             return;
         };
@@ -299,20 +311,31 @@ impl Asker {
                 self.up(id, counters);
             }
             Some(answer) => {
-                counters.ask_closing += 1;
+                match answer.standing {
+                    Standing::Told => counters.ask_told += 1,
+                    _ => counters.ask_closing += 1,
+                }
                 self.claims.push_back((id, answer.host, answer.generation));
                 self.known(id, counters);
             }
-            None if again && all_heard => {
+            None if again && heard == Heard::All => {
                 counters.ask_nobody += 1;
                 self.up(id, counters);
                 // A reset may be lost: the next packet needs only one ask.
                 self.silent.insert(now, id, since);
             }
+            None if again && let Heard::AllBut(host) = heard => {
+                counters.ask_presumed += 1;
+                self.claims.push_back((id, host, 0));
+                self.known(id, counters);
+                // Whoever has it after all may say so late, and when the route has had
+                // its time, one ask is enough.
+                self.silent.insert(now, id, since);
+            }
             None => {
-                match all_heard {
-                    true => counters.ask_silent += 1,
-                    false => counters.ask_unheard += 1,
+                match heard {
+                    Heard::All => counters.ask_silent += 1,
+                    Heard::AllBut(_) | Heard::Some => counters.ask_unheard += 1,
                 }
                 self.drop_session(id, counters);
                 self.silent.insert(now, id, since);

@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use homing_common::host::HostId;
+use homing_common::{host::HostId, session::SessionId};
 
-use crate::{gossip::machine::Gossip, pop::Domain};
+use super::Known;
+use crate::{
+    gossip::{claims::Claim, machine::Gossip},
+    pop::Domain,
+};
 
 /// The POP as the asker sees it.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +27,9 @@ pub struct Audience {
     pub near_blind: bool,
     /// A host of a domain where no host can be asked may own sessions.
     pub far_blind: bool,
+    /// All hosts that may own sessions but cannot be asked, as far as the domain of
+    /// each is known.
+    pub unaskable: BTreeMap<HostId, Domain>,
 }
 
 /// A host of this domain.
@@ -35,6 +42,13 @@ pub struct Near {
 }
 
 impl Audience {
+    /// The only host that cannot be asked, if there is just one.
+    pub(super) fn only_unaskable(&self) -> Option<(HostId, Domain)> {
+        let mut hosts = self.unaskable.iter();
+        let (&host, &domain) = hosts.next()?;
+        hosts.next().is_none().then_some((host, domain))
+    }
+
     /// Nobody else can own any session.
     pub fn is_alone(&self) -> bool {
         self.domains.is_empty() && !self.near_blind && !self.far_blind
@@ -42,6 +56,22 @@ impl Audience {
 }
 
 impl Gossip {
+    /// What to say of a session when it is asked about. What this host was only told
+    /// itself it does not tell: such a tale would have no end.
+    pub fn known(&self, id: SessionId) -> Known {
+        if let Some(generation) = self.core.log.generation(id) {
+            return Known::Here(generation);
+        }
+        let is_unaskable = |claim: &Claim| {
+            let peer = self.peers.get(&claim.host);
+            peer.is_some_and(|peer| !peer.up && !peer.dead && !peer.voided)
+        };
+        match self.core.claims.owner(id).filter(is_unaskable) {
+            Some(claim) => Known::Unaskable(claim),
+            None => Known::Nothing,
+        }
+    }
+
     /// Whom an ask is put to, as of now.
     pub fn audience(&self) -> Audience {
         let mine = self.core.settings.domain;
@@ -64,8 +94,12 @@ impl Gossip {
                     }
                 }
                 // Its agent is down but its claims stand: its kernel may serve.
-                Some(domain) if domain == mine => audience.near_blind = true,
-                Some(domain) => audience.far_blind |= !audience.far.contains_key(&domain),
+                Some(domain) => {
+                    audience.unaskable.insert(host, domain);
+                    let no_relay = !audience.far.contains_key(&domain);
+                    audience.near_blind |= domain == mine;
+                    audience.far_blind |= domain != mine && no_relay;
+                }
                 None => audience.near_blind = true,
             }
         }

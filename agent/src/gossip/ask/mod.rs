@@ -8,15 +8,18 @@
 //!   asked, or may own sessions without being up.
 //! - A packet of a session that nobody owns goes up by the second time it is sent
 //!   again, as long as the POP can be asked.
+//! - Where one host alone cannot be asked, whose agent is down, a packet of a session
+//!   that nobody else owns goes there by the second time it is sent again.
 //! - However many packets of unknown sessions come, the datagrams that this causes
 //!   are bounded in a second, and so is the memory.
 //!
 //! How: unknown sessions are asked about in batches, by multicast in this host's
 //! domain, and through one relay in each other domain, which asks within its own
 //! domain and reports. Every host puts what it is asked to its own kernel and
-//! reports that it has heard, and what it found. A session that another host
-//! claims gets a provisional route, until the claim arrives by gossip or a time is
-//! over.
+//! reports that it has heard, and what it found; of a session whose owner cannot be
+//! asked, because its agent is down, whoever has heard of its claim tells. A session
+//! that another host claims gets a provisional route, until the claim arrives by
+//! gossip or a time is over.
 //!
 //! Sans-IO: parked packets, messages and the time go in; messages, questions to the
 //! kernel, claims, and packets to give back come out.
@@ -40,7 +43,7 @@ use homing_common::{ask::Question, host::HostId, session::SessionId};
 
 use self::{
     answerer::Answerer,
-    asker::Asker,
+    asker::{Asker, Heard},
     budget::Budget,
     rounds::{For, Round, Rounds},
     wire::{Answer, Ask, Message, Report},
@@ -48,7 +51,7 @@ use self::{
 pub use self::{
     audience::{Audience, Near},
     driver::FastPath,
-    view::{Counters, Frame, Load, Lookup, Provisional, Release, Settings, Way},
+    view::{Counters, Frame, Known, Load, Lookup, Provisional, Release, Settings, Way},
 };
 use super::core::Outgoing;
 use crate::pop::{MS, seal::To};
@@ -170,21 +173,15 @@ impl Asks {
         self.lookups.pop_front()
     }
 
-    /// The kernel has answered. `generation` says how often a session of this
-    /// host has moved.
-    pub fn looked_up(
-        &mut self,
-        now: u64,
-        lookup: Lookup,
-        generation: impl Fn(SessionId) -> Option<u16>,
-    ) {
+    /// The kernel has answered. `known` says what gossip knows of a session.
+    pub fn looked_up(&mut self, now: u64, lookup: Lookup, known: impl Fn(SessionId) -> Known) {
         let Lookup {
             asker,
             number,
             pass_on,
             ..
         } = lookup;
-        let answers = self.answerer.answers(&lookup, generation);
+        let answers = self.answerer.answers(&lookup, known);
         self.counters.asked_found += answers.len() as u64;
         if !pass_on {
             self.report_heard(now, asker, number, answers);
@@ -247,9 +244,15 @@ impl Asks {
         let all_heard = round.all_heard();
         match round.why {
             For::Own => {
+                let unaskable = self.audience.only_unaskable();
+                let heard = match unaskable {
+                    _ if all_heard => Heard::All,
+                    Some((host, domain)) if round.all_heard_but(domain) => Heard::AllBut(host),
+                    _ => Heard::Some,
+                };
                 for question in &round.questions {
                     let id = SessionId(question.id);
-                    self.asker.over(now, id, all_heard, &mut self.counters);
+                    self.asker.over(now, id, heard, &mut self.counters);
                 }
             }
             For::Other { asker, number } if all_heard => {

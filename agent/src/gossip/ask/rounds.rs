@@ -80,6 +80,12 @@ impl Round {
         &self.answers
     }
 
+    /// Whether every host but those of one domain has reported, of which the relay
+    /// does not report while one of them cannot be asked.
+    pub fn all_heard_but(&self, domain: Domain) -> bool {
+        self.near.is_empty() && self.far.iter().all(|far| *far == domain)
+    }
+
     /// Whether every host that may own a session has reported.
     pub fn all_heard(&self) -> bool {
         self.is_over() && !self.blind

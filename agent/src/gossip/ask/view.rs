@@ -6,7 +6,7 @@ use homing_common::{
     session::{SessionId, SessionKey},
 };
 
-use crate::pop::counters::counters;
+use crate::{gossip::claims::Claim, pop::counters::counters};
 
 counters! {
     /// What happened to packets of unknown sessions, and to asks.
@@ -35,6 +35,10 @@ counters! {
         ask_answered,
         /// Sessions that another host was found to own after their packets were dropped.
         ask_late,
+        /// Sessions of hosts that cannot be asked, of which another host told.
+        ask_told,
+        /// Sessions presumed to be of the only host that cannot be asked.
+        ask_presumed,
         /// Sessions that another host keeps in TIME_WAIT.
         ask_closing,
         /// Sessions that another host closed a moment ago.
@@ -116,6 +120,17 @@ pub struct Lookup {
     pub(super) pass_on: bool,
     /// The questions; the kernel's answers are to be written into them.
     pub questions: Vec<Question>,
+}
+
+/// What gossip knows of a session's owner, as far as it matters to who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// It is this host, in this generation of the session.
+    Here(u16),
+    /// It is another host, which cannot be asked itself, but may serve.
+    Unaskable(Claim),
+    /// Nobody, or a host that answers for itself.
+    Nothing,
 }
 
 /// How one host asks.

@@ -57,7 +57,7 @@ pub(super) struct Report {
     pub answers: Vec<Answer>,
 }
 
-/// "That session is mine."
+/// "That session is mine", or of a host that cannot say so itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Answer {
     pub id: SessionId,
@@ -77,10 +77,12 @@ const _: () = assert!(
 pub(super) enum Standing {
     /// It has its socket, or a handshake of it.
     Open = 1,
+    /// It claimed it, says another host, and cannot be asked itself.
+    Told = 2,
     /// It has closed it and keeps a socket for stragglers.
-    Closing = 2,
+    Closing = 3,
     /// It closed it a moment ago.
-    Closed = 3,
+    Closed = 4,
 }
 
 /// The bytes that a question takes.
@@ -222,8 +224,9 @@ fn decode_answer(buf: &mut &[u8]) -> Option<Answer> {
         host: HostId::try_from(buf.try_get_u16().ok()?).ok()?,
         standing: match buf.try_get_u16().ok()? {
             1 => Standing::Open,
-            2 => Standing::Closing,
-            3 => Standing::Closed,
+            2 => Standing::Told,
+            3 => Standing::Closing,
+            4 => Standing::Closed,
             _ => return None,
         },
         generation: Some(buf.try_get_u16().ok()?).filter(|&g| g <= GENERATION_MAX)?,
@@ -271,6 +274,7 @@ mod tests {
     fn answer() -> impl Strategy<Value = Answer> {
         let standing = prop_oneof![
             Just(Standing::Open),
+            Just(Standing::Told),
             Just(Standing::Closing),
             Just(Standing::Closed)
         ];

@@ -101,7 +101,14 @@ fn while_someone_cannot_be_asked_nothing_goes_up() {
             pop.packet(1, 1);
             pop.wait(300);
         }
-        assert!(pop.ways(1, 1).is_empty(), "{silent:?}");
+        // Where it is one host, the session is presumed to be there.
+        let presumed = match silent {
+            [host] => (vec![Way::Reenter], Some(HostId(*host))),
+            _ => (Vec::new(), None),
+        };
+        let route = pop.host(1).routes.remove(&id(1));
+        assert_eq!((pop.ways(1, 1), route), presumed, "{silent:?}");
+        pop.host(1).returned.clear();
         // Its claims are void: it is as if it did not exist.
         for &host in silent {
             pop.hosts.remove(&HostId(host));
@@ -322,4 +329,35 @@ fn reports_are_limited_whoever_asks() {
         counters.reports_sent + counters.reports_limited,
         counters.asked_found
     );
+}
+
+#[test]
+fn others_tell_of_sessions_whose_host_cannot_be_asked() {
+    // Of host 2, in this domain, tell one in it and one in another; so of host 4.
+    for (down, tells) in [(2, 3), (2, 5), (4, 3), (4, 6)] {
+        let mut pop = Pop::new(8, &[3, 3]);
+        pop.host(down).down = true;
+        pop.look_around();
+        for session in 1..=3 {
+            pop.host(tells).heard.insert(id(session), HostId(down));
+        }
+        // One of these has another host now, one had it until a moment ago.
+        let other = if tells == 3 { 5 } else { 3 };
+        pop.own(other, 2, Found::Socket);
+        pop.own(other, 3, Found::Closed);
+        for session in 1..=4 {
+            pop.packet(1, session);
+        }
+        pop.wait(250);
+        for (session, owner) in [(1, down), (2, other), (3, down)] {
+            let why = format!("session {session}, host {down} by host {tells}");
+            assert_eq!(pop.ways(1, session), [Way::Reenter], "{why}");
+            assert_eq!(pop.host(1).routes[&id(session)], HostId(owner), "{why}");
+        }
+        assert!(pop.ways(1, 4).is_empty(), "nobody has heard of it");
+        pop.packet(1, 4);
+        pop.wait(250);
+        assert_eq!(pop.host(1).routes[&id(4)], HostId(down), "who else?");
+        assert_eq!(pop.host(1).asks.counters.ask_told, 2);
+    }
 }

@@ -20,7 +20,10 @@ use homing_common::{
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::*;
-use crate::pop::{Domain, rendezvous};
+use crate::{
+    gossip::claims::Claim,
+    pop::{Domain, rendezvous},
+};
 
 const KEY: SessionKey = SessionKey([3, 4]);
 
@@ -43,6 +46,8 @@ struct Host {
     domain: Domain,
     kernel: BTreeMap<SessionId, Found>,
     routes: BTreeMap<SessionId, HostId>,
+    /// Claims that it has heard, of hosts that are down.
+    heard: BTreeMap<SessionId, HostId>,
     /// Its agent does not answer, though the others take it to be up.
     dead: bool,
     /// Its agent is down and the others know it; its claims stand.
@@ -120,6 +125,7 @@ impl Pop {
                     domain: Domain::try_from(format!("d{n}").as_str()).unwrap(),
                     kernel: BTreeMap::new(),
                     routes: BTreeMap::new(),
+                    heard: BTreeMap::new(),
                     dead: false,
                     down: false,
                     full: false,
@@ -169,7 +175,8 @@ impl Pop {
             for relays in audience.far.values_mut() {
                 *relays = rendezvous::choose(me.0.into(), relays.iter().copied(), 2);
             }
-            for &(_, domain, _) in others.filter(|other| other.2) {
+            for &(other, domain, _) in others.filter(|other| other.2) {
+                audience.unaskable.insert(other, domain);
                 audience.near_blind |= domain == host.domain;
                 audience.far_blind |= domain != host.domain && !audience.far.contains_key(&domain);
             }
@@ -213,10 +220,19 @@ impl Pop {
                     let found = host.kernel.get(&SessionId(asked.id));
                     asked.found = found.map_or(0, |&found| found as u8);
                 }
-                host.asks.looked_up(now, lookup, |_| Some(3));
+                let heard = &host.heard;
+                let known = |id| match heard.get(&id) {
+                    Some(&host) => Known::Unaskable(Claim {
+                        host,
+                        generation: 3,
+                    }),
+                    None => Known::Here(3),
+                };
+                host.asks.looked_up(now, lookup, known);
             }
             while let Some(claim) = host.asks.poll_claim() {
-                assert_eq!(claim.generation, 3);
+                let presumed = host.asks.audience.unaskable.contains_key(&claim.host);
+                assert!(claim.generation == 3 || presumed);
                 host.routes.insert(claim.id, claim.host);
             }
             while let Some(release) = host.asks.poll_release(now) {
@@ -300,6 +316,27 @@ impl Pop {
 
     fn wait(&mut self, ms: u64) {
         self.run(self.now + ms * MS);
+    }
+
+    /// The hosts whose agents are down.
+    fn down(&self) -> impl Iterator<Item = HostId> + '_ {
+        let down = self.hosts.iter().filter(|(_, host)| host.down);
+        down.map(|(&id, _)| id)
+    }
+
+    /// Who has a session, as far as host 1 can hear of it: by its owner, or by another
+    /// host of one that is down.
+    fn owner(&self, session: SessionId) -> Option<(HostId, Found)> {
+        let mut up = self.hosts.iter().filter(|(_, host)| !host.down);
+        let own = up.clone().find_map(|(&id, host)| {
+            let found = host.kernel.get(&session)?;
+            Some((id, *found))
+        });
+        let told = up.find_map(|(&id, host)| {
+            let owner = host.heard.get(&session).filter(|_| id != HostId(1))?;
+            Some((*owner, Found::Socket))
+        });
+        own.or(told)
     }
 
     /// What was done with packets of a session at a host.

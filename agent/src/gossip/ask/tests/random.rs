@@ -3,9 +3,9 @@
 use super::*;
 
 /// Packets of sessions land on hosts that do not know them, while datagrams are
-/// lost, repeated and delayed, and hosts fall silent. At no time is a session
-/// reset that somebody owns; once the network is quiet, all is found, and what
-/// nobody owns is reset.
+/// lost, repeated and delayed, and hosts fall silent or are down. At no time is a
+/// session reset that somebody owns; once the network is quiet, all is found, and
+/// what nobody owns is reset, or sent to the one host that cannot be asked.
 fn history(seed: u64) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let domains: Vec<u16> = (0..rng.random_range(1..=4))
@@ -21,6 +21,7 @@ fn history(seed: u64) {
     };
     for host in 2..=hosts {
         pop.host(host).dead = rng.random_range(0..10) == 0;
+        pop.host(host).down = rng.random_range(0..20) == 0;
     }
     pop.look_around();
     let kinds = [Found::Socket, Found::Cookie, Found::Closing, Found::Closed];
@@ -28,7 +29,14 @@ fn history(seed: u64) {
     for session in 0..20 {
         if hosts > 1 && rng.random_range(0..3) > 0 {
             let kind = kinds[rng.random_range(0..4)];
-            pop.own(rng.random_range(2..=hosts), session, kind);
+            let owner = rng.random_range(2..=hosts);
+            pop.own(owner, session, kind);
+            // Of a host's sessions the others have heard, or not.
+            if kind == Found::Socket && pop.host(owner).down {
+                pop.host(1 + owner % hosts)
+                    .heard
+                    .insert(id(session), HostId(owner));
+            }
             if kind != Found::Closed {
                 owned.insert(id(session));
             }
@@ -66,17 +74,30 @@ fn history(seed: u64) {
         pop.wait(201);
     }
     assert_no_owned_up(&mut pop, &owned, seed);
+    let down: Vec<HostId> = pop.down().collect();
     for session in 0..20 {
-        let ways = pop.ways(1, session);
-        let expected = match owned.contains(&id(session)) {
-            true => Way::Reenter,
-            false => Way::Up,
+        let (ways, id) = (pop.ways(1, session), id(session));
+        let expected = match (pop.owner(id), down.len()) {
+            (Some((_, Found::Closed)), _) => Some(Way::Up),
+            (Some(_), _) => Some(Way::Reenter),
+            (None, 0) => Some(Way::Up),
+            (None, 1) => Some(Way::Reenter),
+            (None, _) => None,
         };
         assert!(
-            ways.contains(&expected),
+            match expected {
+                Some(way) => ways.contains(&way),
+                None => ways.is_empty(),
+            },
             "seed {seed}, session {session} is not {expected:?}: {ways:?}; {domains:?}, {:?}",
             pop.host(1).asks.counters
         );
+        if let Some(route) = pop.host(1).routes.get(&id).copied() {
+            let owner = pop
+                .owner(id)
+                .map_or(down.first().copied(), |owner| Some(owner.0));
+            assert_eq!(Some(route), owner, "seed {seed}, session {session}");
+        }
     }
     pop.wait(500);
     assert_eq!(pop.host(1).asks.load(), Load::default(), "seed {seed}");
