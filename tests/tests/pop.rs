@@ -16,6 +16,7 @@ mod pop {
     mod keys;
     mod load;
     mod mtu;
+    mod narrow;
     mod offloads;
     mod quic;
     mod reborn;

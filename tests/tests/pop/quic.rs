@@ -15,7 +15,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use homing_tests::{
-    lab::{Lab, Node, node::in_namespace, plan::UDP_PORT, unique, wait_until},
+    lab::{
+        Lab, Node,
+        node::in_namespace,
+        plan::{Outer, Tunnel, UDP_PORT},
+        unique, wait_until,
+    },
     random::{Random, stream},
     workload::down,
 };
@@ -29,7 +34,10 @@ use quinn::{
 };
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use super::common::PATIENCE;
+use super::{
+    common::PATIENCE,
+    mtu::{NARROW, set_mtu},
+};
 
 /// The name that all hosts' certificates are for: which host a connection reaches, ECMP
 /// decides.
@@ -288,6 +296,25 @@ fn quic_connections_go_on_across_reshuffles() {
     quic.lab.wait_settled(CONNECTIONS as u64, PATIENCE).unwrap();
     quic.tour();
     assert!(quic.lab.outcomes(&["forwarded"]).unwrap() > 0);
+    assert_eq!(quic.finish(), (Vec::new(), 0));
+}
+
+/// They look for the path's MTU themselves, and what a handshake says does not bind
+/// them: on a fabric without spare MTU, what they found on one way does not fit into
+/// the tunnel on another, and they go back to what does.
+#[test]
+fn quic_connections_go_on_across_reshuffles_without_spare_mtu() {
+    let lab = builder("quicnarrow").tunnel(Tunnel::Gue).outer(Outer::V6);
+    let lab = lab.up().unwrap();
+    set_mtu(&lab, NARROW);
+    let mut quic = Quic::up(lab, PATIENCE);
+    quic.lab.wait_settled(CONNECTIONS as u64, PATIENCE).unwrap();
+    quic.tour();
+    let forwarded = quic.lab.outcomes(&["forwarded"]).unwrap();
+    let too_big = ["too_big", "too_big_told"];
+    let too_big = quic.lab.outcomes(&too_big).unwrap();
+    println!("{forwarded} forwarded, {too_big} too big");
+    assert!(too_big > 0, "all fits anyway: the test shows nothing");
     assert_eq!(quic.finish(), (Vec::new(), 0));
 }
 

@@ -72,13 +72,15 @@ impl Peer {
         self.open[OPEN_MAX - 1] = Some(nonce);
     }
 
-    /// Whether a nonce is that of an open question; all are closed then.
+    /// Whether a nonce is that of an open question; it is closed then, and so are
+    /// those before it. Two may be on their way at once, by duty and in turn: the
+    /// answer to the second is no forgery.
     pub fn answers(&mut self, nonce: u64) -> bool {
-        let is_open = self.open.contains(&Some(nonce));
-        if is_open {
-            self.open = [None; OPEN_MAX];
-        }
-        is_open
+        let Some(at) = self.open.iter().position(|open| *open == Some(nonce)) else {
+            return false;
+        };
+        self.open[..=at].fill(None);
+        true
     }
 
     pub fn is_dead(&self) -> bool {

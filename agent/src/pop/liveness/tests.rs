@@ -89,6 +89,27 @@ fn an_answer_counts_only_as_asked() {
     assert_eq!(liveness.kernel(TWO), Some(Kernel::Alive { heard_at: 10 }));
 }
 
+/// One by duty, one in turn: both are asked before either is answered.
+#[test]
+fn the_answer_to_each_of_two_questions_counts_once() {
+    let mut liveness = one(2..=2);
+    let first = question(&mut liveness, 0);
+    let second = question(&mut liveness, SECOND);
+    assert_ne!(first, second);
+    let answers = [first, second]
+        .map(|asked| answer_for_test(TWO, 5, &KEYS[0], member(1, 7).address, &asked).unwrap());
+    let from = member(2, 5).address;
+    for (answer, heard) in answers.iter().zip(1..) {
+        liveness.echo(2 * SECOND, from, answer);
+        assert_eq!(liveness.counters.echoes_heard, heard);
+        assert_eq!(liveness.counters.echoes_refused, 0);
+    }
+    for (answer, refused) in answers.iter().zip(1..) {
+        liveness.echo(2 * SECOND, from, answer);
+        assert_eq!(liveness.counters.echoes_refused, refused);
+    }
+}
+
 #[test]
 fn an_answer_may_be_signed_with_either_key() {
     let mut liveness = one(2..=2);
