@@ -25,4 +25,5 @@ mod pop {
     mod sessions;
     mod strangers;
     mod tables;
+    mod watch;
 }

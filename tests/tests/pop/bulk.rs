@@ -11,10 +11,12 @@ use std::{
 };
 
 use homing_tests::{
-    lab::{Lab, Node, node::in_namespace},
+    lab::{Lab, Node, node::in_namespace, wait_until},
     random::stream,
     workload::{MAGIC, MAX_LEN, down},
 };
+
+use super::common::{PATIENCE, Pop};
 
 /// One connection.
 pub struct Bulk {
@@ -109,4 +111,60 @@ pub fn exchange_all(
         let ends = threads.into_iter().map(|t| t.join().expect("no panic"));
         ends.flatten().collect()
     })
+}
+
+/// Bulk data both ways over connections of one host, while ECMP sends all of their
+/// packets to the others and changes again and again.
+pub struct Detour {
+    connections: Vec<Bulk>,
+    requests: u64,
+}
+
+impl Detour {
+    /// The host that owns the connections.
+    pub const OWNER: u16 = 2;
+    /// The hosts that their packets come to, in turn: never the owner.
+    const ORDERS: [&[u16]; 5] = [&[1], &[3], &[3, 1], &[1, 3], &[1]];
+
+    /// Opens so many connections, half of them over IPv6, each for so many requests;
+    /// from now on their packets come to others.
+    pub fn open(pop: &mut Pop, connections: usize, requests: u64) -> Self {
+        pop.lab.set_ecmp(&[Self::OWNER]).unwrap();
+        let services = pop.lab.plan().service(443);
+        let open = |n: usize| Bulk::open(&pop.lab, services[n % 2], n as u64).unwrap();
+        let connections: Vec<Bulk> = (0..connections).map(open).collect();
+        let sessions = connections.len() as u64;
+        pop.lab.wait_settled(sessions, PATIENCE).unwrap();
+        pop.lab.set_ecmp(Self::ORDERS[0]).unwrap();
+        Self {
+            connections,
+            requests,
+        }
+    }
+
+    /// The bytes that go each way.
+    pub fn bytes(&self) -> u64 {
+        self.connections.len() as u64 * self.requests * u64::from(MAX_LEN)
+    }
+
+    /// Exchanges all; every byte must come, and be right. Then the connections close.
+    pub fn run(mut self, pop: &mut Pop) {
+        let (checked, all) = (AtomicU64::new(0), self.bytes());
+        let failed = thread::scope(|scope| {
+            let (connections, requests, checked) = (&mut self.connections, self.requests, &checked);
+            let exchange =
+                scope.spawn(move || exchange_all(connections, requests, PATIENCE, checked));
+            for (order, step) in Self::ORDERS[1..].iter().zip(1..) {
+                let share = all / Self::ORDERS.len() as u64 * step;
+                let reached = || exchange.is_finished() || checked.load(Relaxed) >= share;
+                wait_until(8 * PATIENCE, || Ok(reached())).unwrap();
+                pop.lab.set_ecmp(order).unwrap();
+            }
+            exchange.join().unwrap()
+        });
+        assert!(failed.is_empty(), "{failed:?}\n{}", pop.outcomes());
+        assert_eq!(checked.load(Relaxed), all);
+        drop(self.connections);
+        pop.lab.wait_settled(0, PATIENCE).unwrap();
+    }
 }

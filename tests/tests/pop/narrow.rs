@@ -5,12 +5,6 @@ use std::{
     fs, io,
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use homing_tests::{
@@ -20,24 +14,20 @@ use homing_tests::{
         plan::{Outer, Tunnel, UDP_PORT},
         unique, wait_until,
     },
-    raw::{Raw, index_of},
     workload::{FlowServers, MAX_LEN},
 };
 
 use super::{
-    bulk::{Bulk, exchange_all},
+    bulk::Detour,
     common::{PATIENCE, Pop},
     mtu::{NARROW, set_mtu},
+    watch::Watch,
 };
 
 /// Connections at a time, half of them over IPv6.
 const CONNECTIONS: usize = 16;
 /// Requests of each, and as many answers: 32 MiB both ways.
 const REQUESTS: u64 = 32;
-/// The host that owns them.
-const OWNER: u16 = 2;
-/// The hosts that their packets come to, in turn: never the owner.
-const ORDERS: [&[u16]; 5] = [&[1], &[3], &[3, 1], &[1, 3], &[1]];
 const ETHERNET_LEN: usize = 14;
 /// Of the TCP header, options left out.
 const TCP_LEN: usize = 20;
@@ -55,12 +45,6 @@ struct Full {
     timestamps: u64,
     /// Bytes of the longest tunnel packet.
     longest: usize,
-}
-
-/// Watches what a host sends through the tunnel, at the router's port.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Full>,
 }
 
 impl Full {
@@ -92,36 +76,14 @@ impl Full {
     }
 }
 
-impl Watch {
-    fn start(lab: &Lab, host: u16, outer_len: usize) -> Self {
-        let port = format!("h{host}");
-        // Joined, segments would be longer than the wire carries.
-        lab.exec(Node::Router, "ethtool", &["-K", &port, "gro", "off"])
-            .unwrap();
-        let listener = in_namespace(&lab.namespace(Node::Router), || {
-            Ok(Raw::listener(index_of(&port)?)?)
-        })
+/// Watches what a host sends through the tunnel, at the router's port.
+fn watch(lab: &Lab, host: u16, outer_len: usize) -> Watch<Full> {
+    let port = format!("h{host}");
+    // Joined, segments would be longer than the wire carries.
+    lab.exec(Node::Router, "ethtool", &["-K", &port, "gro", "off"])
         .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = thread::spawn(move || {
-            let mut full = Full::default();
-            let mut buffer = vec![0; 1 << 16];
-            while !stopped.load(Relaxed) {
-                let frame = listener.receive(&mut buffer, Duration::from_millis(50));
-                if let Some(frame) = frame.unwrap() {
-                    full.see(frame, outer_len);
-                }
-            }
-            full
-        });
-        Self { stop, thread }
-    }
-
-    fn finish(self) -> Full {
-        self.stop.store(true, Relaxed);
-        self.thread.join().unwrap()
-    }
+    let see = move |full: &mut Full, frame: &[u8]| full.see(frame, outer_len);
+    Watch::start(lab, Node::Router, &port, see)
 }
 
 /// How packets of other hosts' sessions ended.
@@ -159,30 +121,9 @@ fn carry(pop: &mut Pop, timestamps: bool, outer_len: usize) -> (Share, Full) {
     })
     .unwrap();
     let before = Share::of(&pop.lab);
-    pop.lab.set_ecmp(&[OWNER]).unwrap();
-    let services = pop.lab.plan().service(443);
-    let mut connections: Vec<Bulk> = (0..CONNECTIONS)
-        .map(|n| Bulk::open(&pop.lab, services[n % 2], n as u64).unwrap())
-        .collect();
-    pop.lab.wait_settled(CONNECTIONS as u64, PATIENCE).unwrap();
-    pop.lab.set_ecmp(ORDERS[0]).unwrap();
-    let watches = [1, 3].map(|host| Watch::start(&pop.lab, host, outer_len));
-
-    let checked = AtomicU64::new(0);
-    let all = CONNECTIONS as u64 * REQUESTS * u64::from(MAX_LEN);
-    let failed = thread::scope(|scope| {
-        let exchange = scope.spawn(|| exchange_all(&mut connections, REQUESTS, PATIENCE, &checked));
-        for (order, step) in ORDERS[1..].iter().zip(1..) {
-            let reached = || checked.load(Relaxed) >= all / ORDERS.len() as u64 * step;
-            wait_until(8 * PATIENCE, || Ok(exchange.is_finished() || reached())).unwrap();
-            pop.lab.set_ecmp(order).unwrap();
-        }
-        exchange.join().unwrap()
-    });
-    assert!(failed.is_empty(), "{failed:?}\n{}", pop.outcomes());
-    assert_eq!(checked.load(Relaxed), all);
-    drop(connections);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    let detour = Detour::open(pop, CONNECTIONS, REQUESTS);
+    let watches = [1, 3].map(|host| watch(&pop.lab, host, outer_len));
+    detour.run(pop);
     let mut full = Full::default();
     for seen in watches.map(Watch::finish) {
         full.v4 += seen.v4;
@@ -259,7 +200,7 @@ fn who_sends_datagrams_that_do_not_fit_is_told_what_does() {
     reconfigure(&mut lab, "idle_timeout = \"6s\"", "idle_timeout = \"10m\"");
     let servers = FlowServers::start(&lab, &lab.plan().service(UDP_PORT)).unwrap();
     set_mtu(&lab, NARROW);
-    lab.set_ecmp(&[OWNER]).unwrap();
+    lab.set_ecmp(&[Detour::OWNER]).unwrap();
     let services = lab.plan().service(UDP_PORT);
     let clients = services.map(|service| talking(&lab, service));
     lab.wait_settled(2, PATIENCE).unwrap();
@@ -337,7 +278,7 @@ fn owner(lab: &Lab, client: &UdpSocket) -> u16 {
     let service = client.peer_addr().unwrap().to_string();
     let client = client.local_addr().unwrap().to_string();
     let args = ["owner", &client, &service, "--protocol", "udp"];
-    let owner = lab.homing_json(OWNER, &args).unwrap();
+    let owner = lab.homing_json(Detour::OWNER, &args).unwrap();
     owner["owner"].as_u64().unwrap() as u16
 }
 

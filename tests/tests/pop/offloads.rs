@@ -6,41 +6,21 @@
 //! the other end sees frames. There it is segment by segment that Homing forwards, and
 //! the owner's end joins again what was stripped.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
-
-use homing_tests::{
-    lab::{
-        Lab, Node,
-        node::in_namespace,
-        plan::{CLIENT_MTU, FABRIC_MTU},
-        wait_until,
-    },
-    raw::{Raw, index_of},
-    workload::MAX_LEN,
+use homing_tests::lab::{
+    Lab, Node,
+    plan::{CLIENT_MTU, FABRIC_MTU},
 };
 
 use super::{
-    bulk::{Bulk, exchange_all},
-    common::{PATIENCE, Pop, dropped},
+    bulk::Detour,
+    common::{Pop, dropped},
+    watch::Watch,
 };
 
 /// Connections, half of them over IPv6.
 const CONNECTIONS: usize = 6;
 /// Requests of each, and as many answers: 6 MiB both ways.
 const REQUESTS: u64 = 96;
-/// The host that owns them.
-const OWNER: u16 = 2;
-/// The hosts that their packets come to, in turn.
-const ORDERS: [&[u16]; 5] = [&[1], &[3], &[3, 1], &[1, 3], &[1]];
-/// The longest that one frame is: a link layer before what an IP packet may have.
-const LONGEST: usize = 14 + 65_535 + 40;
 
 /// Who may hand over, and make, more than one segment in one piece.
 #[derive(Clone, Copy, Debug)]
@@ -94,13 +74,6 @@ fn set(lab: &Lab, node: Node, device: &str, feature: &str, on: bool) {
     );
 }
 
-/// Watches what comes in by a device.
-struct Watch {
-    what: String,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
-}
-
 /// What came in.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -110,44 +83,17 @@ struct Seen {
     longest: usize,
 }
 
-impl Watch {
-    fn start(lab: &Lab, node: Node, device: &str, mtu: u16) -> Self {
-        let listener = in_namespace(&lab.namespace(node), || {
-            Ok(Raw::listener(index_of(device)?)?)
-        })
-        .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = thread::spawn(move || {
-            let mut seen = Seen::default();
-            let mut buffer = vec![0; LONGEST];
-            while !stopped.load(Relaxed) {
-                let frame = listener.receive(&mut buffer, Duration::from_millis(50));
-                let Some(frame) = frame.unwrap() else {
-                    continue;
-                };
-                seen.frames += 1;
-                seen.super_packets += u64::from(frame.len() > 14 + usize::from(mtu));
-                seen.longest = seen.longest.max(frame.len());
-            }
-            seen
-        });
-        Self {
-            what: format!("{device} of {node}"),
-            stop,
-            thread,
-        }
-    }
-
-    fn finish(self) -> Seen {
-        self.stop.store(true, Relaxed);
-        let seen = self.thread.join().unwrap();
-        println!("{}: {seen:?}", self.what);
-        seen
-    }
+/// Watches what comes in by a device of a link with this MTU.
+fn watch(lab: &Lab, node: Node, device: &str, mtu: u16) -> Watch<Seen> {
+    Watch::start(lab, node, device, move |seen: &mut Seen, frame| {
+        seen.frames += 1;
+        seen.super_packets += u64::from(frame.len() > 14 + usize::from(mtu));
+        seen.longest = seen.longest.max(frame.len());
+    })
 }
 
 /// What came in, on the way up and down.
+#[derive(Debug)]
 struct Found {
     /// From the client, at the router.
     router: Seen,
@@ -170,33 +116,15 @@ impl Found {
 fn push(pop: &mut Pop, offloads: Offloads) -> Found {
     println!("{offloads:?}");
     offloads.set(&pop.lab);
-    pop.lab.set_ecmp(&[OWNER]).unwrap();
-    let services = pop.lab.plan().service(443);
-    let mut connections: Vec<Bulk> = (0..CONNECTIONS)
-        .map(|n| Bulk::open(&pop.lab, services[n % 2], n as u64).unwrap())
-        .collect();
-    pop.lab.wait_settled(CONNECTIONS as u64, PATIENCE).unwrap();
-    pop.lab.set_ecmp(ORDERS[0]).unwrap();
+    let detour = Detour::open(pop, CONNECTIONS, REQUESTS);
+    let all = detour.bytes();
     let forwarded = pop.lab.outcomes(&["forwarded"]).unwrap();
     let errors = driver_errors(&pop.lab);
     let lab = &pop.lab;
-    let router = Watch::start(lab, Node::Router, "c1", CLIENT_MTU);
-    let owner = Watch::start(lab, Node::Host(OWNER), "eth0", FABRIC_MTU);
-    let client = Watch::start(lab, Node::Client(1), "eth0", CLIENT_MTU);
-
-    let checked = AtomicU64::new(0);
-    let all = CONNECTIONS as u64 * REQUESTS * u64::from(MAX_LEN);
-    let failed = thread::scope(|scope| {
-        let exchange = scope.spawn(|| exchange_all(&mut connections, REQUESTS, PATIENCE, &checked));
-        for (order, step) in ORDERS[1..].iter().zip(1..) {
-            let reached = || checked.load(Relaxed) >= all / ORDERS.len() as u64 * step;
-            wait_until(8 * PATIENCE, || Ok(exchange.is_finished() || reached())).unwrap();
-            pop.lab.set_ecmp(order).unwrap();
-        }
-        exchange.join().unwrap()
-    });
-    assert!(failed.is_empty(), "{failed:?}\n{}", pop.outcomes());
-    assert_eq!(checked.load(Relaxed), all);
+    let router = watch(lab, Node::Router, "c1", CLIENT_MTU);
+    let owner = watch(lab, Node::Host(Detour::OWNER), "eth0", FABRIC_MTU);
+    let client = watch(lab, Node::Client(1), "eth0", CLIENT_MTU);
+    detour.run(pop);
     let forwarded = pop.lab.outcomes(&["forwarded"]).unwrap() - forwarded;
     // Every byte that came up was forwarded, in segments of a full size at the most.
     assert!(forwarded >= all / u64::from(CLIENT_MTU), "{forwarded}");
@@ -206,13 +134,13 @@ fn push(pop: &mut Pop, offloads: Offloads) -> Found {
     // driver refuses costs every full segment.
     let errors = driver_errors(&pop.lab) - errors;
     assert!(errors * 100 < forwarded, "{errors} of {forwarded} frames");
-    drop(connections);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
-    Found {
+    let found = Found {
         router: router.finish(),
         owner: owner.finish(),
         client: client.finish(),
-    }
+    };
+    println!("{found:?}");
+    found
 }
 
 /// What drivers refused of XDP, on all hosts.
