@@ -5,7 +5,10 @@ mod histogram;
 mod pop;
 
 use anyhow::{Result, ensure};
-use homing_agent::pop::{MS, SECOND};
+use homing_agent::{
+    gossip::pacer::{DATAGRAMS_BURST, DATAGRAMS_PER_SECOND},
+    pop::{MS, SECOND},
+};
 
 pub use self::{
     histogram::Histogram,
@@ -72,7 +75,7 @@ impl Story {
 
 /// Simulates a POP of this size: all agents start, sessions open and close, a host
 /// dies, the switch of a rack fails and comes back. An error is a POP that did not
-/// agree in the end.
+/// agree in the end, or a host that sent more than it may.
 pub fn play(size: Size, seed: u64, progress: &mut dyn FnMut(&str)) -> Result<Story> {
     let mut pop = Pop::new(size, seed);
     progress("agents start");
@@ -123,13 +126,18 @@ pub fn play(size: Size, seed: u64, progress: &mut dyn FnMut(&str)) -> Result<Sto
         part(&mut pop, "quiet", 100 * MS);
     }
     let agreed_s = (pop.now - quiet_at) as f64 / SECOND as f64;
+    let most = pop.datagrams_max();
+    ensure!(
+        most <= DATAGRAMS_PER_SECOND + DATAGRAMS_BURST,
+        "a host sent {most} datagrams in one second"
+    );
     Ok(Story {
         size,
         joined_s,
         agreed_s,
         steady,
         faults,
-        datagrams_max: pop.datagrams_max(),
+        datagrams_max: most,
     })
 }
 

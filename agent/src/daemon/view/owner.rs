@@ -67,7 +67,7 @@ fn explain(
         ),
         (Some(host), _, Some(found)) if found == host => (
             Some(host),
-            format!("host {host} had it when the POP was asked; it has not been announced yet"),
+            format!("asking the POP led to host {host}, whose claim has not come yet"),
         ),
         (Some(host), ..) => (
             Some(host),
@@ -82,9 +82,7 @@ fn explain(
         ),
         (None, None, Some(host)) => (
             Some(host),
-            format!(
-                "host {host} had it when the POP was asked, but OWNERS here has no entry for it"
-            ),
+            format!("asking the POP led to host {host}, but OWNERS here has no entry for it"),
         ),
         (None, None, None) => (
             None,
@@ -126,19 +124,9 @@ mod tests {
                 Some(two),
                 "claims it (generation 4), but OWNERS",
             ),
-            (
-                Some(two),
-                &asked,
-                Some(two),
-                "when the POP was asked; it has not",
-            ),
+            (Some(two), &asked, Some(two), "led to host 2, whose claim"),
             (Some(three), &asked, Some(three), "about to change"),
-            (
-                None,
-                &asked,
-                Some(two),
-                "when the POP was asked, but OWNERS",
-            ),
+            (None, &asked, Some(two), "led to host 2, but OWNERS"),
             (Some(three), &nobody, Some(three), "about to change"),
             (None, &nobody, None, "nobody claims it"),
         ];
