@@ -21,6 +21,7 @@ mod pop {
     mod quic;
     mod reborn;
     mod rendezvous;
+    mod reused;
     mod routes;
     mod sessions;
     mod strangers;

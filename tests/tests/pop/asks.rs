@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     thread,
@@ -11,13 +11,12 @@ use std::{
 };
 
 use homing_tests::{
-    lab::{Lab, Node, node::open_namespace, wait_until},
+    lab::{Lab, Node, node::open_namespace, unique, wait_until},
     packet::{Tcp, flags},
-    workload::MAGIC,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::common::{PATIENCE, Pop};
+use super::common::{PATIENCE, Pop, exchange, exchange_more, inject, netstat};
 
 /// A thread in a machine's network namespace, for the sockets made in it.
 fn at<T: Send>(lab: &Lab, machine: Node, work: impl FnOnce() -> T + Send) -> T {
@@ -67,24 +66,54 @@ fn half_open(lab: &Lab, service: SocketAddr) -> Socket {
     })
 }
 
-/// Exchanges some bytes with the lab's server.
-fn exchange(stream: &mut TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut request = MAGIC.to_vec();
-    request.extend(7u64.to_be_bytes());
-    request.extend(0u32.to_be_bytes());
-    request.extend(100u32.to_be_bytes());
-    stream.write_all(&request).unwrap();
-    let mut answer = [0; 100];
-    stream.read_exact(&mut answer).expect("no answer");
+/// Handshakes that a listener of [`narrow`] holds at once.
+const BACKLOG: u16 = 8;
+/// Where those come from that never complete one.
+const SILENT: [&str; 2] = ["198.18.0.0/16", "2001:db8:dead::/48"];
+
+/// A POP whose listeners have room for few handshakes at once.
+fn narrow(name: &str) -> Pop {
+    let builder = Lab::builder().name(&unique(name)).hosts(3).racks(2);
+    let lab = builder.up().unwrap();
+    let set = format!("echo {BACKLOG} >/proc/sys/net/core/somaxconn");
+    for host in 1..=3 {
+        lab.exec(Node::Host(host), "sh", &["-c", &set]).unwrap();
+    }
+    // Whom an error or a reset answers does not keep its place.
+    for network in SILENT {
+        let words = ["route", "add", "blackhole", network];
+        lab.exec(Node::Router, "ip", &words).unwrap();
+    }
+    Pop::from(lab)
+}
+
+/// Begins more handshakes on a host than a listener of [`narrow`] holds, and completes
+/// none of them.
+fn fill_backlog(lab: &Lab, host: u16, service: SocketAddr) {
+    let syns = (1..=4 * BACKLOG).map(|number| {
+        let client = match service {
+            SocketAddr::V4(_) => format!("198.18.7.{number}:4000"),
+            SocketAddr::V6(_) => format!("[2001:db8:dead::{number:x}]:4000"),
+        };
+        Tcp::new(&client, &service.to_string(), flags::SYN).ip()
+    });
+    let before = cookies_sent(lab, host);
+    inject(lab, host, syns);
+    let full = wait_until(PATIENCE, || Ok(cookies_sent(lab, host) > before));
+    assert!(full.unwrap(), "h{host} has room for all handshakes");
+}
+
+/// SYN|ACKs with cookies that a host has sent.
+fn cookies_sent(lab: &Lab, host: u16) -> u64 {
+    netstat(lab, host, "netstat", "TcpExt", "SyncookiesSent")
 }
 
 #[test]
 fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
-    let mut pop = Pop::up("ack");
+    let mut pop = narrow("ack");
     pop.lab.wait_settled(0, PATIENCE).unwrap();
     let services = pop.lab.plan().service(443);
-    for cookies in [0, 1, 2] {
+    for (cookies, overflow) in [(0, false), (1, false), (1, true), (2, false)] {
         for host in 1..=3 {
             let set = format!("echo {cookies} >/proc/sys/net/ipv4/tcp_syncookies");
             pop.lab.exec(Node::Host(host), "sh", &["-c", &set]).unwrap();
@@ -92,7 +121,8 @@ fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
         // All hosts of a lab share one kernel and so its cookies' secret: a listener
         // that has sent some would take those of another. So no host is both.
         for (service, from, to) in [(services[0], 1, 2), (services[1], 2, 3)] {
-            let what = format!("{service}, SYN cookies {cookies}, h{from} to h{to}");
+            let what =
+                format!("{service}, SYN cookies {cookies}, overflow: {overflow}, h{from} to h{to}");
             let found = |pop: &Pop| {
                 let names = ["ask_answered", "ask_late"];
                 names
@@ -108,7 +138,13 @@ fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
                 assert!(tries < 10, "{what}: never asked about");
                 tries += 1;
                 pop.lab.set_ecmp(&[from]).unwrap();
+                if overflow {
+                    fill_backlog(&pop.lab, from, service);
+                }
+                let sent = cookies_sent(&pop.lab, from);
                 let socket = half_open(&pop.lab, service);
+                let sent = cookies_sent(&pop.lab, from) - sent;
+                assert_eq!(sent > 0, overflow || cookies == 2, "{what}: {sent} sent");
                 pop.lab.set_ecmp(&[to]).unwrap();
                 let mut stream = TcpStream::from(socket);
                 exchange(&mut stream);
@@ -124,12 +160,6 @@ fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
         }
     }
     pop.down();
-}
-
-/// One more exchange on a connection that has had one.
-fn exchange_more(stream: &mut TcpStream) {
-    stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 50]).unwrap();
-    stream.read_exact(&mut [0; 50]).expect("no answer");
 }
 
 /// Sends packets that no socket of the client's made, and hears what comes back.

@@ -1,7 +1,8 @@
 //! What the tests of a POP share.
 
 use std::{
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -10,10 +11,17 @@ use std::{
     time::Duration,
 };
 
+use aya::maps::{Array, PerCpuArray};
+use homing_common::{
+    control::{RENDEZVOUS_ENTRIES, Rendezvous},
+    outcome::Outcome,
+};
 use homing_tests::{
     demo::Servers,
     lab::{Lab, Node, node, unique, wait_until},
-    workload::{self, Clients, End, Options},
+    packet::{Ip, ethernet},
+    raw::{Raw, index_of},
+    workload::{self, Clients, End, MAGIC, Options},
 };
 use serde_json::Value;
 
@@ -218,4 +226,70 @@ pub fn hook(lab: &Lab, host: u16, name: &str) -> u64 {
     let hooks = stats["hooks"].as_array().unwrap();
     let counter = hooks.iter().find(|counter| counter["name"] == name);
     counter.unwrap()["count"].as_u64().unwrap()
+}
+
+/// How many packets ended so on a host, read from its kernel: its agent may be dead.
+pub fn count(pop: &Pop, host: u16, outcome: Outcome) -> u64 {
+    let map = pop.lab.map(host, "STATS").unwrap();
+    let stats = PerCpuArray::<_, u64>::try_from(map).unwrap();
+    stats.get(&outcome.index(), 0).unwrap().iter().sum()
+}
+
+/// Whether a host's kernel has been told where to send what it cannot decide on.
+pub fn knows_others(pop: &Pop, host: u16) -> bool {
+    let map = pop.lab.map(host, "RENDEZVOUS").unwrap();
+    let table = Array::<_, Rendezvous>::try_from(map).unwrap();
+    (0..RENDEZVOUS_ENTRIES).all(|slot| table.get(&slot, 0).unwrap().second != 0)
+}
+
+/// A number from a file of a host's `/proc/net`: the group's line of names, then its
+/// line of numbers.
+pub fn netstat(lab: &Lab, host: u16, file: &str, group: &str, name: &str) -> u64 {
+    let path = format!("/proc/net/{file}");
+    let text = lab.exec(Node::Host(host), "cat", &[&path]).unwrap();
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'))
+        .map(str::split_whitespace);
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let found = names.zip(numbers).find(|(found, _)| *found == name);
+    found.unwrap().1.parse().unwrap()
+}
+
+/// Puts packets onto the wire between the router and a host.
+pub fn inject(lab: &Lab, host: u16, packets: impl Iterator<Item = Ip> + Send) {
+    let text = lab.plan().host_mac(host);
+    let mut mac = [0; 6];
+    for (byte, text) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(text, 16).unwrap();
+    }
+    node::in_namespace(&lab.namespace(Node::Router), || {
+        let (socket, port) = (Raw::sender()?, index_of(&format!("h{host}"))?);
+        for packet in packets {
+            let bytes = packet.bytes();
+            let frame = ethernet(mac, [2, 0, 0, 0, 0, 0xfe], &[], bytes[0] >> 4 == 4, &bytes);
+            // In a burst, what finds no room on the wire is lost, as everywhere.
+            socket.send(port, &frame).ok();
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The first exchange of a connection with the lab's server.
+pub fn exchange(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut request = MAGIC.to_vec();
+    request.extend(7u64.to_be_bytes());
+    request.extend(0u32.to_be_bytes());
+    request.extend(100u32.to_be_bytes());
+    stream.write_all(&request).unwrap();
+    let mut answer = [0; 100];
+    stream.read_exact(&mut answer).expect("no answer");
+}
+
+/// One more exchange on a connection that has had one.
+pub fn exchange_more(stream: &mut TcpStream) {
+    stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 50]).unwrap();
+    stream.read_exact(&mut [0; 50]).expect("no answer");
 }

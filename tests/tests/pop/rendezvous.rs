@@ -1,27 +1,9 @@
 //! Hosts that cannot know a session's owner send its packets to a host that can.
 
-use aya::maps::{Array, PerCpuArray};
-use homing_common::{
-    control::{RENDEZVOUS_ENTRIES, Rendezvous},
-    outcome::Outcome,
-};
+use homing_common::outcome::Outcome;
 use homing_tests::lab::wait_until;
 
-use super::common::{PATIENCE, Pop};
-
-/// How many packets ended so on a host, read from its kernel: its agent may be dead.
-fn count(pop: &Pop, host: u16, outcome: Outcome) -> u64 {
-    let map = pop.lab.map(host, "STATS").unwrap();
-    let stats = PerCpuArray::<_, u64>::try_from(map).unwrap();
-    stats.get(&outcome.index(), 0).unwrap().iter().sum()
-}
-
-/// Whether a host's kernel has been told where to send what it cannot decide on.
-fn knows_others(pop: &Pop, host: u16) -> bool {
-    let map = pop.lab.map(host, "RENDEZVOUS").unwrap();
-    let table = Array::<_, Rendezvous>::try_from(map).unwrap();
-    (0..RENDEZVOUS_ENTRIES).all(|slot| table.get(&slot, 0).unwrap().second != 0)
-}
+use super::common::{PATIENCE, Pop, count, knows_others};
 
 #[test]
 fn a_host_whose_agent_is_dead_finds_the_owners_of_sessions_it_never_heard_of() {
