@@ -11,6 +11,7 @@ mod pop {
     mod edge;
     mod flood;
     mod flows;
+    mod hangs;
     mod join;
     mod kernels;
     mod keys;
