@@ -7,6 +7,7 @@ mod pop {
     mod bulk;
     mod claims;
     mod common;
+    mod datagrams;
     mod drain;
     mod edge;
     mod flood;
@@ -20,6 +21,7 @@ mod pop {
     mod offloads;
     mod quic;
     mod reborn;
+    mod refused;
     mod rendezvous;
     mod routes;
     mod sessions;
