@@ -7,6 +7,7 @@ mod pop {
     mod bulk;
     mod claims;
     mod common;
+    mod datagrams;
     mod drain;
     mod edge;
     mod flood;
@@ -21,6 +22,7 @@ mod pop {
     mod offloads;
     mod quic;
     mod reborn;
+    mod refused;
     mod rendezvous;
     mod reused;
     mod routes;

@@ -212,6 +212,20 @@ pub fn dropped(lab: &Lab) -> Vec<(u16, String, u64)> {
     all
 }
 
+/// Waits until every host whose agent runs can know whose a session is: before that, it
+/// leaves the first packet of a flow to another one.
+pub fn wait_synced(lab: &Lab) {
+    let synced = |host: u16| {
+        let status = lab.homing_json(host, &["status"])?;
+        anyhow::Ok(status["gossip"]["synced"] == true)
+    };
+    let all = wait_until(PATIENCE, || {
+        let mut hosts = lab.running().into_iter();
+        hosts.try_fold(true, |all, host| Ok(all && synced(host)?))
+    });
+    assert!(all.unwrap(), "not all hosts are in sync");
+}
+
 /// What `homing status` names as problems on a host.
 pub fn problems(lab: &Lab, host: u16) -> Vec<String> {
     let status = lab.homing_json(host, &["status"]).unwrap();

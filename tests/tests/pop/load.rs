@@ -7,13 +7,16 @@ use std::{
 };
 
 use homing_agent::datapath::OBJECT;
-use homing_tests::{lab::Node, object::Object};
+use homing_tests::{
+    lab::{Lab, Node},
+    object::Object,
+};
 
 use super::common::{Churn, PATIENCE, Pop, dropped};
 
 /// How an agent's life is interrupted.
 #[derive(Clone, Copy, Debug)]
-enum Restart {
+pub enum Restart {
     /// It is killed on the spot, and started a second later.
     Killed,
     /// It leaves, and is started again.
@@ -27,39 +30,41 @@ enum Restart {
     OtherTables,
 }
 
-fn restart(pop: &mut Pop, host: u16, how: Restart, first: &Path) {
+/// Interrupts the life of a host's agent. `first`: the program that agents are at
+/// first.
+pub fn restart(lab: &mut Lab, host: u16, how: Restart, first: &Path) {
     match how {
         Restart::Killed => {
-            pop.lab.kill(host).unwrap();
+            lab.kill(host).unwrap();
             // Sessions open and close that no agent hears of.
             sleep(Duration::from_secs(1));
         }
-        Restart::Stopped => pop.lab.stop(host).unwrap(),
+        Restart::Stopped => lab.stop(host).unwrap(),
         Restart::KilledInItsStart => {
             for ms in [20, 120, 250, 400] {
-                pop.lab.kill(host).unwrap();
-                pop.lab.launch(host).unwrap();
+                lab.kill(host).unwrap();
+                lab.launch(host).unwrap();
                 sleep(Duration::from_millis(ms));
             }
-            pop.lab.kill(host).unwrap();
+            lab.kill(host).unwrap();
         }
         Restart::OtherBuild => {
-            pop.lab.stop(host).unwrap();
-            let other = pop.lab.folder().join("other/homing");
-            if pop.lab.homing() == Some(&other) {
-                pop.lab.set_homing(first);
+            lab.stop(host).unwrap();
+            let other = lab.folder().join("other/homing");
+            if lab.homing() == Some(&other) {
+                lab.set_homing(first);
             } else {
                 build_other(first, &other);
-                pop.lab.set_homing(&other);
+                lab.set_homing(&other);
             }
         }
         Restart::OtherTables => {
-            pop.lab.stop(host).unwrap();
+            lab.stop(host).unwrap();
             let limits = "[limits]\nowners = 70000\nsessions = 30000";
-            pop.lab.configure(host, limits).unwrap();
+            lab.configure(host, limits).unwrap();
         }
     }
-    pop.lab.start(host).unwrap();
+    lab.start(host).unwrap();
 }
 
 /// Makes a program of which the kernel's maps are laid out in another way, with the
@@ -109,7 +114,7 @@ fn no_connection_breaks_and_no_packet_is_lost_however_agents_restart() {
         pop.lab.set_ecmp(&[host, host % 3 + 1]).unwrap();
         let churn = Churn::start(&pop.lab);
         let map = map_id(&pop, host, "SESSIONS");
-        restart(&mut pop, host, how, &first);
+        restart(&mut pop.lab, host, how, &first);
         let replaced = map_id(&pop, host, "SESSIONS") != map;
         let another = matches!(how, Restart::OtherTables | Restart::OtherBuild);
         assert_eq!(replaced, another, "h{host}: {how:?}");
