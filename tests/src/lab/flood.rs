@@ -101,10 +101,17 @@ impl Sent {
 }
 
 impl Flood {
-    /// Starts one of so many packets a second, each an ACK to `service` (IPv4).
-    pub fn start(lab: &Lab, host: u16, service: SocketAddr, per_second: u64) -> Result<Self> {
+    /// Starts one of so many packets a second, each an ACK to `service` (IPv4) with so
+    /// many bytes of payload.
+    pub fn start(
+        lab: &Lab,
+        host: u16,
+        service: SocketAddr,
+        per_second: u64,
+        payload: usize,
+    ) -> Result<Self> {
         ensure!(service.is_ipv4(), "{service} is not IPv4");
-        let frame = frame(&lab.plan().host_mac(host), service)?;
+        let frame = frame(&lab.plan().host_mac(host), service, payload)?;
         let namespace = lab.namespace(Node::Router);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -139,9 +146,10 @@ impl Drop for Flood {
 }
 
 /// The frame that all are made of: its words that change are 0, or `!0`.
-fn frame(mac: &str, service: SocketAddr) -> Result<Vec<u8>> {
+fn frame(mac: &str, service: SocketAddr, payload: usize) -> Result<Vec<u8>> {
     let [a, b] = SOURCES;
-    let mut segment = Tcp::new(&format!("{a}.{b}.0.0:0"), &service.to_string(), flags::ACK);
+    let mut segment = Tcp::new(&format!("{a}.{b}.0.0:0"), &service.to_string(), flags::ACK)
+        .payload(vec![7; payload]);
     segment.ack = u32::MAX;
     let mut packet = segment.ip();
     packet.id = u16::MAX;

@@ -110,7 +110,7 @@ fn a_flood_of_unknown_packets_harms_no_session_and_stays_bounded() {
     let before = of_the_flood.map(|name| pop.lab.outcomes(&[name]).unwrap());
     let wires = Wires::listen(&pop.lab);
     let start = Instant::now();
-    let flood = Flood::start(&pop.lab, FLOODED, service, RATE).unwrap();
+    let flood = Flood::start(&pop.lab, FLOODED, service, RATE, 0).unwrap();
     let mut flooded = Vec::new();
     while start.elapsed() < TIME {
         flooded.push(rounds());

@@ -1,30 +1,20 @@
 //! An agent that hangs: what its kernel has for it finds no room any more.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use homing_common::outcome::Outcome;
 use homing_tests::{
-    lab::{Lab, Node, node::in_namespace, wait_until},
-    packet::{Ip, Tcp, flags},
+    lab::{Lab, Node, flood::Flood, node::in_namespace, wait_until},
+    packet::{Tcp, flags},
 };
 
-use super::common::{PATIENCE, Pop, count, exchange, exchange_more, inject, knows_others, netstat};
+use super::common::{PATIENCE, Pop, count, exchange, exchange_more, inject, netstat, wait_synced};
 
 /// Frames of more than 256 bytes take the longest records, of which `ASK` holds fewer
 /// than the limit lets through in two windows: it is full before its host is silent.
 const PAYLOAD: usize = 300;
-/// Packets that are sent before it is looked again: more than `ASK` has room for.
-const AT_ONCE: usize = 2_400;
-
-/// Packets of clients that nobody has heard of, each of another.
-fn strangers(service: SocketAddr) -> impl Iterator<Item = Ip> + Send {
-    (1..).map(move |number: u32| {
-        let client = Ipv4Addr::from_bits(u32::from_be_bytes([198, 18, 0, 0]) + number);
-        let client = format!("{client}:4000");
-        let segment = Tcp::new(&client, &service.to_string(), flags::ACK);
-        segment.payload(vec![7; PAYLOAD]).ip()
-    })
-}
+/// Packets a second: more than the limit lets through.
+const RATE: u64 = 50_000;
 
 /// Resets that the hosts' stacks have sent.
 fn resets(lab: &Lab) -> u64 {
@@ -33,40 +23,34 @@ fn resets(lab: &Lab) -> u64 {
         .sum()
 }
 
-/// Stops an agent and sends its host more than it has room for. Its kernel notices
+/// Stops an agent while its host is sent more than it has room for. Its kernel notices
 /// within a second that the agent is silent, and then sends others elsewhere: on a
 /// busy machine that may be sooner than `ASK` is full.
-fn stop_and_fill(pop: &Pop, host: u16, strangers: &mut (impl Iterator<Item = Ip> + Send)) -> bool {
+fn stop_and_fill(pop: &Pop, host: u16, service: SocketAddr) -> bool {
     let before = [Outcome::AskFull, Outcome::Rendezvous].map(|end| count(pop, host, end));
-    // Made beforehand: the time counts from the last beat on.
-    let mut burst: Vec<Ip> = strangers.by_ref().take(AT_ONCE).collect();
+    let flood = Flood::start(&pop.lab, host, service, RATE, PAYLOAD).unwrap();
     pop.lab.pause(host).unwrap();
-    while count(pop, host, Outcome::AskFull) == before[0] {
-        if count(pop, host, Outcome::Rendezvous) != before[1] {
-            return false;
-        }
-        inject(&pop.lab, host, burst.drain(..));
-        burst.extend(strangers.by_ref().take(AT_ONCE));
-    }
-    true
+    let ended = wait_until(PATIENCE, || {
+        let full = count(pop, host, Outcome::AskFull) > before[0];
+        Ok(full || count(pop, host, Outcome::Rendezvous) > before[1])
+    });
+    assert!(ended.unwrap(), "{:?}", flood.finish());
+    count(pop, host, Outcome::AskFull) > before[0]
 }
 
 #[test]
 fn what_an_agent_that_hangs_has_no_room_for_is_dropped_and_harms_nothing() {
     let mut pop = Pop::up("hangs");
     let service = pop.lab.plan().service(443)[0];
-    for host in 1..=3 {
-        assert!(wait_until(PATIENCE, || Ok(knows_others(&pop, host))).unwrap());
-    }
+    wait_synced(&pop.lab);
     let clients = pop.load(12);
     pop.lab.set_ecmp(&[1]).unwrap();
     let resets_before = resets(&pop.lab);
-    let mut strangers = strangers(service);
     let full = (1..=5).find(|_| {
-        let full = stop_and_fill(&pop, 1, &mut strangers);
+        let full = stop_and_fill(&pop, 1, service);
         if !full {
             pop.lab.resume(1).unwrap();
-            pop.lab.wait_settled(12, PATIENCE).unwrap();
+            wait_synced(&pop.lab);
         }
         full
     });
@@ -96,7 +80,8 @@ fn what_an_agent_that_hangs_has_no_room_for_is_dropped_and_harms_nothing() {
     pop.lab.wait_settled(13, PATIENCE).unwrap();
     let ends = || [Outcome::Asked, Outcome::AskFull].map(|end| count(&pop, 1, end));
     let before = ends();
-    inject(&pop.lab, 1, strangers.by_ref().take(1));
+    let stranger = Tcp::new("198.51.100.9:4000", &service.to_string(), flags::ACK);
+    inject(&pop.lab, 1, [stranger.ip()].into_iter());
     assert!(wait_until(PATIENCE, || Ok(ends() != before)).unwrap());
     assert_eq!(ends(), [before[0] + 1, before[1]]);
     exchange_more(&mut unheard);
