@@ -45,13 +45,19 @@ pub struct KnownMember {
     pub port: Port,
     /// How often it has announced itself anew in this life.
     pub renewal: u16,
-    /// The fingerprint of its tunnel settings.
-    pub fingerprint: u32,
+    /// The fingerprint of its tunnel network …
+    pub network: u32,
+    /// … and of its services, …
+    pub services: u32,
+    /// Always zero; makes the padding explicit.
+    pub zero: u32,
+    /// … with a bit for each of their addresses.
+    pub addresses: u64,
     /// Its domain's name, then zeros.
     pub domain: [u8; DOMAIN_LEN_MAX],
 }
 
-const _: () = assert!(size_of::<KnownMember>() == 72);
+const _: () = assert!(size_of::<KnownMember>() == 88);
 
 /// Entries of `OWNERS` unless the configuration says otherwise.
 pub const OWNERS_ENTRIES: u32 = 1 << 20;

@@ -84,7 +84,7 @@ impl Host {
         let domain = Domain::try_from("rack-1").unwrap();
         let me = if id == 1 { one } else { two };
         let options = Options {
-            me: Member::starting(HostId(id), stream, me, domain, Fingerprint(1)),
+            me: Member::starting(HostId(id), stream, me, domain, Fingerprint::default()),
             seeds: vec![Seed {
                 host: HostId(1),
                 address: one,
@@ -249,7 +249,7 @@ fn group_that_cannot_be_joined_is_named() {
                         Stream::default(),
                         V4[0].parse().unwrap(),
                         domain,
-                        Fingerprint(1),
+                        Fingerprint::default(),
                     ),
                     seeds: Vec::new(),
                     keys: Keys::derive(&[4; 32]),

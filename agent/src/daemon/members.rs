@@ -71,7 +71,10 @@ fn to_known(member: &Member) -> KnownMember {
         address: member.address.ip().into(),
         port: Port::new(member.address.port()),
         renewal: member.renewal,
-        fingerprint: member.fingerprint.0,
+        network: member.fingerprint.network,
+        services: member.fingerprint.services,
+        zero: 0,
+        addresses: member.fingerprint.addresses,
         domain,
     }
 }
@@ -86,7 +89,11 @@ fn to_member(host: HostId, known: &KnownMember) -> Option<Member> {
         generation: known.generation,
     };
     let address = SocketAddr::new(known.address.into(), known.port.number());
-    let fingerprint = Fingerprint(known.fingerprint);
+    let fingerprint = Fingerprint {
+        network: known.network,
+        services: known.services,
+        addresses: known.addresses,
+    };
     Some(Member {
         renewal: known.renewal,
         ..Member::starting(host, stream, address, domain, fingerprint)
@@ -110,7 +117,11 @@ mod tests {
                 stream,
                 "10.0.0.1:7946".parse().unwrap(),
                 Domain::try_from(domain.as_str()).unwrap(),
-                Fingerprint(9),
+                Fingerprint {
+                    network: 9,
+                    services: 8,
+                    addresses: 7,
+                },
             )
         };
         HostStatus {
@@ -127,6 +138,7 @@ mod tests {
             incomplete: false,
             hears_us: false,
             key: None,
+            difference: None,
         }
     }
 

@@ -12,7 +12,7 @@ use homing_common::{host::HostId, limit::Room};
 use crate::{
     datapath::resolver::{State as WayState, Way},
     gossip::{alerts::Alert, task::HostStatus},
-    pop::{liveness::Kernel, membership::State},
+    pop::{Difference, liveness::Kernel, membership::State},
 };
 
 /// A member's kernel is heard within moments of its coming up.
@@ -31,6 +31,11 @@ pub(super) fn of_hosts(
     for host in hosts {
         let id = host.host;
         problems.extend(of_state(now, host));
+        if host.state == Some(State::Alive) && host.difference.is_some() {
+            problems.push(format!(
+                "host {id} answers for other services than this host: make [[services]] the same on all hosts"
+            ));
+        }
         if host.incomplete {
             problems.push(format!(
                 "not all sessions of host {id} are known: there is no room; raise limits.owners"
@@ -57,9 +62,12 @@ fn of_state(now: SystemTime, host: &HostStatus) -> Option<String> {
         since.is_some_and(|since| since >= UNHEARD_FOR)
     };
     Some(match (host.state?, kernel) {
-        (State::Mismatched, _) => {
-            format!("host {id} has other tunnel settings: make [tunnel] the same on all hosts")
-        }
+        (State::Mismatched, _) if host.difference == Some(Difference::Addresses) => format!(
+            "host {id} is refused, because it answers for none of this host's addresses: give another POP a pop.key_file of its own, or make [[services]] the same on all hosts"
+        ),
+        (State::Mismatched, _) => format!(
+            "host {id} is refused, because it has another tunnel network: give another POP a pop.key_file of its own, or make tunnel.network the same on all hosts"
+        ),
         (State::Left, _) | (State::Alive, None | Some(Kernel::Alive { .. })) => return None,
         (State::Alive, Some(Kernel::Unheard)) if !for_long() => return None,
         (State::Alive, Some(Kernel::Unheard)) => format!(

@@ -163,7 +163,7 @@ mod tests {
             Stream::default(),
             "10.0.0.1:7946".parse().unwrap(),
             Domain::try_from("d").unwrap(),
-            Fingerprint(1),
+            Fingerprint::default(),
         );
         HostStatus {
             host: HostId(host),
@@ -182,6 +182,7 @@ mod tests {
             incomplete: false,
             hears_us: false,
             key: None,
+            difference: None,
         }
     }
 

@@ -340,7 +340,7 @@ fn gossip_options(
     vitals: KernelVitals,
 ) -> Result<gossip::Options> {
     let domain = Domain::try_from(config.host.domain.as_str())?;
-    let fingerprint = Fingerprint::of(&config.tunnel.network);
+    let fingerprint = Fingerprint::of(&config.tunnel.network, &config.services);
     let seeds = config.pop.seeds.iter().map(|seed| Seed {
         host: seed.host,
         address: seed.address,

@@ -16,7 +16,7 @@ use super::{
     socket,
 };
 use crate::pop::{
-    Member, Stream,
+    Difference, Member, Stream,
     keys::Keys,
     liveness::{self, Kernel},
     membership, seal,
@@ -55,6 +55,8 @@ pub struct HostStatus {
     pub hears_us: bool,
     /// The id of the key that it signs with, once it was heard.
     pub key: Option<u8>,
+    /// How what it has configured differs from what this host has.
+    pub difference: Option<Difference>,
 }
 
 /// What this host hears of another's kernel.
@@ -77,7 +79,7 @@ pub struct Status {
     pub down: usize,
     /// Members that left.
     pub left: usize,
-    /// Members that are up but whose tunnel settings differ.
+    /// Hosts that are up but of another POP.
     pub mismatched: usize,
     /// What is wrong in the POP as far as it is no state of a host.
     pub alerts: Vec<Alert>,

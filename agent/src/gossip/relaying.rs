@@ -99,7 +99,13 @@ mod tests {
             generation,
         };
         let domain = Domain::try_from(domain).unwrap();
-        Member::starting(HostId(host), stream, address, domain, Fingerprint(1))
+        Member::starting(
+            HostId(host),
+            stream,
+            address,
+            domain,
+            Fingerprint::default(),
+        )
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn member(change: &Change) {
             tracing::info!(host = %m.host, hold_ms = hold.as_millis() as u64, "member left");
         }
         Change::Mismatched(m) => {
-            tracing::error!(host = %m.host, address = %m.address, "member refused: its tunnel settings differ from this host's; make [tunnel] the same on all hosts");
+            tracing::error!(host = %m.host, address = %m.address, "host refused: it has another tunnel network, or answers for none of this host's addresses; make tunnel.network and [[services]] the same on all hosts of the POP, and give another POP a key of its own");
         }
     }
 }

@@ -156,7 +156,13 @@ mod tests {
             incarnation: 1,
             generation: 1,
         };
-        Member::starting(HostId(host), stream, address, domain(name), Fingerprint(1))
+        Member::starting(
+            HostId(host),
+            stream,
+            address,
+            domain(name),
+            Fingerprint::default(),
+        )
     }
 
     fn host(id: u16) -> Gossip {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, TryGetError};
-use homing_common::host::{HostId, TunnelNetwork};
+use homing_common::host::HostId;
+
+use super::Fingerprint;
 
 /// One life of a host's agent: datagrams, logs and claims belong to one.
 ///
@@ -77,27 +79,6 @@ impl fmt::Debug for Domain {
     }
 }
 
-/// What all members must have configured alike, in 32 bits: hosts that disagree
-/// on the tunnel network would send each other packets that the receiver drops.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fingerprint(pub u32);
-
-impl Fingerprint {
-    /// The fingerprint of the POP's tunnel network.
-    ///
-    /// The encapsulation is not among them: every host understands both kinds.
-    pub fn of(network: &TunnelNetwork) -> Self {
-        let mut hash = blake3::Hasher::new();
-        hash.update(&network.network.0);
-        hash.update(&network.base.to_be_bytes());
-        hash.update(&network.shift.to_be_bytes());
-        hash.update(&network.id_mask.to_be_bytes());
-        let digest = hash.finalize();
-        let b = digest.as_bytes();
-        Self(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
-    }
-}
-
 /// A host as it announces itself to the POP.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -111,7 +92,7 @@ pub struct Member {
     pub address: SocketAddr,
     /// Its broadcast domain.
     pub domain: Domain,
-    /// Its tunnel settings.
+    /// What it has configured as its POP has.
     pub fingerprint: Fingerprint,
     /// It is leaving, and asks that its sessions be kept for so long.
     pub leaving: Option<Duration>,
@@ -155,7 +136,7 @@ impl Member {
             renewal: 0,
             address,
             domain,
-            fingerprint: Fingerprint(0),
+            fingerprint: Fingerprint::default(),
             leaving: None,
             draining: false,
         }
@@ -165,7 +146,7 @@ impl Member {
     /// only makes the order total, so that all members decide alike.
     pub(super) fn is_later_than(&self, other: &Self) -> bool {
         let order = |m: &Self| {
-            let rest = (m.domain, m.fingerprint.0, m.leaving, m.draining);
+            let rest = (m.domain, m.fingerprint, m.leaving, m.draining);
             (m.stream, m.renewal, m.address, rest)
         };
         order(self) > order(other)
@@ -177,7 +158,9 @@ impl Member {
         buf.put_u64(self.stream.incarnation);
         buf.put_u64(self.stream.generation);
         buf.put_u16(self.renewal);
-        buf.put_u32(self.fingerprint.0);
+        buf.put_u32(self.fingerprint.network);
+        buf.put_u32(self.fingerprint.services);
+        buf.put_u64(self.fingerprint.addresses);
         buf.put_u32(match self.leaving {
             Some(hold) => u32::try_from(hold.as_millis())
                 .unwrap_or(NOT_LEAVING)
@@ -201,7 +184,7 @@ impl Member {
     }
 
     /// The longest form of a member on the wire, in bytes.
-    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 4 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
+    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 16 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
 
     /// Bytes of this member on the wire.
     pub(super) fn encoded_len(&self) -> usize {
@@ -217,7 +200,11 @@ impl Member {
             generation: buf.try_get_u64()?,
         };
         let renewal = buf.try_get_u16()?;
-        let fingerprint = Fingerprint(buf.try_get_u32()?);
+        let fingerprint = Fingerprint {
+            network: buf.try_get_u32()?,
+            services: buf.try_get_u32()?,
+            addresses: buf.try_get_u64()?,
+        };
         let leaving = match buf.try_get_u32()? {
             NOT_LEAVING => None,
             hold_ms => Some(Duration::from_millis(hold_ms.into())),
@@ -307,7 +294,7 @@ mod tests {
             incarnation: u64,
             generation: u64,
             renewal: u16,
-            fingerprint: u32,
+            (network, services, addresses) in any::<(u32, u32, u64)>(),
             hold_ms in prop::option::of(0..NOT_LEAVING),
             draining: bool,
             ip: IpAddr,
@@ -320,7 +307,7 @@ mod tests {
                 renewal,
                 address: SocketAddr::new(ip, port),
                 domain: Domain::try_from(domain.as_str()).unwrap(),
-                fingerprint: Fingerprint(fingerprint),
+                fingerprint: Fingerprint { network, services, addresses },
                 leaving: hold_ms.map(|ms| Duration::from_millis(ms.into())),
                 draining,
             }

@@ -19,6 +19,7 @@
 //! any host of the POP.
 
 pub mod counters;
+mod fingerprint;
 pub mod keys;
 pub mod liveness;
 mod member;
@@ -28,7 +29,8 @@ pub mod seal;
 pub mod slots;
 mod window;
 
-pub use member::{DOMAIN_LEN_MAX, Domain, Fingerprint, Member, Stream};
+pub use fingerprint::{Difference, Fingerprint};
+pub use member::{DOMAIN_LEN_MAX, Domain, Member, Stream};
 
 /// The largest UDP payload that a host sends: with IPv6 and UDP headers the
 /// packet is 1400 bytes, which leaves room for tunnels on the fabric.

@@ -94,7 +94,7 @@ pub fn membership(bytes: &[u8]) {
         incarnation: 5,
         generation: 1,
     };
-    let me = Member::starting(HostId(1), own, here(), domain, Fingerprint(1));
+    let me = Member::starting(HostId(1), own, here(), domain, Fingerprint::default());
     let mut membership = Membership::new(0, me, Vec::new(), [3; 32]);
     for now in [1, 2] {
         membership.receive(now, origin, stream, bytes);

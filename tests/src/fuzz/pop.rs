@@ -251,7 +251,13 @@ fn address(host: u16) -> SocketAddr {
 fn node(host: u16) -> Node {
     let domain = Domain::try_from(DOMAINS[usize::from(host) - 1]).expect("a name");
     let config = Config {
-        me: Member::starting(HostId(host), STREAM, address(host), domain, Fingerprint(1)),
+        me: Member::starting(
+            HostId(host),
+            STREAM,
+            address(host),
+            domain,
+            Fingerprint::default(),
+        ),
         seeds: vec![Seed {
             host: HostId(1),
             address: address(1),

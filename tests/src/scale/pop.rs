@@ -214,7 +214,7 @@ impl Pop {
                 host.stream,
                 address(index + 1),
                 Domain::try_from(domain.as_str()).unwrap_or_else(|error| unreachable!("{error}")),
-                Fingerprint(7),
+                Fingerprint::default(),
             ),
             seeds: seeds
                 .map(|seed| Seed {

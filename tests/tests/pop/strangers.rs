@@ -3,10 +3,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use homing_common::outcome::Outcome;
 use homing_tests::lab::{Lab, Node, unique, wait_until};
 use serde_json::Value;
 
-use super::common::{PATIENCE, Pop};
+use super::common::{PATIENCE, Pop, count};
 
 /// Hosts in one rack, without agents.
 fn up(name: &str, hosts: u16) -> Pop {
@@ -151,7 +152,7 @@ fn a_host_with_another_tunnel_network() {
     let clients = pop.load(20);
     pop.lab.launch(3).unwrap();
     for (on, of) in [(1, 3), (2, 3), (3, 1)] {
-        let line = format!("host {of} has other tunnel settings");
+        let line = format!("host {of} is refused, because it has another tunnel network");
         pop.wait_problem(on, &[&line]);
     }
     for order in [[1], [2]] {
@@ -159,6 +160,89 @@ fn a_host_with_another_tunnel_network() {
         assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
     }
     assert!(pop.lab.tables(3).unwrap().owners.is_empty());
+    pop.unbroken(clients);
+    pop.down();
+}
+
+/// Two POPs that were set up with one key and one tunnel network.
+#[test]
+fn two_pops_with_one_key_share_a_wire() {
+    let mut pop = up("strtwo", 4);
+    for (host, seed) in [(1, 2), (2, 1)] {
+        change(&pop, host, "key_file", "key_file", seed);
+    }
+    for (host, seed) in [(3, 1), (4, 3)] {
+        change(&pop, host, "\"203.0.113.10\"", "\"203.0.113.77\"", seed);
+        change(
+            &pop,
+            host,
+            "\"2001:db8:113::10\"",
+            "\"2001:db8:113::77\"",
+            seed,
+        );
+    }
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    pop.lab.start(1).unwrap();
+    pop.lab.start(2).unwrap();
+    let clients = pop.load(20);
+    for host in [3, 4] {
+        pop.lab.launch(host).unwrap();
+    }
+    for (on, of) in [
+        (1, 3),
+        (1, 4),
+        (2, 3),
+        (2, 4),
+        (3, 1),
+        (3, 2),
+        (4, 1),
+        (4, 2),
+    ] {
+        let line = format!("host {of} is refused, because it answers for none");
+        pop.wait_problem(on, &[&line]);
+    }
+    for host in 1..=4 {
+        let whole = wait_until(PATIENCE, || Ok(pop.alive(host) == 2));
+        assert!(whole.unwrap(), "h{host} counts {}", pop.alive(host));
+    }
+    // Nothing of the one goes to the other, where nobody could do anything with it:
+    // also not what a host gets that cannot know whose it is.
+    pop.lab.kill(1).unwrap();
+    for order in [[1], [2]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
+        let late = pop.unsettled(20);
+        assert_eq!(late.wait_rounds(3, PATIENCE).unwrap(), late.total());
+        pop.unbroken(late);
+    }
+    for host in [3, 4] {
+        assert!(pop.lab.tables(host).unwrap().owners.is_empty());
+        for end in [Outcome::TunnelNotMember, Outcome::TunnelNotService] {
+            assert_eq!(count(&pop, host, end), 0, "{}", pop.outcomes());
+        }
+    }
+    pop.unbroken(clients);
+    pop.down();
+}
+
+/// What some hosts answer for already, and others not yet: reported, and the POP is one.
+#[test]
+fn a_service_that_only_one_host_has_is_reported() {
+    let mut pop = up("strone", 2);
+    let more = "[[services]]\naddress = \"203.0.113.10\"\nport = 9999\nprotocol = \"tcp\"";
+    pop.lab.configure(2, more).unwrap();
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    pop.lab.start(1).unwrap();
+    pop.lab.start(2).unwrap();
+    for (on, of) in [(1, 2), (2, 1)] {
+        let line = format!("host {of} answers for other services than this host");
+        pop.wait_problem(on, &[&line]);
+    }
+    let clients = pop.load(20);
+    for order in [[1], [2]] {
+        pop.lab.set_ecmp(&order).unwrap();
+        assert_eq!(clients.wait_rounds(3, PATIENCE).unwrap(), clients.total());
+    }
     pop.unbroken(clients);
     pop.down();
 }

@@ -21,7 +21,13 @@ fn life(generation: u64) -> Stream {
 fn one(generation: u64) -> Member {
     let address = "10.0.0.1:7946".parse().unwrap();
     let domain = Domain::try_from("d").unwrap();
-    Member::starting(ONE, life(generation), address, domain, Fingerprint(1))
+    Member::starting(
+        ONE,
+        life(generation),
+        address,
+        domain,
+        Fingerprint::default(),
+    )
 }
 
 /// Host 2, which follows host 1 in its first life.

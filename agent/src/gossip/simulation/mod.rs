@@ -194,7 +194,7 @@ impl Pop {
                 renewal: 0,
                 address: address(host),
                 domain: Domain::try_from(domain.as_str()).unwrap(),
-                fingerprint: Fingerprint(7),
+                fingerprint: Fingerprint::default(),
                 leaving: None,
                 draining: false,
             },

@@ -13,6 +13,7 @@ use crate::{
 impl<T: Table> Running<T> {
     pub(super) fn host_statuses(&self) -> Vec<HostStatus> {
         let clock = self.clock;
+        let mine = self.node.membership().me().fingerprint;
         let status = |view: HostView| HostStatus {
             host: view.host,
             member: view.member,
@@ -33,6 +34,9 @@ impl<T: Table> Running<T> {
             incomplete: view.origin.is_some_and(|origin| origin.incomplete),
             hears_us: view.origin.is_some_and(|origin| origin.hears_us),
             key: self.node.seal().key_of(view.host),
+            difference: view
+                .member
+                .and_then(|member| mine.difference(&member.fingerprint)),
         };
         self.node.hosts().into_iter().map(status).collect()
     }

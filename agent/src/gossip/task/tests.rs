@@ -75,7 +75,7 @@ impl Host {
                 },
                 address(group, id),
                 Domain::try_from("rack-1").unwrap(),
-                Fingerprint(1),
+                Fingerprint::default(),
             ),
             seeds: vec![membership::Seed {
                 host: HostId(1),

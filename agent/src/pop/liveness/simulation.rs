@@ -121,7 +121,7 @@ impl Pop {
             renewal: 0,
             address: address(host),
             domain: self.domain(host),
-            fingerprint: Fingerprint(1),
+            fingerprint: Fingerprint::default(),
             leaving: None,
             draining: false,
         }

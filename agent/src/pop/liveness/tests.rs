@@ -19,7 +19,13 @@ fn member(host: u16, incarnation: u64) -> Member {
     let address = ([10, 0, high, low], 7946).into();
     // Host 6 alone is in another domain than host 1.
     let domain = Domain::try_from(if host == 6 { "e" } else { "d" }).unwrap();
-    Member::starting(HostId(host), stream, address, domain, Fingerprint(1))
+    Member::starting(
+        HostId(host),
+        stream,
+        address,
+        domain,
+        Fingerprint::default(),
+    )
 }
 
 /// Host 1, with some others.

@@ -90,9 +90,7 @@ impl Membership {
     }
 
     fn is_news(&mut self, member: &Member) -> bool {
-        if member.host == self.me.host
-            || member.fingerprint != self.me.fingerprint
-            || self.is_contested(member)
+        if member.host == self.me.host || !self.is_of_this_pop(member) || self.is_contested(member)
         {
             return false;
         }
@@ -187,7 +185,13 @@ mod tests {
         let address = "[fd00::1]:7946".parse().unwrap();
         let domain = Domain::try_from(domain).unwrap();
         Absent {
-            member: Member::starting(HostId(host), stream, address, domain, Fingerprint(1)),
+            member: Member::starting(
+                HostId(host),
+                stream,
+                address,
+                domain,
+                Fingerprint::default(),
+            ),
             swim: host,
             age_ms: u32::from(host) * 1_000,
         }

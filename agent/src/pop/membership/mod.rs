@@ -123,6 +123,10 @@ impl Membership {
         &self.me
     }
 
+    fn is_of_this_pop(&self, member: &Member) -> bool {
+        self.me.fingerprint.is_of_one_pop(&member.fingerprint)
+    }
+
     /// Every other host ever heard of, with its state.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.entries.values()
@@ -387,7 +391,7 @@ impl Membership {
         self.ask_around(now);
         self.spoken_to.remove(&member.host);
         self.hold(&member);
-        if member.fingerprint != self.me.fingerprint {
+        if !self.is_of_this_pop(&member) {
             self.counters.mismatches += 1;
             self.set(now, member, State::Mismatched);
             self.changes.push_back(Change::Mismatched(member));

@@ -32,9 +32,7 @@ impl Remembered {
 impl Membership {
     /// Before this agent began, these were members.
     pub fn remember(&mut self, now: u64, mut members: Vec<Member>) {
-        members.retain(|member| {
-            member.host != self.me.host && member.fingerprint == self.me.fingerprint
-        });
+        members.retain(|member| member.host != self.me.host && self.is_of_this_pop(member));
         self.remembered = Remembered {
             missed_at: (!members.is_empty()).then_some(now + HEARD_WITHIN),
             members,

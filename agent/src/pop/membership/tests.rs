@@ -13,7 +13,7 @@ fn member(host: u16, generation: u64) -> Member {
         renewal: 0,
         address: address(host),
         domain: Domain::try_from("rack-1").unwrap(),
-        fingerprint: Fingerprint(1),
+        fingerprint: Fingerprint::default(),
         leaving: None,
         draining: false,
     }
@@ -274,7 +274,10 @@ fn whether_a_host_drains_is_known_to_all_and_to_whom_joins_later() {
 fn host_with_other_tunnels_is_no_member() {
     let mut net = Net::new(3);
     net.start(Member {
-        fingerprint: Fingerprint(2),
+        fingerprint: Fingerprint {
+            network: 2,
+            ..Fingerprint::default()
+        },
         ..member(4, 1)
     });
     net.run(3 * SECOND);

@@ -25,7 +25,7 @@ pub enum Change {
     Down(Member),
     /// It left, and asks that its sessions be kept for so long.
     Left(Member, Duration),
-    /// It is up, but its tunnel settings differ from ours: no member for us.
+    /// It is up, but of another POP: it has another tunnel network, or none of our addresses.
     Mismatched(Member),
 }
 
@@ -38,7 +38,7 @@ pub enum State {
     Down,
     /// It left.
     Left,
-    /// Its agent answers, but its tunnel settings differ from ours.
+    /// Its agent answers, but it is of another POP.
     Mismatched,
 }
 
@@ -84,7 +84,7 @@ counters! {
         downs,
         /// Times a member left.
         lefts,
-        /// Times a member's tunnel settings were found to differ from ours.
+        /// Times a host was found to be of another POP.
         mismatches,
         /// Times a member reappeared at another fabric address.
         address_changes,

@@ -77,7 +77,13 @@ fn node(host: u16) -> Result<Node> {
     };
     let domain = Domain::try_from("rack")?;
     let config = Config {
-        me: Member::starting(HostId(host), stream, address(host), domain, Fingerprint(1)),
+        me: Member::starting(
+            HostId(host),
+            stream,
+            address(host),
+            domain,
+            Fingerprint::default(),
+        ),
         seeds: vec![homing_agent::pop::membership::Seed {
             host: HostId(3 - host),
             address: address(3 - host),
