@@ -22,6 +22,9 @@ impl Flow {
     /// have read the answer. One packet never does, so a sender of forged sources
     /// cannot make the POP talk by sending one in each name.
     pub const PACKETS_ANSWERED: u32 = 2;
+    /// For so long at least a flow's packets are to be remembered, nanoseconds: what is
+    /// between two packets of a client that goes on at once.
+    pub const KEPT_NS: u64 = 5_000_000_000;
     /// How often the time of a flow's last packet is written down, nanoseconds.
     pub const SEEN_EVERY_NS: u64 = 1_000_000_000;
 

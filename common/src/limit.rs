@@ -9,6 +9,7 @@
 
 use crate::{
     control::CLOSED_NS,
+    flow::Flow,
     host::{HostId, MAX_HOSTS},
     net::Address,
     park::Course,
@@ -97,6 +98,8 @@ pub enum Room {
     Closed = 0,
     /// `FRAGMENTS`.
     Fragments = 1,
+    /// `FLOWS`.
+    Flows = 2,
 }
 
 impl Room {
@@ -106,6 +109,7 @@ impl Room {
         match self {
             Self::Closed => CLOSED_NS,
             Self::Fragments => Course::LIFE_MS as u64 * 1_000_000,
+            Self::Flows => Flow::KEPT_NS,
         }
     }
 
@@ -123,7 +127,7 @@ impl Room {
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 6;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 7;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -178,7 +182,7 @@ mod tests {
             Limit::Flows,
             Limit::TooBig,
         ];
-        let rooms = [Room::Closed, Room::Fragments].map(Room::index);
+        let rooms = [Room::Closed, Room::Fragments, Room::Flows].map(Room::index);
         let indices = [&limits.map(Limit::index)[..], &rooms].concat();
         assert!(indices.is_sorted_by(|a, b| a < b));
         assert_eq!(indices[indices.len() - 1], LIMITS_ENTRIES - 1);
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_made_beyond_the_room_within_one_life_is_too_much() {
-        for room in [Room::Closed, Room::Fragments] {
+        for room in [Room::Closed, Room::Fragments, Room::Flows] {
             let (mut counter, life_ns) = (0, room.life_ns());
             let mut make = |now_ns| {
                 let (next, fits) = room.count(counter, now_ns, 2);

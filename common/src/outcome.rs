@@ -198,6 +198,9 @@ counters! {
     /// Fragmented datagrams of which a fragment came less than 5 s ago and that `FRAGMENTS`
     /// had no room for any more: at least so many.
     FragmentsEvicted = 6, "fragments_evicted_at_least";
+    /// UDP flows that the POP has not heard of, begun less than 5 s ago, and that `FLOWS`
+    /// had no room for any more: at least so many.
+    FlowsEvicted = 7, "flows_evicted_at_least";
     /// Packets of UDP flows that were not recorded as sessions: too many at once, or
     /// flows have taken their share of `SESSIONS`.
     FlowsRefused = 16, "flows_refused";

@@ -13,7 +13,7 @@ use homing_common::{
     event::EventKind,
     flow::Flow,
     host::HostId,
-    limit::Limit,
+    limit::{Limit, Room},
     outcome::{Hook, Outcome},
     session::{Session, SessionId, Tuple},
 };
@@ -139,8 +139,7 @@ pub extern "C" fn flow_arrived(tuple: *const Tuple, id: u64, arrival: u32) -> u3
                 packets: 1,
                 answered: 0,
             };
-            // The oldest make room; without memory the flow is not remembered.
-            let _ = FLOWS.insert(id, first, BPF_ANY as u64);
+            remember(id, first, now_ns);
         }
     }
     NEW
@@ -169,7 +168,7 @@ pub extern "C" fn flow_answered(tuple: *const Tuple) -> u32 {
                 packets: 1,
                 answered: 1,
             };
-            let _ = FLOWS.insert(id.0, flow, BPF_ANY as u64);
+            remember(id.0, flow, control::now_ns());
         }
     }
     0
@@ -185,6 +184,16 @@ pub fn is_told(tuple: &Tuple) -> bool {
 #[inline(always)]
 pub fn is_new(id: SessionId) -> bool {
     FLOWS.get_ptr(id.0).is_some()
+}
+
+/// Begins to count a flow's packets: the oldest flows make room.
+#[inline(always)]
+fn remember(id: u64, flow: Flow, now_ns: u64) {
+    match FLOWS.insert(id, flow, BPF_ANY as u64) {
+        Ok(()) => limit::entry_made(Room::Flows, now_ns),
+        // No memory.
+        Err(_) => limit::entry_lost(Room::Flows),
+    }
 }
 
 /// Whether the POP has been told of a flow of this host. If so, notes that it is

@@ -1,6 +1,7 @@
 //! Limits of what is done for strangers, and of what maps have room for.
 
 use homing_common::{
+    flow::FLOWS_ENTRIES,
     limit::{self, Limit, Room},
     outcome::Hook,
 };
@@ -32,6 +33,7 @@ const fn evicted(room: Room) -> Hook {
     match room {
         Room::Closed => Hook::ClosedEvicted,
         Room::Fragments => Hook::FragmentsEvicted,
+        Room::Flows => Hook::FlowsEvicted,
     }
 }
 
@@ -44,8 +46,10 @@ const fn evicted(room: Room) -> Hook {
 pub extern "C" fn entry_made_in(room: u32, now_ns: u64) -> u32 {
     let (room, entries) = if room == Room::Closed as u32 {
         (Room::Closed, settings::closed_entries())
-    } else {
+    } else if room == Room::Fragments as u32 {
         (Room::Fragments, settings::fragments_entries())
+    } else {
+        (Room::Flows, FLOWS_ENTRIES)
     };
     let fits = change(room.index(), |counter| room.count(counter, now_ns, entries));
     if !fits {

@@ -12,8 +12,9 @@ use aya::{
 use homing_agent::datapath::template::{Hop, Mac, Outer};
 use homing_common::{
     control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
+    flow::Flow,
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
-    limit::{Limit, WINDOW_SHIFT},
+    limit::{Limit, Room, WINDOW_SHIFT},
     maps::Owner,
     net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
@@ -384,6 +385,24 @@ impl Program {
         let courses: HashMap<_, Datagram, Course> = self.map("FRAGMENTS")?.try_into()?;
         let keys: Result<Vec<_>, _> = courses.keys().collect();
         Ok(keys?.len())
+    }
+
+    /// Sets how many entries have just been made in a map in which the oldest make
+    /// room.
+    pub fn set_made(&mut self, room: Room, count: u32) -> Result<()> {
+        let window = (monotonic_ns()? / room.life_ns()) & u64::from(u32::MAX);
+        let mut limits: Array<_, u64> = self.map("LIMITS")?.try_into()?;
+        Ok(limits.set(room.index(), window << 32 | u64::from(count), 0)?)
+    }
+
+    /// Empties `FLOWS`.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let mut flows: HashMap<_, u64, Flow> = self.map("FLOWS")?.try_into()?;
+        let keys: Result<Vec<u64>, _> = flows.keys().collect();
+        for key in keys? {
+            flows.remove(&key)?;
+        }
+        Ok(())
     }
 
     /// What a hook has counted.

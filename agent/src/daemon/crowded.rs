@@ -22,9 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const NEWS_FOR: Duration = Duration::from_secs(60);
 
 /// The counter of each table.
-const COUNTERS: [(Room, Hook); 2] = [
+const COUNTERS: [(Room, Hook); 3] = [
     (Room::Closed, Hook::ClosedEvicted),
     (Room::Fragments, Hook::FragmentsEvicted),
+    (Room::Flows, Hook::FlowsEvicted),
 ];
 
 /// Which tables had too little room lately.

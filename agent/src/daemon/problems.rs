@@ -131,6 +131,7 @@ pub(super) fn of_tables(unplaced: usize, unrecorded: u64, crowded: &[Room]) -> V
     problems.extend(crowded.iter().map(|room| match room {
         Room::Closed => "this host closes more sessions in a minute than CLOSED holds: the POP is asked about their last packets; raise limits.closed".to_owned(),
         Room::Fragments => "more fragmented datagrams come within seconds than FRAGMENTS holds: fragments of some are lost; raise limits.fragments, or look for a flood of fragments".to_owned(),
+        Room::Flows => "more UDP flows begin within seconds than FLOWS holds, so other hosts are told late of those that go on: harmless where a flow is one exchange (DNS), else look for a flood of forged clients".to_owned(),
     }));
     problems
 }

@@ -2,12 +2,14 @@
 
 use homing_common::{
     control::Control,
+    flow::FLOWS_ENTRIES,
     host::Encapsulation,
+    limit::Room,
     outcome::{Hook, Outcome},
 };
 use homing_tests::{
     packet::{CLIENT_V4, CLIENT_V6, Ip, SERVICE_V4, SERVICE_V6, udp},
-    program::{Action, Program, host_1, in_namespace, tunnel_v4},
+    program::{Action, Program, host_1, in_namespace, monotonic_ns, tunnel_v4},
 };
 
 use super::common::{TUNNELS, assert_end, outer};
@@ -97,6 +99,36 @@ fn one_packet_each_of_many_forged_clients_tells_nobody() {
             program.leave(&answer).unwrap();
         }
         assert_eq!(program.hook(Hook::Opened).unwrap(), 0);
+    });
+}
+
+#[test]
+fn flows_beyond_what_is_remembered_are_counted() {
+    in_namespace(|| {
+        let mut program = program(tunnel_v4(), Encapsulation::Ipip);
+        // Within one life of an entry, however busy the machine is.
+        loop {
+            let life = || monotonic_ns().unwrap() / Room::Flows.life_ns();
+            let before = (life(), program.hook(Hook::FlowsEvicted).unwrap());
+            program.set_made(Room::Flows, FLOWS_ENTRIES - 2).unwrap();
+            // One by one, and the last by its answer alone.
+            for port in 1..=4 {
+                let client = format!("198.51.100.7:{port}");
+                for _ in 0..2 {
+                    let frame = datagram(&client, SERVICE_V4).frame(&[]);
+                    let run = program.run(&frame).unwrap();
+                    assert_end(&run, Action::Pass, Outcome::LocalFlowNew);
+                }
+            }
+            let answer = datagram(SERVICE_V4, "198.51.100.7:5").frame(&[]);
+            program.leave(&answer).unwrap();
+            let counted = program.hook(Hook::FlowsEvicted).unwrap() - before.1;
+            program.forget_flows().unwrap();
+            if life() == before.0 {
+                assert_eq!(counted, 3);
+                break;
+            }
+        }
     });
 }
 
