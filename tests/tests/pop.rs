@@ -6,6 +6,7 @@ mod pop {
     mod asks;
     mod bulk;
     mod claims;
+    mod clocks;
     mod common;
     mod datagrams;
     mod drain;

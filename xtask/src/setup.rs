@@ -23,7 +23,7 @@ const CARGO_FUZZ: &str = "0.13.1";
 
 /// Programs of the lab and the packages that have them: Debian's, and Ubuntu's
 /// where it calls them something else.
-const PROGRAMS: [(&str, &str, Option<&str>); 6] = [
+const PROGRAMS: [(&str, &str, Option<&str>); 7] = [
     ("ip", "iproute2", None),
     ("ethtool", "ethtool", None),
     (
@@ -34,6 +34,8 @@ const PROGRAMS: [(&str, &str, Option<&str>); 6] = [
     ("nginx", "nginx", None),
     ("curl", "curl", None),
     ("tcpdump", "tcpdump", None),
+    // With the library that gives a process another time of day.
+    ("faketime", "faketime", None),
 ];
 
 /// Debian's Rust compiler with the library sources of the same version.

@@ -251,6 +251,7 @@ impl Lab {
             .stderr(log)
             // Ctrl-C at the terminal is for the command, not for the agents.
             .process_group(0);
+        self.give_clock(host, &mut command)?;
         let child = self.spawn(node, &mut command)?;
         let process = Process::find(child.id() as i32);
         self.children.push(child);

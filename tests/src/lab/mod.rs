@@ -19,6 +19,7 @@
 
 mod agent;
 mod clear;
+mod clock;
 pub mod ecmp;
 pub mod fault;
 pub mod flood;
