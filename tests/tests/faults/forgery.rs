@@ -14,7 +14,7 @@ use super::{
 const RATE: u64 = 8_000;
 
 /// Why a seal drops a datagram, in the words of `homing stats`.
-const DROPPED: [&str; 13] = [
+const DROPPED: [&str; 14] = [
     "bad_length",
     "foreign",
     "unknown_version",
@@ -23,6 +23,7 @@ const DROPPED: [&str; 13] = [
     "malformed",
     "wrong_destination",
     "own",
+    "own_returned",
     "own_id_elsewhere",
     "no_window",
     "replayed",
@@ -37,7 +38,7 @@ const SEEN: [&str; 8] = [
     "wrong_key",
     "forged",
     "wrong_destination",
-    "own_id_elsewhere",
+    "own_returned",
     "replayed",
 ];
 

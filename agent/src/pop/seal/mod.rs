@@ -219,6 +219,10 @@ impl Seal {
             if same_address(from, self.me.address) {
                 return drop_as(&mut self.counters.own);
             }
+            // No other machine has this life.
+            if header.stream == self.me.stream {
+                return drop_as(&mut self.counters.own_returned);
+            }
             self.counters.own_id_elsewhere += 1;
             return Ok(Received::OwnIdElsewhere);
         }

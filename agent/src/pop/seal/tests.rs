@@ -209,6 +209,15 @@ fn own_id_at_another_address_is_reported() {
 }
 
 #[test]
+fn what_this_host_sealed_is_no_second_machines() {
+    let mut a = seal(1, life(1, 1));
+    let datagram = a.seal(CHANNEL, To::Host(HostId(2)), b"recorded");
+    let sent_back = a.open(0, address(99), &datagram);
+    assert_eq!(sent_back, Err(Dropped));
+    assert_eq!(a.counters.own_returned, 1);
+}
+
+#[test]
 fn each_kind_of_bad_datagram_has_its_counter() {
     let (mut a, mut b) = (seal(1, life(1, 1)), seal(2, life(1, 1)));
     introduce(0, &mut a, &mut b);

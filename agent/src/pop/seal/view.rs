@@ -30,6 +30,8 @@ counters! {
         wrong_destination,
         /// Dropped: this host's own multicast, heard back.
         own,
+        /// Dropped: sealed by this agent, and sent back by another machine.
+        own_returned,
         /// Dropped: another machine uses this host's id.
         own_id_elsewhere,
         /// Dropped: no window is open for its origin's present life and address.
