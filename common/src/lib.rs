@@ -19,6 +19,7 @@ pub mod limit;
 pub mod maps;
 pub mod net;
 pub mod outcome;
+pub mod owners;
 pub mod park;
 pub mod session;
 pub mod settings;

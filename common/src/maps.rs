@@ -3,21 +3,7 @@
 use crate::{
     host::DOMAIN_LEN_MAX,
     net::{Address, Port},
-    session::SessionId,
 };
-
-/// The value of the map `OWNERS`: who owns a foreign session. The key is its
-/// [`SessionId`].
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// The owner's host id.
-    pub host: u16,
-    /// Always zero; makes the padding explicit.
-    pub zero: [u16; 3],
-}
-
-const _: () = assert!(size_of::<Owner>() == 8 && size_of::<SessionId>() == 8);
 
 /// The value of the map `IDENTITY`: which life of the host's kernel this is. It
 /// lives as long as the pinned maps do, that is, as long as the kernel.
@@ -59,7 +45,7 @@ pub struct KnownMember {
 
 const _: () = assert!(size_of::<KnownMember>() == 88);
 
-/// Entries of `OWNERS` unless the configuration says otherwise.
+/// Entries of the table of owners unless the configuration says otherwise.
 pub const OWNERS_ENTRIES: u32 = 1 << 20;
 /// Entries of `SESSIONS` unless the configuration says otherwise.
 pub const SESSIONS_ENTRIES: u32 = 1 << 18;

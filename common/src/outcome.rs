@@ -147,6 +147,8 @@ counters! {
     EchoLimited = 37, "echo_limited", Drop;
     /// Came through the tunnel, was sent on to this host, and would have to be sent on again.
     TunnelAgain = 38, "tunnel_again", Drop;
+    /// The table of owners was being written, or is none: the session may have an entry.
+    OwnerUnsure = 39, "owner_unsure", Drop;
     /// Too large for the way to its owner once encapsulated: its sender was told.
     TooBigTold = 64, "too_big_told", Forward;
     /// An ICMP error about a session that no other host owns.

@@ -1,4 +1,4 @@
-//! Programs for `cargo xtask bench fastpath`: the fast path in a wrapper that
+//! Programs for `cargo xtask bench`: look-ups of owners, and the fast path in a wrapper that
 //! undoes what it did, so that `BPF_PROG_TEST_RUN` can repeat it, and the same
 //! wrappers around nothing, whose cost is subtracted.
 
@@ -8,13 +8,16 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::Array,
+    btf_maps::{Array, HashMap, LruHashMap},
     helpers::bpf_xdp_adjust_head,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use homing_common::bench::{Bench, HEADER_LEN};
-use homing_ebpf::{handle, packet::Frame, stats};
+use homing_common::{
+    bench::{Bench, HEADER_LEN, session_id},
+    session::SessionId,
+};
+use homing_ebpf::{handle, owners::owner_of, packet::Frame, stats};
 
 /// What the wrappers need, set by the benchmark.
 #[btf_map]
@@ -50,6 +53,52 @@ pub fn bench_fastpath(ctx: XdpContext) -> u32 {
     })
 }
 
+/// Foreign sessions' owners in a hash map, to compare with.
+#[btf_map]
+static OWNERS_HASH: HashMap<u64, u64, { 1 << 20 }> = HashMap::new();
+
+/// The same where the oldest make room.
+#[btf_map]
+static OWNERS_LRU: LruHashMap<u64, u64, { 1 << 20 }> = LruHashMap::new();
+
+/// Choosing a session, and nothing else.
+#[xdp]
+pub fn bench_session(_ctx: XdpContext) -> u32 {
+    look_up(|_| true)
+}
+
+/// Choosing a session, and looking its owner up in the table.
+#[xdp]
+pub fn bench_owners(_ctx: XdpContext) -> u32 {
+    look_up(|id| matches!(owner_of(id), Ok(Some(_))))
+}
+
+/// The same in the hash map.
+#[xdp]
+pub fn bench_owners_hash(_ctx: XdpContext) -> u32 {
+    look_up(|id| OWNERS_HASH.get_ptr(id.0).is_some())
+}
+
+/// The same in the one where the oldest make room.
+#[xdp]
+pub fn bench_owners_lru(_ctx: XdpContext) -> u32 {
+    look_up(|id| OWNERS_LRU.get_ptr(id.0).is_some())
+}
+
+#[inline(always)]
+fn look_up(is_there: impl Fn(SessionId) -> bool) -> u32 {
+    let there = BENCH.get_ptr_mut(0).is_some_and(|bench| {
+        // SAFETY: the benchmark runs one program at a time.
+        let bench = unsafe { &mut *bench };
+        is_there(session_id(bench.next().into()))
+    });
+    if there {
+        xdp_action::XDP_TX
+    } else {
+        xdp_action::XDP_ABORTED
+    }
+}
+
 #[inline(always)]
 fn run(ctx: &XdpContext, step: impl Fn(&XdpContext, &Bench) -> Option<()>) -> u32 {
     let done = BENCH.get_ptr_mut(0).and_then(|bench| {
@@ -68,12 +117,7 @@ fn run(ctx: &XdpContext, step: impl Fn(&XdpContext, &Bench) -> Option<()>) -> u3
 /// Writes the next flow's client port and the last bytes of its address.
 #[inline(always)]
 fn choose(ctx: &XdpContext, bench: &mut Bench) -> Option<()> {
-    // A linear congruential generator: neither in order nor twice in a row.
-    bench.state = bench
-        .state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407);
-    let flow = ((bench.state >> 32) as u32) % bench.flows.max(1);
+    let flow = bench.next();
     let frame = Frame::of(ctx);
     let address: *mut u32 = frame.at(bench.address_offset as usize & 0xff)?;
     // SAFETY: `at` has checked that it lies within the frame.

@@ -112,7 +112,7 @@ fn owner(case: &Case<'_>, head: &Parked, kind: u64) -> Result<HostId, Outcome> {
         return Ok(me);
     }
     let id = SessionId(head.id);
-    if let Some(owner) = owners::owner_of(id) {
+    if let Some(owner) = owners::owner_of(id)? {
         return Ok(owner);
     }
     // The datagrams of a flow meet here and there. So that they go to one host also

@@ -1,8 +1,8 @@
 //! The maps, all typed by BTF so that `bpftool map dump` names their fields.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use homing_common::{
@@ -11,19 +11,25 @@ use homing_common::{
     flow::{FLOWS_ENTRIES, Flow},
     host::{Host, MAX_HOSTS},
     limit::LIMITS_ENTRIES,
-    maps::{
-        EVENTS_BYTES, Identity, KnownMember, OWNERS_ENTRIES, Owner, SERVICES_ENTRIES,
-        SESSIONS_ENTRIES,
-    },
+    maps::{EVENTS_BYTES, Identity, KnownMember, SERVICES_ENTRIES, SESSIONS_ENTRIES},
     net::Service,
     outcome::STATS_ENTRIES,
+    owners::{Bucket, Header, TABLES},
     park::{ASK_BYTES, CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
     session::{Session, Tuple},
 };
 
-/// Session id to owning host: foreign sessions only. Written by the agent.
+/// The buckets of a table of owners; as many as the agent makes.
+pub type OwnerBuckets = Array<Bucket, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>;
+
+/// Tables of foreign sessions' owners: the one in force, and the larger one that is to
+/// take its place. Written by the agent.
 #[btf_map]
-pub static OWNERS: HashMap<u64, Owner, { OWNERS_ENTRIES as usize }> = HashMap::new();
+pub static OWNERS: ArrayOfMaps<OwnerBuckets, { TABLES as usize }> = ArrayOfMaps::new();
+
+/// Which of them is in force, and what readers must know of it. Mapped by the agent.
+#[btf_map]
+pub static OWNERS_HEADER: Array<Header, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// By host id: membership and the way to it. Written by the agent.
 #[btf_map]

@@ -1,14 +1,63 @@
-//! The look-up of a session's owner: the one place on this side that knows what
-//! kind of table `OWNERS` is.
+//! The look-up of a session's owner.
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{
+    host::HostId,
+    outcome::Outcome,
+    owners::{self, Found, Memory},
+    session::SessionId,
+};
 
-use crate::maps::OWNERS;
+use crate::maps::{OWNERS, OWNERS_HEADER};
+
+/// What [`owner_in_table`] returns, beside host ids.
+const NOTHING: u32 = 0;
+const UNSURE: u32 = 1 << 16;
 
 /// The host that owns a foreign session, as far as this host has heard.
 #[inline(always)]
-pub fn owner_of(id: SessionId) -> Option<HostId> {
-    // SAFETY: the entry may be replaced while it is read, but its one 16-bit
-    // field is read at once.
-    unsafe { OWNERS.get(id.0) }.map(|owner| HostId(owner.host))
+pub fn owner_of(id: SessionId) -> Result<Option<HostId>, Outcome> {
+    match owner_in_table(id.0) {
+        NOTHING => Ok(None),
+        UNSURE => Err(Outcome::OwnerUnsure),
+        host => Ok(Some(HostId(host as u16))),
+    }
+}
+
+/// The memory of the tables.
+struct Maps;
+
+impl Memory for Maps {
+    type Line<'a> = *const u64;
+
+    #[inline(always)]
+    fn header(&self) -> Option<*const u64> {
+        OWNERS_HEADER.get_ptr(0).map(|header| header.cast())
+    }
+
+    #[inline(always)]
+    fn bucket(&self, table: u32, number: u32) -> Option<*const u64> {
+        let bucket = OWNERS.get(table)?.get_ptr(number)?;
+        Some(bucket.cast())
+    }
+
+    #[inline(always)]
+    fn load(line: *const u64, word: usize) -> u64 {
+        // SAFETY: what was found has eight words, and words are aligned. The agent may
+        // write meanwhile, a word at once.
+        unsafe { line.add(word).read_volatile() }
+    }
+}
+
+/// Takes a session's id.
+///
+/// A function of its own, and global: the verifier looks at it once, and not once for
+/// every way that leads to it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn owner_in_table(id: u64) -> u32 {
+    match owners::look_up(&Maps, SessionId(id)) {
+        Found::Owner(host) => host.into(),
+        Found::Nothing => NOTHING,
+        Found::Unsure => UNSURE,
+    }
 }

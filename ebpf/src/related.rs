@@ -48,7 +48,7 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     }
     let id = SessionId(head.id);
     let entropy = id.entropy();
-    let owner = owners::owner_of(id);
+    let owner = owners::owner_of(id)?;
     if !case.tunnelled()
         && let Some(owner) = owner
     {

@@ -167,7 +167,7 @@ impl Arrival {
             Local::Cookie => Outcome::StrippedCookie,
             Local::Nothing => {
                 let id = segment.tuple.id(&settings::session_key());
-                let owner = owners::owner_of(id);
+                let owner = owners::owner_of(id)?;
                 match owner {
                     Some(owner) if owner != self.from => {
                         return self.send_on::<V4>(ctx, &segment, id, owner);
@@ -194,7 +194,7 @@ impl Arrival {
             return Err(Outcome::TunnelNotService);
         }
         let id = datagram.tuple.id(&settings::session_key());
-        let owner = owners::owner_of(id).filter(|owner| *owner != self.from);
+        let owner = owners::owner_of(id)?.filter(|owner| *owner != self.from);
         let arrival = match owner {
             Some(_) => flow::Arrival::TunnelForeign,
             None => flow::Arrival::Tunnel,

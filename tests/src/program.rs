@@ -6,20 +6,24 @@ use crate::packet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use homing_agent::datapath::template::{Hop, Mac, Outer};
+use homing_agent::datapath::{
+    owners::{self, Owners, Tables},
+    template::{Hop, Mac, Outer},
+};
 use homing_common::{
     control::{Control, RENDEZVOUS_ENTRIES, Rendezvous},
     flow::Flow,
     host::{Encapsulation, Host, HostId, Template, TunnelNetwork},
     limit::{Limit, Room, WINDOW_SHIFT},
-    maps::Owner,
+    maps::OWNERS_ENTRIES,
     net::{Address, Port, Service, TCP},
     outcome::{Hook, Outcome, STATS_ENTRIES},
+    owners::{Memory as _, header, table::Writable as _},
     park::{CLOSED_ENTRIES, Course, Datagram, FRAGMENTS_ENTRIES, Parked},
-    session::{Session, SessionKey, Tuple},
+    session::{Session, SessionId, SessionKey, Tuple},
     settings::Settings,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -104,6 +108,7 @@ pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings
 pub struct Program {
     ebpf: Ebpf,
     settings: Settings,
+    owners: Owners,
 }
 
 impl Program {
@@ -111,12 +116,12 @@ impl Program {
     pub fn load(settings: Settings) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", &settings, true)
-            .map_max_entries("OWNERS", 4096)
             .map_max_entries("SESSIONS", 4096)
             .map_max_entries("CLOSED", settings.closed_entries)
             .map_max_entries("FRAGMENTS", settings.fragments_entries)
             .load(homing_agent::datapath::OBJECT)
             .context("cannot load the kernel object; this needs root")?;
+        let owners = Owners::open(&tables(&ebpf)?, OWNERS_ENTRIES)?;
         let xdp: &mut Xdp = ebpf
             .program_mut("homing_xdp")
             .context("the object has no program homing_xdp")?
@@ -129,7 +134,11 @@ impl Program {
         egress
             .load()
             .context("the verifier refuses homing_egress")?;
-        Ok(Self { ebpf, settings })
+        Ok(Self {
+            ebpf,
+            settings,
+            owners,
+        })
     }
 
     /// Makes an endpoint a service of the POP, by TCP.
@@ -169,9 +178,7 @@ impl Program {
 
     /// Makes a host the owner of the session with an id.
     pub fn set_owner_of(&mut self, id: u64, host: u16) -> Result<()> {
-        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
-        owners.insert(id, Owner { host, zero: [0; 3] }, 0)?;
-        Ok(())
+        Ok(self.owners.set(SessionId(id), HostId(host))?)
     }
 
     /// Makes a session nobody's.
@@ -182,16 +189,22 @@ impl Program {
 
     /// Makes the session with an id nobody's.
     pub fn clear_owner_of(&mut self, id: u64) -> Result<()> {
-        let mut owners: HashMap<_, u64, Owner> = self.map("OWNERS")?.try_into()?;
-        match owners.remove(&id) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.owners.clear(SessionId(id));
+        Ok(())
+    }
+
+    /// Leaves no table of owners that the program could take for one.
+    pub fn spoil_owners(&mut self) -> Result<()> {
+        let tables = owners::read(&tables(&self.ebpf)?)?.context("no table of owners")?;
+        let words = tables.header().context("no header")?;
+        Tables::store(words, header::BUCKETS, 0);
+        Ok(())
+    }
+
+    /// Another writer of the program's table of owners, for so many entries: let this be
+    /// the only one from now on.
+    pub fn owners(&self, entries: u32) -> Result<Owners> {
+        Ok(Owners::open(&tables(&self.ebpf)?, entries)?)
     }
 
     /// The id of a TCP session under the test's key.
@@ -505,4 +518,9 @@ pub fn template(settings: &Settings, host: u16, ifindex: u32, vlan: Option<u16>)
         mtu: 1500,
     };
     outer.template(HostId(host), &hop)
+}
+
+/// The maps of an object in which tables of owners stand.
+pub fn tables(ebpf: &Ebpf) -> Result<owners::Maps<'_>> {
+    owners::Maps::find(|name| ebpf.map(name).with_context(|| format!("no map {name}")))
 }

@@ -13,13 +13,13 @@ use homing_agent::datapath::{
     unload,
 };
 use homing_common::{
+    bench::session_id,
     host::HostId,
     net::{Address, Port, Service, TCP},
-    session::SessionId,
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 18] = [
+const MAPS: [&str; 19] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -33,6 +33,7 @@ const MAPS: [&str; 18] = [
     "LIMITS",
     "MEMBERS",
     "OWNERS",
+    "OWNERS_HEADER",
     "RENDEZVOUS",
     "SCRATCH",
     "SERVICES",
@@ -126,7 +127,7 @@ fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
         let ids = link_ids(&first);
         let program = running("eth0");
         let leaving = egress("eth0");
-        first.owners.set(SessionId(7), HostId(3)).unwrap();
+        first.owners.set(session_id(7), HostId(3)).unwrap();
         assert_eq!(first.identity.begin().unwrap().generation, 1);
         drop(first);
 
@@ -135,7 +136,7 @@ fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
         assert_eq!(link_ids(&second), ids);
         assert_ne!(running("eth0"), program, "the program is another");
         assert_ne!(egress("eth0"), leaving);
-        assert_eq!(second.owners.get(SessionId(7)).unwrap(), Some(HostId(3)));
+        assert_eq!(second.owners.get(session_id(7)), Some(HostId(3)));
         assert_eq!(second.owners.len(), 1);
         assert_eq!(second.identity.begin().unwrap().generation, 2);
         assert_eq!(names(&options.pin_dir.join("programs")).len(), 3);
@@ -284,23 +285,21 @@ fn owners_are_counted_and_bounded() {
         let owners = &mut datapath.owners;
         assert_eq!((owners.len(), owners.capacity()), (0, 1000));
         for id in 0..1000 {
-            owners.set(SessionId(id), HostId(2)).unwrap();
+            owners.set(session_id(id), HostId(2)).unwrap();
         }
-        let error = owners.set(SessionId(1000), HostId(2)).unwrap_err();
+        let error = owners.set(session_id(1000), HostId(2)).unwrap_err();
         assert!(error.to_string().contains("full (1000 entries)"), "{error}");
-        owners.set(SessionId(5), HostId(3)).unwrap();
+        owners.set(session_id(5), HostId(3)).unwrap();
         assert_eq!(owners.len(), 1000);
         let mut seen = std::collections::BTreeMap::new();
-        owners
-            .scan(|id, host| assert!(seen.insert(id, host).is_none()))
-            .unwrap();
+        owners.scan(|id, host| assert!(seen.insert(id, host).is_none()));
         assert_eq!(seen.len(), 1000);
-        assert_eq!(seen[&SessionId(5)], HostId(3));
+        assert_eq!(seen[&session_id(5)], HostId(3));
         for id in 0..1001 {
-            owners.clear(SessionId(id)).unwrap();
+            owners.clear(session_id(id));
         }
         assert!(owners.is_empty());
-        assert_eq!(owners.get(SessionId(5)).unwrap(), None);
+        assert_eq!(owners.get(session_id(5)), None);
     });
 }
 
@@ -311,39 +310,39 @@ fn a_full_table_of_owners_has_room_for_those_whose_packets_come() {
         let mut datapath = Datapath::load(&options).unwrap();
         let owners = &mut datapath.owners;
         let (one, two) = (HostId(1), HostId(2));
-        owners.keep(10).unwrap();
+        owners.keep(10);
         assert_eq!(owners.capacity(), 990);
         for id in 0..990 {
-            owners.set(SessionId(id), two).unwrap();
+            owners.set(session_id(id), two).unwrap();
         }
-        assert!(owners.set(SessionId(2000), two).is_err());
+        assert!(owners.set(session_id(2000), two).is_err());
         // Of those whose packets come, the first make way for the last.
         for id in 2000..2015 {
-            let made_way = owners.set_asked(SessionId(id), two).unwrap();
+            let made_way = owners.set_asked(session_id(id), two).unwrap();
             assert_eq!(made_way, id >= 2010);
         }
         assert_eq!(owners.len(), 1000);
-        assert_eq!(owners.get(SessionId(2004)).unwrap(), None);
-        assert_eq!(owners.get(SessionId(2005)).unwrap(), Some(two));
+        assert_eq!(owners.get(session_id(2004)), None);
+        assert_eq!(owners.get(session_id(2005)), Some(two));
         // One of them has another owner now; it still has no place of its own.
-        assert!(owners.set(SessionId(2005), one).is_err());
-        assert_eq!(owners.get(SessionId(2005)).unwrap(), Some(one));
+        assert!(owners.set(session_id(2005), one).is_err());
+        assert_eq!(owners.get(session_id(2005)), Some(one));
         // A place is free.
-        owners.clear(SessionId(7)).unwrap();
-        owners.set(SessionId(2006), two).unwrap();
-        assert!(owners.set(SessionId(2007), two).is_err());
-        assert!(!owners.set_asked(SessionId(3000), two).unwrap());
-        assert!(owners.set_asked(SessionId(3001), two).unwrap());
-        assert_eq!(owners.get(SessionId(2006)).unwrap(), Some(two));
+        owners.clear(session_id(7));
+        owners.set(session_id(2006), two).unwrap();
+        assert!(owners.set(session_id(2007), two).is_err());
+        assert!(!owners.set_asked(session_id(3000), two).unwrap());
+        assert!(owners.set_asked(session_id(3001), two).unwrap());
+        assert_eq!(owners.get(session_id(2006)), Some(two));
 
         // The next agent finds more than its own limit, and goes on with that.
         drop(datapath);
         let mut datapath = Datapath::load(&options).unwrap();
         let owners = &mut datapath.owners;
         assert_eq!(owners.len(), 1000);
-        owners.keep(10).unwrap();
-        assert!(owners.set(SessionId(4000), two).is_err());
-        assert!(owners.set_asked(SessionId(4000), two).unwrap());
+        owners.keep(10);
+        assert!(owners.set(session_id(4000), two).is_err());
+        assert!(owners.set_asked(session_id(4000), two).unwrap());
         assert_eq!(owners.len(), 1000);
     });
 }

@@ -17,28 +17,31 @@ use aya::{
 use homing_agent::datapath::{
     Datapath, LoadOptions, OBJECT,
     load::steps::{Load, Step},
+    owners::{Maps, Owners},
     sockets::Watcher,
 };
 use homing_common::{
+    bench::session_id,
     control::Control,
     host::HostId,
+    maps::KnownMember,
     net::{Address, Port, Service, TCP},
     outcome::Hook,
-    session::{Session, SessionId, Tuple},
+    session::{Session, Tuple},
 };
 use homing_tests::{
     object::Object,
     sandbox::{self, ip},
 };
 
-/// Entries that OWNERS has before.
-const OWNERS: u64 = 300;
+/// Entries that `MEMBERS` and the table of owners have before.
+const ENTRIES: u16 = 300;
 
 /// The object as an older build has it: `SESSIONS` of the same size with two fields
-/// exchanged, `OWNERS` with values twice as long, and other records in `EVENTS`.
+/// exchanged, `MEMBERS` with longer values, and other records in `EVENTS`.
 fn older() -> Vec<u8> {
     let mut object = Object::parse(OBJECT).unwrap();
-    object.append("Owner", "since").unwrap();
+    object.append("KnownMember", "since").unwrap();
     object.exchange("Session", "generation", "flags").unwrap();
     object.exchange("Event", "kind", "zero").unwrap();
     object.build()
@@ -142,13 +145,16 @@ fn check_all(datapath: &mut Datapath, options: &LoadOptions, server: &Server) {
         assert_eq!(session.id, tuple.id(&options.settings.session_key));
         assert_eq!(session.generation, 0);
     }
-    let mut owners = BTreeSet::new();
-    datapath
-        .owners
-        .scan(|id, host| assert!(owners.insert((id, host))))
-        .unwrap();
-    let expected = (0..OWNERS).map(|id| (SessionId(id), HostId(2 + id as u16 % 3)));
-    assert!(expected.eq(owners.iter().copied()), "{owners:?}");
+    let members = datapath.members.read().unwrap();
+    let members = members
+        .iter()
+        .map(|(host, member)| (host.0, member.incarnation));
+    assert!(members.eq((1..=ENTRIES).map(|host| (host, host.into()))));
+    for number in 1..=ENTRIES {
+        let owner = datapath.owners.get(session_id(number.into()));
+        assert_eq!(owner, Some(HostId(number)));
+    }
+    assert_eq!(datapath.owners.len(), u32::from(ENTRIES));
     assert_eq!(datapath.services.list().unwrap(), SERVICES.into());
     assert!(names(&options.pin_dir.join("new_maps")).is_empty());
 }
@@ -165,20 +171,36 @@ fn pinned<K: Pod, V: Pod>(options: &LoadOptions, name: &str) -> HashMap<MapData,
     HashMap::try_from(Map::HashMap(data)).unwrap()
 }
 
-/// An owner as the older build has it.
-fn older_owner(id: u64) -> [u8; 16] {
-    let mut owner = [0; 16];
-    owner[..2].copy_from_slice(&(2 + id as u16 % 3).to_le_bytes());
-    owner[8..].copy_from_slice(&id.to_le_bytes());
-    owner
+/// A member as the older build has it.
+type OlderMember = [u8; size_of::<KnownMember>() + 8];
+
+fn older_member(host: u16) -> OlderMember {
+    let mut member = [0; size_of::<OlderMember>()];
+    member[..2].copy_from_slice(&host.to_le_bytes());
+    member[size_of::<KnownMember>()] = 7;
+    member
+}
+
+fn older_members(options: &LoadOptions) -> Array<MapData, OlderMember> {
+    let data = MapData::from_pin(options.pin_dir.join("maps/MEMBERS")).unwrap();
+    Array::try_from(Map::Array(data)).unwrap()
+}
+
+fn owners(options: &LoadOptions) -> Owners {
+    let pin = |name| MapData::from_pin(options.pin_dir.join("maps").join(name)).unwrap();
+    let outer = Map::ArrayOfMaps(pin("OWNERS"));
+    let header = Map::Array(pin("OWNERS_HEADER"));
+    let find = |name| Ok::<_, ()>(if name == "OWNERS" { &outer } else { &header });
+    Owners::open(&Maps::find(find).unwrap(), options.owners_entries).unwrap()
 }
 
 /// An agent of the older build has run, and runs no more.
 fn older_ran(options: &LoadOptions, server: &mut Server) {
     load(options, &older());
-    let mut owners = pinned::<u64, [u8; 16]>(options, "OWNERS");
-    for id in 0..OWNERS {
-        owners.insert(id, older_owner(id), 0).unwrap();
+    let (mut members, mut owners) = (older_members(options), owners(options));
+    for host in 1..=ENTRIES {
+        members.set(host.into(), older_member(host), 0).unwrap();
+        owners.set(session_id(host.into()), HostId(host)).unwrap();
     }
     let mut services = pinned::<Service, u32>(options, "SERVICES");
     services.insert(SERVICES[0], 1, 0).unwrap();
@@ -254,11 +276,11 @@ fn another_build_finds_everything_and_the_links_stay() {
         // And back: an operator may want the old build again.
         load(&options, &older());
         server.change();
-        let owners = pinned::<u64, [u8; 16]>(&options, "OWNERS");
-        assert_eq!(owners.iter().count(), OWNERS as usize);
-        let owner = owners.get(&7, 0).unwrap();
-        assert_eq!(owner[..8], older_owner(7)[..8]);
-        assert_eq!(owner[8..], [0; 8], "what the newer build did not have");
+        let member = older_members(&options).get(&7, 0).unwrap();
+        let (known, added) = member.split_at(size_of::<KnownMember>());
+        assert_eq!(known, &older_member(7)[..known.len()]);
+        assert_eq!(added, [0; 8], "what the newer build did not have");
+        assert_eq!(owners(&options).len(), u32::from(ENTRIES));
         assert_eq!(xdp_link(&options), link);
 
         let mut newer = Datapath::load(&options).unwrap();
@@ -279,13 +301,14 @@ fn other_limits_come_into_force_without_unloading() {
         let mut datapath = Datapath::load(&options).unwrap();
         check_all(&mut datapath, &options, &server);
         assert_eq!(datapath.owners.capacity(), 5000);
-        assert_eq!(datapath.owners.len(), OWNERS as u32);
         drop(datapath);
-        // Less than there is: what finds room stays, and the agent is told how much.
+        // Less than there is: that stays, and nothing comes to it.
         options.owners_entries = 100;
-        let datapath = Datapath::load(&options).unwrap();
+        let mut datapath = Datapath::load(&options).unwrap();
         assert_eq!(datapath.owners.capacity(), 100);
-        assert!((90..=100).contains(&datapath.owners.len()));
+        check_all(&mut datapath, &options, &server);
+        let full = datapath.owners.set(session_id(0), HostId(2));
+        assert!(full.is_err());
     });
 }
 
@@ -336,7 +359,7 @@ fn dies_anywhere(next: Option<&[u8]>) {
         assert!(seen.contains(step), "{step} is not among {seen:?}");
     }
     for step in [
-        "Fill(\"OWNERS\")",
+        "Fill(\"MEMBERS\")",
         "Refill(\"SESSIONS\")",
         "Settle(\"LAYOUT\")",
     ] {

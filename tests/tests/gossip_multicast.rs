@@ -15,7 +15,7 @@ use std::{
 use homing_agent::{
     datapath::local::LocalEvent,
     gossip::{
-        Table, TableError,
+        Table, TableFull,
         task::{self, Handle, Options, Status},
     },
     pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
@@ -52,14 +52,13 @@ fn wire() {
 struct Routes(Arc<Mutex<BTreeMap<SessionId, HostId>>>);
 
 impl Table for Routes {
-    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull> {
         self.0.lock().unwrap().insert(id, owner);
         Ok(())
     }
 
-    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+    fn clear(&mut self, id: SessionId) {
         self.0.lock().unwrap().remove(&id);
-        Ok(())
     }
 }
 

@@ -54,7 +54,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench fastpath`, `bench gossip`
+    /// Measure: `bench fastpath`, `bench owners`, `bench gossip`
     #[command(disable_help_flag = true)]
     Bench {
         /// What to measure (`cargo xtask bench --help` lists it)

@@ -131,15 +131,9 @@ pub(super) async fn start(
 
     let mut routes = Vec::new();
     let kept = table::kept(config.limits.owners);
-    datapath
-        .owners
-        .keep(kept)
-        .and_then(|()| {
-            datapath
-                .owners
-                .scan(|session, host| routes.push((session, host)))
-        })
-        .context("cannot read OWNERS")?;
+    datapath.owners.keep(kept);
+    let owners = &datapath.owners;
+    owners.scan(|session, host| routes.push((session, host)));
     let owners = Shared::new(datapath.owners);
     let open = Arc::new(AtomicU64::new(0));
 

@@ -1,15 +1,12 @@
 //! `OWNERS`, written by gossip and looked at by the admin socket.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use homing_common::{host::HostId, session::SessionId};
 
 use crate::{
     datapath::owners::Owners,
-    gossip::{Table, TableError},
+    gossip::{Table, TableFull},
 };
 
 /// Entries that are kept apart of the table, beside those that are configured, for
@@ -34,7 +31,7 @@ impl Shared {
     }
 
     /// The table's entry for a session.
-    pub fn get(&self, session: SessionId) -> io::Result<Option<HostId>> {
+    pub fn get(&self, session: SessionId) -> Option<HostId> {
         self.lock().get(session)
     }
 
@@ -54,15 +51,19 @@ impl Shared {
 }
 
 impl Table for Shared {
-    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull> {
         Table::set(&mut *self.lock(), id, owner)
     }
 
-    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableFull> {
         Table::set_asked(&mut *self.lock(), id, owner)
     }
 
-    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
-        Table::clear(&mut *self.lock(), id)
+    fn clear(&mut self, id: SessionId) {
+        Table::clear(&mut *self.lock(), id);
+    }
+
+    fn void(&mut self, owner: HostId) {
+        Table::void(&mut *self.lock(), owner);
     }
 }

@@ -36,7 +36,7 @@ use super::{
     kernel_log::KernelLog,
     link::Attached,
     members::MembersMap,
-    owners::Owners,
+    owners::{self, Owners},
     parked::ParkedReader,
     pins::{Lock, Pins},
     rendezvous::RendezvousMap,
@@ -143,6 +143,9 @@ impl Datapath {
             })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
+        let (tables, header) = (maps("OWNERS")?, maps("OWNERS_HEADER")?);
+        let find = |name| Ok::<_, Error>(if name == "OWNERS" { &tables } else { &header });
+        let owners = Owners::open(&owners::Maps::find(find)?, options.owners_entries);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
 
         let mut sessions = Sessions::open(maps("SESSIONS")?).map_err(of_map("SESSIONS"))?;
@@ -156,7 +159,7 @@ impl Datapath {
         }
         let sessions = Arc::new(sessions);
         Ok(Self {
-            owners: Owners::open(maps("OWNERS")?).map_err(of_map("OWNERS"))?,
+            owners: owners.map_err(of_map("OWNERS"))?,
             hosts: Hosts::open(maps("HOSTS")?).map_err(of_map("HOSTS"))?,
             services: Services::open(maps("SERVICES")?).map_err(of_map("SERVICES"))?,
             events: Events::open(maps("EVENTS")?, sessions.clone(), stats.clone())

@@ -7,7 +7,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     ptr::NonNull,
 };
 
@@ -40,6 +40,11 @@ impl<T: aya::Pod> Mapped<T> {
         let entries = map.map().info().map_err(map_io)?.max_entries();
         let fd = map.map().fd().as_fd().as_raw_fd();
         Self::map(entries, fd, libc::MAP_SHARED)
+    }
+
+    /// The same, of a map that is held by its file descriptor alone.
+    pub fn of_fd(map: BorrowedFd<'_>, entries: u32) -> io::Result<Self> {
+        Self::map(entries, map.as_raw_fd(), libc::MAP_SHARED)
     }
 
     /// Memory of the same form with no kernel behind it, all zero.

@@ -1,37 +1,95 @@
 //! `OWNERS`: which host owns each foreign session.
 //!
-//! The one module on this side that knows what kind of table that is. Only the
-//! agent writes it, and only one agent can hold a [`super::Datapath`], so the
-//! count of entries kept here is exact.
+//! The one module on this side that knows what kind of table that is: see
+//! [`homing_common::owners`]. Only the agent writes it, and only one agent can hold a
+//! [`super::Datapath`], so the count of entries kept here is exact.
 //!
 //! Some room may be kept apart ([`Owners::keep`]) for sessions whose packets do come
 //! here while the table is full: of these the oldest make way for others.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+mod growing;
+mod memory;
 
-use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
-use homing_common::{host::HostId, maps::Owner, session::SessionId};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
-use super::{map_io, sys};
+use aya::maps::Map;
+use homing_common::{
+    host::HostId,
+    owners::{Memory as _, TABLES, active, table::Full},
+    session::SessionId,
+};
 
-/// Why an entry was not written.
+use growing::Growing;
+use memory::SharedHeader;
+pub use memory::Tables;
+
+/// The maps `OWNERS` and `OWNERS_HEADER`.
+#[derive(Clone, Copy)]
+pub struct Maps<'a> {
+    outer: &'a Map,
+    header: &'a Map,
+}
+
+impl<'a> Maps<'a> {
+    /// Those that `find` finds by their names.
+    pub fn find<E>(find: impl Fn(&'static str) -> Result<&'a Map, E>) -> Result<Self, E> {
+        Ok(Self {
+            outer: find("OWNERS")?,
+            header: find("OWNERS_HEADER")?,
+        })
+    }
+
+    fn outer(&self) -> io::Result<BorrowedFd<'a>> {
+        match self.outer {
+            Map::ArrayOfMaps(map) => Ok(map.fd().as_fd()),
+            _ => Err(io::Error::other("OWNERS is no array of maps")),
+        }
+    }
+
+    fn header(&self) -> io::Result<BorrowedFd<'a>> {
+        match self.header {
+            Map::Array(map) => Ok(map.fd().as_fd()),
+            _ => Err(io::Error::other("OWNERS_HEADER is no array")),
+        }
+    }
+}
+
+/// Sees to it that there is a table: there must be before programs look for one.
+pub fn provide(maps: &Maps<'_>) -> io::Result<()> {
+    growing::open_or_create(maps).map(drop)
+}
+
+/// The memory of the table in force, to be read; none if there is none.
+pub fn read(maps: &Maps<'_>) -> io::Result<Option<Tables>> {
+    let header = SharedHeader::open(maps)?;
+    for number in 0..TABLES {
+        let tables = Tables::of(header.clone(), maps.outer()?, number)?;
+        let is_active = |tables: &Tables| {
+            let active = tables.header().and_then(active::<Tables>);
+            active.is_some_and(|(active, _)| active == number)
+        };
+        if let Some(tables) = tables.filter(is_active) {
+            return Ok(Some(tables));
+        }
+    }
+    Ok(None)
+}
+
+/// There is no room for another entry. One that exists can still be changed.
 #[derive(Debug, thiserror::Error)]
-pub enum OwnersError {
-    /// All entries are taken. An entry that exists can still be changed.
-    #[error("OWNERS is full ({capacity} entries); raise `limits.owners`")]
-    Full {
-        /// How many entries there are.
-        capacity: u32,
-    },
-    /// The kernel refused for another reason.
-    #[error("cannot write OWNERS: {0}")]
-    Io(#[from] io::Error),
+#[error("OWNERS is full ({capacity} entries); raise `limits.owners`")]
+pub struct OwnersFull {
+    /// How many entries there can be.
+    pub capacity: u32,
 }
 
 /// The table of foreign sessions' owners.
 pub struct Owners {
-    map: HashMap<MapData, SessionId, Owner>,
-    len: u32,
+    table: Growing,
     capacity: u32,
     kept: u32,
     guests: Guests,
@@ -74,66 +132,58 @@ impl Guests {
 }
 
 impl Owners {
-    pub(super) fn open(map: Map) -> io::Result<Self> {
-        let map = HashMap::<_, SessionId, Owner>::try_from(map).map_err(map_io)?;
-        let capacity = map.map().info().map_err(map_io)?.max_entries();
-        let mut owners = Self {
-            map,
-            len: 0,
+    /// The table in force, or a new one. `capacity`: how many entries there can be.
+    pub fn open(maps: &Maps<'_>, capacity: u32) -> io::Result<Self> {
+        Ok(Self {
+            table: Growing::open(maps, capacity)?,
             capacity,
             kept: 0,
             guests: Guests::default(),
-        };
-        let mut len = 0;
-        owners.scan(|_, _| len += 1)?;
-        owners.len = len;
-        Ok(owners)
+        })
     }
 
     /// Keeps room for so many sessions apart, for [`Owners::set_asked`]. Entries that
     /// are too many for the rest count as being there.
-    pub fn keep(&mut self, kept: u32) -> io::Result<()> {
+    pub fn keep(&mut self, kept: u32) {
         self.kept = kept.min(self.capacity);
-        let mut excess = Vec::new();
-        let too_many = self.ordinary().saturating_sub(self.limit()) as usize;
+        let mut too_many = self.ordinary().saturating_sub(self.limit());
         if too_many > 0 {
-            self.scan(|session, _| {
-                if excess.len() < too_many {
-                    excess.push(session);
+            self.table.each(|session, _| {
+                if too_many > 0 {
+                    self.guests.add(session);
+                    too_many -= 1;
                 }
-            })?;
+            });
         }
-        excess
-            .into_iter()
-            .for_each(|session| self.guests.add(session));
-        Ok(())
     }
 
     /// Makes `host` the owner of `session`. Where only the room that is kept apart is
     /// left, an entry there is changed, but none is made, and the table is full.
-    pub fn set(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersError> {
+    pub fn set(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersFull> {
         if self.ordinary() < self.limit() {
             self.write(session, host)?;
             self.guests.remove(session);
             return Ok(());
         }
         // Changes it, if it is there.
-        match self.insert(session, entry(host), EXIST) {
-            Ok(()) if self.guests.holds(session) => Err(self.full()),
-            Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Err(self.full()),
-            Err(error) => Err(error.into()),
+        if self.table.get(session).is_none() {
+            return Err(self.full());
+        }
+        self.write(session, host)?;
+        match self.guests.holds(session) {
+            true => Err(self.full()),
+            false => Ok(()),
         }
     }
 
     /// The same for a session that found no room and whose packets come here: in the
     /// room that is kept apart, where the one that came first makes way. Says whether
     /// one did.
-    pub fn set_asked(&mut self, session: SessionId, host: HostId) -> Result<bool, OwnersError> {
+    pub fn set_asked(&mut self, session: SessionId, host: HostId) -> Result<bool, OwnersFull> {
         let is_full = !self.guests.holds(session) && self.guests.len() >= self.kept;
         let gone = self.guests.oldest().filter(|_| is_full);
         if let Some(gone) = gone {
-            self.clear(gone)?;
+            self.clear(gone);
         } else if self.kept == 0 {
             return Err(self.full());
         }
@@ -144,7 +194,7 @@ impl Owners {
 
     /// Entries that do not stand in the room that is kept apart.
     fn ordinary(&self) -> u32 {
-        self.len - self.guests.len().min(self.len)
+        self.len() - self.guests.len().min(self.len())
     }
 
     /// How many of these there can be.
@@ -152,87 +202,57 @@ impl Owners {
         self.capacity - self.kept
     }
 
-    fn full(&self) -> OwnersError {
-        OwnersError::Full {
+    fn full(&self) -> OwnersFull {
+        OwnersFull {
             capacity: self.limit(),
         }
     }
 
-    fn write(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersError> {
-        match self.insert(session, entry(host), NOEXIST) {
-            Ok(()) => {
-                self.len += 1;
-                Ok(())
-            }
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(self.insert(session, entry(host), 0)?)
-            }
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Err(self.full()),
-            Err(error) => Err(error.into()),
+    fn write(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersFull> {
+        match self.table.set(session, host) {
+            Ok(_) => Ok(()),
+            Err(Full) => Err(self.full()),
         }
     }
 
     /// Removes the entry of `session`, if there is one.
-    pub fn clear(&mut self, session: SessionId) -> io::Result<()> {
+    pub fn clear(&mut self, session: SessionId) {
         self.guests.remove(session);
-        match self.map.remove(&session) {
-            Ok(()) => {
-                self.len = self.len.saturating_sub(1);
-                Ok(())
-            }
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => match map_io(error) {
-                error if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                error => Err(error),
-            },
-        }
+        self.table.clear(session);
+    }
+
+    /// Removes all entries of a host; says how many there were.
+    pub fn void(&mut self, host: HostId) -> u32 {
+        self.table.void(host)
     }
 
     /// The owner of `session`, if it has an entry.
-    pub fn get(&self, session: SessionId) -> io::Result<Option<HostId>> {
-        match self.map.get(&session, 0) {
-            Ok(owner) => Ok(Some(HostId(owner.host))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(map_io(error)),
-        }
+    pub fn get(&self, session: SessionId) -> Option<HostId> {
+        self.table.get(session)
     }
 
     /// Calls `each` with every entry.
-    pub fn scan(&self, mut each: impl FnMut(SessionId, HostId)) -> io::Result<()> {
-        sys::scan(
-            self.map.map().fd().as_fd(),
-            |session: SessionId, owner: Owner| each(session, HostId(owner.host)),
-        )
+    pub fn scan(&self, each: impl FnMut(SessionId, HostId)) {
+        self.table.each(each);
+    }
+
+    /// How many bytes of memory the table takes.
+    pub fn bytes(&self) -> u64 {
+        self.table.bytes()
     }
 
     /// How many entries there are.
     pub fn len(&self) -> u32 {
-        self.len
+        self.table.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many entries there can be, without the room that is kept apart.
     pub fn capacity(&self) -> u32 {
         self.limit()
     }
-
-    fn insert(&mut self, session: SessionId, owner: Owner, flags: u64) -> io::Result<()> {
-        self.map.insert(session, owner, flags).map_err(map_io)
-    }
 }
-
-fn entry(host: HostId) -> Owner {
-    Owner {
-        host: host.0,
-        zero: [0; 3],
-    }
-}
-
-/// `BPF_NOEXIST`: only if there is no such entry yet.
-const NOEXIST: u64 = 1;
-/// `BPF_EXIST`: only if there is one.
-const EXIST: u64 = 2;

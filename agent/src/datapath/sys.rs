@@ -16,9 +16,10 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_attr__bindgen_ty_1, bpf_cmd,
+    bpf_link_info,
     bpf_link_type::{BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP},
-    bpf_map_type,
+    bpf_map_info, bpf_map_type,
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -271,6 +272,17 @@ pub(super) fn update_bytes(
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Removes an entry, if there is one; `key` must be as long as the map's.
+pub(super) fn remove(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a map of one value, so many bytes long.
 pub(super) fn create_cell(name: &str, value_size: usize) -> io::Result<OwnedFd> {
     let mut attr = empty();
@@ -280,11 +292,67 @@ pub(super) fn create_cell(name: &str, value_size: usize) -> io::Result<OwnedFd> 
     create.key_size = size_of::<u32>() as u32;
     create.value_size = value_size as u32;
     create.max_entries = 1;
+    name_map(create, name);
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Makes an array map of values of a type that `btf` describes, so many bytes long.
+/// `flags` are `BPF_F_*`.
+pub(super) fn create_array(
+    name: &str,
+    (value_size, value_type): (usize, u32),
+    entries: u32,
+    flags: u32,
+    (btf, key_type): (BorrowedFd<'_>, u32),
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: of this union, creating a map reads this member; it is all zeros.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = value_size as u32;
+    create.max_entries = entries;
+    create.map_flags = flags;
+    create.btf_fd = btf.as_raw_fd() as u32;
+    create.btf_key_type_id = key_type;
+    create.btf_value_type_id = value_type;
+    name_map(create, name);
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Tells the kernel of types.
+pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_7.btf = bytes.as_ptr() as u64;
+    attr.__bindgen_anon_7.btf_size = bytes.len() as u32;
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+}
+
+/// Opens the map with an id.
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    bpf_fd(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)
+}
+
+/// How many entries a map has at most.
+pub(super) fn entries_of(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: `bpf_map_info` is made of integers, for which zero is a value.
+    let mut info: bpf_map_info = unsafe { zeroed() };
+    let mut attr = empty();
+    attr.info.bpf_fd = map.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_map_info>() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.max_entries)
+}
+
+/// Names a map that is to be made: fifteen bytes at most.
+fn name_map(create: &mut bpf_attr__bindgen_ty_1, name: &str) {
     // The last byte stays zero.
     for (to, from) in create.map_name.iter_mut().take(15).zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
 /// Returns when every program run that had begun before the call is over. False: the

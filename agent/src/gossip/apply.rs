@@ -9,29 +9,27 @@ use crate::pop::counters::counters;
 /// Where routes go: the map `OWNERS`, or a stand-in for it in tests.
 pub trait Table: Send + 'static {
     /// Packets of this session go to this host from now on.
-    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError>;
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull>;
 
     /// The same for a session that found no room, and whose packets come here: a
     /// table may keep some room for such. Says whether another one had to make way.
-    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableFull> {
         self.set(id, owner).map(|()| false)
     }
 
     /// Packets of this session are not sent anywhere from now on. There may have
     /// been no route.
-    fn clear(&mut self, id: SessionId) -> Result<(), TableError>;
+    fn clear(&mut self, id: SessionId);
+
+    /// Packets of no session are sent to this host from now on: all at once, where a
+    /// table can do that, before they are cleared one by one.
+    fn void(&mut self, _owner: HostId) {}
 }
 
-/// Why a route could not be written.
+/// There is no room for another session.
 #[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// There is no room for another session.
-    #[error("the table of owners is full")]
-    Full,
-    /// The system refused.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
+#[error("the table of owners is full")]
+pub struct TableFull;
 
 counters! {
     /// What happened to routes.
@@ -46,8 +44,6 @@ counters! {
         routes_kept,
         /// Among these: another such route had to make way.
         routes_made_way,
-        /// Routes not written or removed because the system refused.
-        table_errors,
     }
 }
 
@@ -64,8 +60,6 @@ pub struct Applier<T> {
     room: bool,
     /// What happened so far.
     pub counters: Counters,
-    /// The last error that was not "full", until it is taken.
-    pub error: Option<TableError>,
 }
 
 impl<T: Table> Applier<T> {
@@ -76,7 +70,6 @@ impl<T: Table> Applier<T> {
             unplaced: BTreeSet::new(),
             room: false,
             counters: Counters::default(),
-            error: None,
         }
     }
 
@@ -88,49 +81,38 @@ impl<T: Table> Applier<T> {
             return;
         };
         // It has found no place for good, and is tried again with the others.
-        match self.table.set_asked(id, owner) {
-            Ok(made_way) => {
-                self.counters.routes_kept += 1;
-                self.counters.routes_made_way += u64::from(made_way);
-            }
-            Err(TableError::Full) => {}
-            Err(error @ TableError::Io(_)) => {
-                self.counters.table_errors += 1;
-                self.error = Some(error);
-            }
+        if let Ok(made_way) = self.table.set_asked(id, owner) {
+            self.counters.routes_kept += 1;
+            self.counters.routes_made_way += u64::from(made_way);
         }
     }
 
     /// Puts a route in force, or removes it.
     pub fn apply(&mut self, id: SessionId, owner: Option<HostId>) {
-        let result = match owner {
-            Some(owner) => self.table.set(id, owner),
-            None => self.table.clear(id),
-        };
-        match result {
-            Ok(()) => {
-                match owner {
-                    Some(_) => self.counters.routes_set += 1,
-                    None => {
-                        self.counters.routes_cleared += 1;
-                        self.room = true;
-                    }
+        match owner {
+            Some(owner) => {
+                if self.table.set(id, owner).is_err() {
+                    self.counters.table_full += 1;
+                    self.unplaced.insert(id);
+                    return;
                 }
-                if !self.unplaced.is_empty() {
-                    self.unplaced.remove(&id);
-                }
+                self.counters.routes_set += 1;
             }
-            Err(error) => {
-                match error {
-                    TableError::Full => self.counters.table_full += 1,
-                    error @ TableError::Io(_) => {
-                        self.counters.table_errors += 1;
-                        self.error = Some(error);
-                    }
-                }
-                self.unplaced.insert(id);
+            None => {
+                self.table.clear(id);
+                self.counters.routes_cleared += 1;
+                self.room = true;
             }
         }
+        if !self.unplaced.is_empty() {
+            self.unplaced.remove(&id);
+        }
+    }
+
+    /// All routes to a host are over.
+    pub fn void(&mut self, owner: HostId) {
+        self.table.void(owner);
+        self.room = true;
     }
 
     /// Tries again what could not be written, if there may be room by now, or in
@@ -182,17 +164,16 @@ pub(super) mod tests {
     }
 
     impl Table for Memory {
-        fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+        fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull> {
             if !self.routes.contains_key(&id) && self.routes.len() >= self.limit {
-                return Err(TableError::Full);
+                return Err(TableFull);
             }
             self.routes.insert(id, owner);
             Ok(())
         }
 
-        fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+        fn clear(&mut self, id: SessionId) {
             self.routes.remove(&id);
-            Ok(())
         }
     }
 
@@ -201,17 +182,16 @@ pub(super) mod tests {
     struct OneGuest(Option<SessionId>);
 
     impl Table for OneGuest {
-        fn set(&mut self, _: SessionId, _: HostId) -> Result<(), TableError> {
-            Err(TableError::Full)
+        fn set(&mut self, _: SessionId, _: HostId) -> Result<(), TableFull> {
+            Err(TableFull)
         }
 
-        fn set_asked(&mut self, id: SessionId, _: HostId) -> Result<bool, TableError> {
+        fn set_asked(&mut self, id: SessionId, _: HostId) -> Result<bool, TableFull> {
             Ok(self.0.replace(id).is_some())
         }
 
-        fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+        fn clear(&mut self, id: SessionId) {
             self.0.take_if(|guest| *guest == id);
-            Ok(())
         }
     }
 

@@ -1,7 +1,10 @@
 //! What gossip knows and what it does for one peer at a time: heartbeats, pulls,
 //! repairs, and the end of claims.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use homing_common::{host::HostId, session::SessionId};
@@ -67,6 +70,8 @@ pub(super) struct Core {
     pub dirty: VecDeque<SessionId>,
     /// How many were taken from it so far.
     pub taken: u64,
+    /// Hosts whose claims were voided since routes were last taken.
+    pub voids: BTreeSet<HostId>,
     /// Sweeps of voided claims whose routes are still being taken, each by the
     /// number at which it is over.
     pub sweeps: VecDeque<u64>,
@@ -261,6 +266,7 @@ impl Core {
         self.pulls.leave(host);
         peer.void_at = None;
         if claims > 0 {
+            self.voids.insert(host);
             self.counters.voided_hosts += 1;
             self.counters.voided_claims += claims;
             peer.sweep_end = self.taken + self.dirty.len() as u64;

@@ -3,7 +3,7 @@
 //! whose route changed come out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -72,6 +72,7 @@ impl Gossip {
                 provisional: Provisionals::default(),
                 dirty: VecDeque::new(),
                 taken: 0,
+                voids: BTreeSet::new(),
                 sweeps: VecDeque::new(),
                 pulls: Pulls::default(),
                 out: Out::default(),
@@ -321,6 +322,12 @@ impl Gossip {
     /// Messages had to wait, because a host may send only so many a second.
     pub fn note_waiting(&mut self) {
         self.core.counters.send_waits += 1;
+    }
+
+    /// The next host whose claims were voided: all routes to it are over. To be asked
+    /// before routes are taken, since the host may come back with new ones.
+    pub fn poll_void(&mut self) -> Option<HostId> {
+        self.core.voids.pop_first()
     }
 
     /// The next session whose route may have changed, and the host to send its

@@ -66,7 +66,7 @@ pub mod wire;
 #[cfg(test)]
 mod simulation;
 
-pub use apply::{Table, TableError};
+pub use apply::{Table, TableFull};
 pub use claims::Claim;
 pub use latency::Latency;
 pub use tally::Tally;

@@ -312,6 +312,11 @@ impl Node {
         self.notes.pop_front()
     }
 
+    /// The next host that no route leads to any more; see [`Gossip::poll_void`].
+    pub fn poll_void(&mut self) -> Option<HostId> {
+        self.gossip.poll_void()
+    }
+
     /// The next route to put in force; see [`Gossip::poll_route`].
     pub fn poll_route(&mut self) -> Option<(SessionId, Option<HostId>)> {
         let route = self.gossip.poll_route();

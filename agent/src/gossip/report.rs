@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{TableError, machine, node::Note};
+use super::{machine, node::Note};
 use crate::pop::{SECOND, liveness::Event, membership::Change};
 
 /// The least time between two lines of one repeated kind, and of one that another
@@ -18,7 +18,6 @@ enum Kind {
     InUse,
     Contested,
     OwnId,
-    Table,
     Raise,
     Sync,
     Stranger,
@@ -29,7 +28,7 @@ enum Kind {
     Silent,
 }
 
-const KINDS: usize = 13;
+const KINDS: usize = 12;
 
 /// Writes the log.
 #[derive(Default)]
@@ -149,13 +148,6 @@ impl Reports {
                     );
                 }
             }
-        }
-    }
-
-    /// A route could not be written.
-    pub fn table_error(&mut self, now: u64, error: &TableError) {
-        if let Some(left_out) = self.may(now, Kind::Table) {
-            tracing::error!(%error, left_out, "cannot write a route; trying again every second");
         }
     }
 

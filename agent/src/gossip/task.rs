@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use super::handle::{Handle, HostStatus, KernelStatus, OwnerStatus, Status, Stopped};
 use super::{
-    Table, TableError,
+    Table, TableFull,
     alarm::Alarm,
     apply::Applier,
     ask::{
@@ -32,7 +32,7 @@ use crate::{
     datapath::{
         clock::monotonic_ns,
         local::LocalEvent,
-        owners::{Owners, OwnersError},
+        owners::{Owners, OwnersFull},
         parked::Packets,
     },
     pop::{Member, SECOND, Stream, keys::Keys, membership},
@@ -355,6 +355,9 @@ impl<T: Table> Running<T> {
 
     /// Puts routes in force, a bounded number. Says whether some are left.
     fn routes(&mut self, now: u64) -> bool {
+        while let Some(host) = self.node.poll_void() {
+            self.applier.void(host);
+        }
         for _ in 0..ROUTES_PER_TURN {
             let Some((id, owner)) = self.node.poll_route() else {
                 break;
@@ -371,9 +374,6 @@ impl<T: Table> Running<T> {
         }
         let gossip = self.node.gossip();
         self.applier.retry(anyway, |id| gossip.route(id));
-        if let Some(error) = self.applier.error.take() {
-            self.reports.table_error(now, &error);
-        }
         let left = self.node.gossip().routes_waiting() > 0;
         if !left {
             self.node.routes_applied(self.clock.wall());
@@ -455,25 +455,26 @@ async fn parked(driver: &mut Option<Driver>) -> Packets {
 }
 
 impl Table for Owners {
-    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull> {
         Ok(Self::set(self, id, owner)?)
     }
 
-    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableError> {
+    fn set_asked(&mut self, id: SessionId, owner: HostId) -> Result<bool, TableFull> {
         Ok(Self::set_asked(self, id, owner)?)
     }
 
-    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
-        Ok(Self::clear(self, id)?)
+    fn clear(&mut self, id: SessionId) {
+        Self::clear(self, id);
+    }
+
+    fn void(&mut self, owner: HostId) {
+        Self::void(self, owner);
     }
 }
 
-impl From<OwnersError> for TableError {
-    fn from(error: OwnersError) -> Self {
-        match error {
-            OwnersError::Full { .. } => Self::Full,
-            OwnersError::Io(error) => Self::Io(error),
-        }
+impl From<OwnersFull> for TableFull {
+    fn from(_: OwnersFull) -> Self {
+        Self
     }
 }
 

@@ -12,38 +12,30 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap},
-    programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramInfo, Xdp},
 };
+use homing_agent::datapath::owners::{self, Owners};
 use homing_common::{
     bench::{Bench, HEADER_LEN},
     host::{Encapsulation, Host, HostId, TunnelNetwork},
-    maps::Owner,
+    maps::OWNERS_ENTRIES,
     net::{Address, Port, Service, TCP},
     session::Tuple,
     settings::Settings,
 };
 use serde_json::{Value, json};
 
+use super::measure::{OBJECT, REPEAT, ROUNDS, load_all, map, median, min, round, time, verdict};
 use crate::{
     packet::{Ip, Tcp, flags, udp},
-    program::{self, in_namespace},
+    program::{self, in_namespace, tables},
 };
 
-/// Runs in one call into the kernel.
-const REPEAT: u32 = 20_000;
-/// Rounds over all cases; of each case's figures the minimum and median count.
-const ROUNDS: usize = 25;
 const MANY_FLOWS: u32 = 200_000;
-
-/// The object with the wrappers, built beside the product's own.
-const OBJECT: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../target/ebpf/bpfel-unknown-none/release/homing-bench"
-);
 
 /// One path of one packet.
 struct Case {
@@ -208,14 +200,10 @@ impl Case {
             fs::read(Path::new(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", &settings, true)
-            .map_max_entries("OWNERS", flows.next_power_of_two() * 2)
             .map_max_entries("SESSIONS", 1024)
             .load(&object)?;
-        for (name, program) in ebpf.programs_mut() {
-            let xdp: &mut Xdp = program.try_into()?;
-            xdp.load()
-                .with_context(|| format!("the verifier refuses {name}"))?;
-        }
+        owners::provide(&tables(&ebpf)?)?;
+        load_all(&mut ebpf)?;
 
         let (client, service) = if v4 {
             (CLIENT_V4, SERVICE_V4)
@@ -266,15 +254,11 @@ impl Case {
         let mut services: HashMap<_, Service, u32> = map(&mut ebpf, "SERVICES")?.try_into()?;
         services.insert(key, 0, 0)?;
         if let Way::Forward = way {
-            let mut owners: HashMap<_, u64, Owner> = map(&mut ebpf, "OWNERS")?.try_into()?;
+            let mut owners = Owners::open(&tables(&ebpf)?, OWNERS_ENTRIES)?;
             let tuple = Tuple::between(client.parse()?, endpoint, TCP);
             for flow in 0..flows {
                 let id = flow_tuple(tuple, flow).id(&settings.session_key);
-                let owner = Owner {
-                    host: 2,
-                    zero: [0; 3],
-                };
-                owners.insert(id.0, owner, 0)?;
+                owners.set(id, HostId(2))?;
             }
         }
         Ok(Self {
@@ -286,13 +270,8 @@ impl Case {
     }
 
     fn time(&mut self, program: &str) -> Result<f64> {
-        let xdp: &mut Xdp = self
-            .ebpf
-            .program_mut(program)
-            .with_context(|| format!("no program {program}"))?
-            .try_into()?;
-        let expected = 3; // XDP_TX
-        time(xdp, &self.frame, expected).with_context(|| format!("{} in {program}", self.name))
+        let time = time(&mut self.ebpf, program, &self.frame, verdict::TX);
+        time.with_context(|| format!("{} in {program}", self.name))
     }
 }
 
@@ -328,9 +307,9 @@ impl Pass {
         let settings = program::settings(tunnel, Encapsulation::Ipip);
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", &settings, true)
-            .map_max_entries("OWNERS", 1024)
             .map_max_entries("SESSIONS", 1024)
             .load(homing_agent::datapath::OBJECT)?;
+        owners::provide(&tables(&ebpf)?)?;
         let listener = TcpListener::bind(endpoint)?;
         let service = listener.local_addr()?;
         let client = TcpStream::connect(service)?;
@@ -355,50 +334,11 @@ impl Pass {
     }
 
     fn time(&mut self) -> Result<f64> {
-        let xdp: &mut Xdp = self
-            .ebpf
-            .program_mut("homing_xdp")
-            .context("no program homing_xdp")?
-            .try_into()?;
-        time(xdp, &self.frame, 2) // XDP_PASS
+        time(&mut self.ebpf, "homing_xdp", &self.frame, verdict::PASS)
     }
 
     fn info(&self) -> Result<ProgramInfo> {
         let program = self.ebpf.program("homing_xdp").context("no homing_xdp")?;
         Ok(program.info()?)
     }
-}
-
-fn time(xdp: &mut Xdp, frame: &[u8], expected: u32) -> Result<f64> {
-    let result = xdp.test_run(TestRunOptions {
-        data_in: Some(frame),
-        repeat: REPEAT,
-        ..TestRunOptions::new()
-    })?;
-    if result.return_value != expected {
-        bail!(
-            "the program returned {}, not {expected}: it did not take the path to be measured",
-            result.return_value
-        );
-    }
-    Ok(result.duration.as_nanos() as f64)
-}
-
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map> {
-    ebpf.map_mut(name)
-        .with_context(|| format!("the object has no map {name}"))
-}
-
-fn min(samples: &[f64]) -> f64 {
-    samples.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn round(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }

@@ -3,3 +3,5 @@
 
 pub mod fastpath;
 pub mod gossip;
+mod measure;
+pub mod owners;

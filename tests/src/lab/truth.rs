@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
+use homing_agent::datapath::owners::{self as table, Maps, Tables as OwnerTables};
 use homing_common::{
-    maps::Owner,
+    owners,
     session::{Session, Tuple},
 };
 
@@ -35,12 +36,20 @@ impl Lab {
         for session in sessions.iter() {
             tables.sessions.insert(session?.1.id.0);
         }
-        let owners: HashMap<MapData, u64, Owner> = self.map(host, "OWNERS")?.try_into()?;
-        for owner in owners.iter() {
-            let (id, owner) = owner?;
-            tables.owners.insert(id, owner.host);
+        if let Some(found) = self.owners(host)? {
+            owners::each(&found, |id, host| {
+                tables.owners.insert(id.0, host.0);
+            });
         }
         Ok(tables)
+    }
+
+    /// A host's table of owners, to be read.
+    pub fn owners(&self, host: u16) -> Result<Option<OwnerTables>> {
+        let maps = [self.map(host, "OWNERS")?, self.map(host, "OWNERS_HEADER")?];
+        let [outer, header] = &maps;
+        let find = |name| anyhow::Ok(if name == "OWNERS" { outer } else { header });
+        Ok(table::read(&Maps::find(find)?)?)
     }
 
     /// A map of a host's kernel, which need not have an agent.

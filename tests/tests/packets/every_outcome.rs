@@ -29,6 +29,10 @@ fn reach(outcome: Outcome) -> Run {
     let flow = flows::datagram(CLIENT_V4, SERVICE_V4);
     match outcome {
         Outcome::NotIp => program.run(&[0; 14]),
+        Outcome::OwnerUnsure => {
+            program.spoil_owners().unwrap();
+            program.run(&ack.frame())
+        }
         Outcome::NotService => {
             program.run(&Tcp::new(CLIENT_V4, "203.0.113.10:22", flags::SYN).frame())
         }

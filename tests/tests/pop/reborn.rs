@@ -14,12 +14,12 @@ use std::{
 };
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
-use homing_agent::pop::keys::Keys;
+use homing_agent::{datapath::owners::Tables, pop::keys::Keys};
 use homing_common::{
-    maps::Owner,
     net::{Address, Port},
     outcome::Outcome,
-    session::{Session, Tuple},
+    owners::{Found, look_up},
+    session::{Session, SessionId, Tuple},
 };
 use homing_tests::{
     lab::{Lab, Node, node::in_namespace, plan::UDP_PORT, wait_until},
@@ -28,7 +28,11 @@ use homing_tests::{
     raw::{Raw, index_of},
 };
 
-use super::{common::PATIENCE, kernels, mtu::mac};
+use super::{
+    common::{PATIENCE, count},
+    kernels,
+    mtu::mac,
+};
 
 /// Sessions of the old life: their entries take others long enough to remove that
 /// packets come meanwhile.
@@ -94,15 +98,15 @@ impl Flows {
 }
 
 /// Entries of a host that can be looked up one by one.
-struct Owners(HashMap<MapData, u64, Owner>);
+struct Owners(Tables);
 
 impl Owners {
     fn of(lab: &Lab, host: u16) -> Self {
-        Self(lab.map(host, "OWNERS").unwrap().try_into().unwrap())
+        Self(lab.owners(host).unwrap().unwrap())
     }
 
     fn leads_to(&self, id: u64, host: u16) -> bool {
-        self.0.get(&id, 0).is_ok_and(|owner| owner.host == host)
+        look_up(&self.0, SessionId(id)) == Found::Owner(host)
     }
 
     fn any(&self, ids: &[u64], host: u16) -> bool {
@@ -110,18 +114,11 @@ impl Owners {
     }
 }
 
-/// What became of packets of the old life that went to a host, as the host counts.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    forwarded: u64,
-    no_way: u64,
-}
-
-/// Packets of the old life that come to a host all the time, each flow's in turn, with
-/// what became of them after each few.
+/// Packets of the old life that come to a host all the time, each flow's in turn; and how
+/// many it has sent on, after each few.
 struct Probes {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Ends>>,
+    thread: JoinHandle<Vec<u64>>,
 }
 
 impl Probes {
@@ -135,8 +132,8 @@ impl Probes {
         let router = lab.namespace(Node::Router);
         let work = move || {
             let (socket, port) = (Raw::sender()?, index_of(&format!("h{host}"))?);
-            let count = |outcome: Outcome| -> u64 {
-                let per_cpu = stats.get(&outcome.index(), 0).unwrap();
+            let sent_on = || -> u64 {
+                let per_cpu = stats.get(&Outcome::Forwarded.index(), 0).unwrap();
                 per_cpu.iter().sum()
             };
             let mut seen = Vec::new();
@@ -146,10 +143,7 @@ impl Probes {
                     // Whether there is room on the wire does not matter.
                     socket.send(port, &flows.frame(number, mac)).ok();
                 }
-                seen.push(Ends {
-                    forwarded: count(Outcome::Forwarded),
-                    no_way: count(Outcome::NoWay),
-                });
+                seen.push(sent_on());
                 thread::sleep(Duration::from_millis(1));
             }
             Ok(seen)
@@ -160,7 +154,7 @@ impl Probes {
         }
     }
 
-    fn stop(self) -> Vec<Ends> {
+    fn stop(self) -> Vec<u64> {
         self.stop.store(true, Relaxed);
         self.thread.join().unwrap()
     }
@@ -217,14 +211,18 @@ fn a_hosts_id_is_not_used_again_before_its_old_lifes_entries_are_gone() {
     let seen = probes.stop();
     pop.lab.wait_truth(PATIENCE).unwrap();
 
-    // Packets of the old life that came while its entries were being removed found no
-    // way; from then on none went to the new life.
+    // Packets of the old life were sent on as long as it lasted, and none since: the new
+    // life got none of them.
     let last = *seen.last().unwrap();
-    let closed = seen.iter().find(|ends| ends.no_way > 0);
-    let closed = *closed.expect("no packet came while the id was not in use");
-    println!("{closed:?} when the way was closed, {last:?} at the end");
-    assert!(closed.forwarded > 0, "{closed:?}");
-    assert_eq!(last.forwarded, closed.forwarded, "went to the new life");
+    let since = seen.iter().filter(|sent_on| **sent_on == last).count();
+    println!(
+        "{last} sent on, and none in the last {since} of {} looks",
+        seen.len()
+    );
+    assert!(last > 0 && since > 10, "{last}, {since}");
+    for end in [Outcome::StrippedFlow, Outcome::StrippedFlowNew] {
+        assert_eq!(count(&pop, 2, end), 0, "{end:?} by the new life");
+    }
     for on in [1, 3] {
         assert_eq!(pop.counter(on, "voided_claims"), u64::from(OLD), "on {on}");
     }

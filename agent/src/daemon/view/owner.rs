@@ -14,12 +14,10 @@ use crate::{
 impl AgentView {
     /// Who owns a session.
     pub(super) async fn owner_of(&self, session: Tuple) -> Result<api::Owner, Refusal> {
-        let (sessions, owners) = (self.sessions.clone(), self.owners.clone());
+        let sessions = self.sessions.clone();
         let id = session.id(&self.session_key);
-        let (local, entry) = blocking("SESSIONS and OWNERS", move || {
-            Ok((sessions.get(&session)?, owners.get(id)?))
-        })
-        .await?;
+        let local = blocking("SESSIONS", move || sessions.get(&session)).await?;
+        let entry = self.owners.get(id);
         let known = self.gossip.owner(id).await?;
         let (owner, how) = explain(self.config.host.id, local, entry, &known);
         let claims = known.claims.iter().map(|claim| api::Claim {

@@ -35,6 +35,7 @@ use crate::datapath::{
     Error,
     hosts::REST,
     link::{self, Attached, How, Point},
+    owners,
     pins::{Lock, Pins},
     sys,
 };
@@ -88,7 +89,7 @@ pub(super) struct Loaded {
 }
 
 /// Maps that only the agent writes: they do not change while no agent runs.
-const OF_THE_AGENT: [&str; 2] = ["OWNERS", "SERVICES"];
+const OF_THE_AGENT: [&str; 1] = ["SERVICES"];
 /// The map that no program uses.
 const OF_NO_PROGRAM: &str = "IDENTITY";
 
@@ -319,6 +320,11 @@ impl<'a> Load<'a> {
             let pin = self.pins.new_maps().join(LAYOUT);
             write_layouts(&pin, &self.wanted.layouts).map_err(Error::pin("write", &pin))?;
         }
+        let find = |name| ebpf.map(name).ok_or_else(|| programs::lacks(name));
+        owners::provide(&owners::Maps::find(find)?).map_err(|error| Error::Map {
+            name: "OWNERS",
+            error,
+        })?;
         self.ebpf = Some(ebpf);
         Ok(())
     }

@@ -43,7 +43,6 @@ impl Wanted {
                 continue;
             }
             let entries = match name.as_str() {
-                "OWNERS" => options.owners_entries,
                 "SESSIONS" => options.sessions_entries,
                 "CLOSED" => options.settings.closed_entries,
                 "FRAGMENTS" => options.settings.fragments_entries,

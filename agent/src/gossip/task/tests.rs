@@ -17,14 +17,13 @@ use crate::{
 struct Shared(Arc<Mutex<BTreeMap<SessionId, HostId>>>);
 
 impl Table for Shared {
-    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableError> {
+    fn set(&mut self, id: SessionId, owner: HostId) -> Result<(), TableFull> {
         self.0.lock().unwrap().insert(id, owner);
         Ok(())
     }
 
-    fn clear(&mut self, id: SessionId) -> Result<(), TableError> {
+    fn clear(&mut self, id: SessionId) {
         self.0.lock().unwrap().remove(&id);
-        Ok(())
     }
 }
 

@@ -1,0 +1,172 @@
+//! The memory of tables of owners: array maps, mapped.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
+
+use homing_common::owners::{Bucket, Header, Memory, SLOTS, table::Writable};
+
+use super::Maps;
+use crate::datapath::{mapped::Mapped, sys};
+
+/// `BPF_F_MMAPABLE | BPF_F_INNER_MAP`: the flags of what `OWNERS` holds.
+const FLAGS: u32 = 1 << 10 | 1 << 12;
+
+/// The header, for all who look at the tables.
+#[derive(Clone)]
+pub(super) struct SharedHeader(Arc<Mapped<Header>>);
+
+impl SharedHeader {
+    pub fn open(maps: &Maps<'_>) -> io::Result<Self> {
+        Ok(Self(Arc::new(Mapped::of_fd(maps.header()?, 1)?)))
+    }
+}
+
+/// The buckets of one table, and the header.
+pub struct Tables {
+    header: SharedHeader,
+    number: u32,
+    buckets: Mapped<Bucket>,
+}
+
+impl Tables {
+    /// Makes a map of so many buckets, all free, for the table with a number.
+    pub(super) fn create(
+        header: SharedHeader,
+        number: u32,
+        buckets: u32,
+    ) -> io::Result<(OwnedFd, Self)> {
+        let btf = sys::load_btf(&types::bytes())?;
+        let value = (size_of::<Bucket>(), types::BUCKET);
+        let map = sys::create_array("owners", value, buckets, FLAGS, (btf.as_fd(), types::U32))?;
+        let buckets = Mapped::of_fd(map.as_fd(), buckets)?;
+        let tables = Self {
+            header,
+            number,
+            buckets,
+        };
+        Ok((map, tables))
+    }
+
+    /// The table that `OWNERS` holds at a number, if it holds one.
+    pub(super) fn of(
+        header: SharedHeader,
+        outer: BorrowedFd<'_>,
+        number: u32,
+    ) -> io::Result<Option<Self>> {
+        let mut id = [0; 4];
+        if !sys::get_bytes(outer, &number.to_ne_bytes(), &mut id)? {
+            return Ok(None);
+        }
+        let map = sys::map_by_id(u32::from_ne_bytes(id))?;
+        let buckets = sys::entries_of(map.as_fd())?;
+        Ok(Some(Self {
+            header,
+            number,
+            buckets: Mapped::of_fd(map.as_fd(), buckets)?,
+        }))
+    }
+
+    /// How many bytes the buckets take.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.buckets.entries()) * size_of::<Bucket>() as u64
+    }
+}
+
+/// The words of an entry.
+///
+/// # Safety
+///
+/// The entry must be mapped for as long as the words are used, and touched by atomic
+/// accesses alone.
+unsafe fn words<'a, T>(entry: *mut T) -> &'a [AtomicU64; SLOTS] {
+    const { assert!(size_of::<T>() == SLOTS * size_of::<u64>()) };
+    // SAFETY: as long, and as the caller says.
+    unsafe { &*entry.cast() }
+}
+
+impl Memory for Tables {
+    type Line<'a> = &'a [AtomicU64; SLOTS];
+
+    fn header(&self) -> Option<Self::Line<'_>> {
+        // SAFETY: mapped as long as this; nobody accesses it in another way.
+        Some(unsafe { words(self.header.0.entry(0)) })
+    }
+
+    fn bucket(&self, table: u32, number: u32) -> Option<Self::Line<'_>> {
+        let is_there = table == self.number && number < self.buckets.entries();
+        // SAFETY: as above.
+        is_there.then(|| unsafe { words(self.buckets.entry(number)) })
+    }
+
+    fn load(line: Self::Line<'_>, word: usize) -> u64 {
+        line[word].load(Acquire)
+    }
+}
+
+impl Writable for Tables {
+    fn store(line: Self::Line<'_>, word: usize, value: u64) {
+        line[word].store(value, Release);
+    }
+}
+
+/// The types of a bucket for the kernel, so that `bpftool` names its fields: in BTF
+/// (Documentation/bpf/btf.rst), written out, since a table is made while no object is
+/// at hand that describes it.
+mod types {
+    /// The number of the key's type.
+    pub const U32: u32 = 1;
+    const U16: u32 = 2;
+    const SLOT: u32 = 3;
+    const SLOTS: u32 = 4;
+    /// The number of the value's type.
+    pub const BUCKET: u32 = 5;
+
+    const INT: u32 = 1 << 24;
+    const ARRAY: u32 = 3 << 24;
+    const STRUCT: u32 = 4 << 24;
+
+    /// All of it.
+    pub fn bytes() -> Vec<u8> {
+        let names = [
+            "u32", "u16", "Slot", "Bucket", "low", "high", "host", "slots",
+        ];
+        let mut strings = vec![0];
+        let names = names.map(|name| {
+            let at = strings.len() as u32;
+            strings.extend(name.bytes().chain([0]));
+            at
+        });
+        let [u32, u16, slot, bucket, low, high, host, slots] = names;
+        #[rustfmt::skip]
+        let words = [
+            // Name, kind and count of members, size; then what the kind wants.
+            u32, INT, 4, 32,
+            u16, INT, 2, 16,
+            slot, STRUCT | 3, 8,
+                low, U32, 0,
+                high, U16, 32,
+                host, U16, 48,
+            0, ARRAY, 0, SLOT, U32, homing_common::owners::SLOTS as u32,
+            bucket, STRUCT | 1, 64,
+                slots, SLOTS, 0,
+        ];
+        let types: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let (types_len, strings_len) = (types.len() as u32, strings.len() as u32);
+        let header = [24, 0, types_len, types_len, strings_len];
+        let magic = 0xeb9f_u16.to_ne_bytes();
+        let mut bytes = [magic[0], magic[1], 1, 0].to_vec();
+        bytes.extend(header.iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(types);
+        bytes.extend(strings);
+        bytes
+    }
+}
