@@ -55,7 +55,8 @@
 //! the first bucket's slot before the copy was written, and its first look at the counter
 //! came before that, hence before the counter moved on. The two looks differ. An entry
 //! that moves from the first bucket to the second one is found in one of them: who saw
-//! it cleared in the first sees the copy in the second.
+//! it cleared in the first sees the copy in the second. `tests/owners_order.rs` goes through
+//! all interleavings.
 //!
 //! The kernel side has no acquire loads that all kernels take (they came with the fourth
 //! version of the instruction set), and uses volatile ones: enough on x86-64, which
