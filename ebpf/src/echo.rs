@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::{
     echo::Echo,
-    host::{Host, HostId},
+    host::HostId,
     limit::Limit,
     net::{Address, UDP},
     outcome::Outcome,
@@ -15,8 +15,8 @@ use homing_common::{
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    checksum, control, limit,
-    maps::{CONTROL, HOSTS},
+    checksum, control, hosts, limit,
+    maps::CONTROL,
     packet::{Frame, Ip},
     settings,
 };
@@ -161,10 +161,7 @@ fn answer(question: &mut Echo, asker: &Address) -> Result<(), Outcome> {
 
 #[inline(always)]
 fn is_member(host: HostId) -> bool {
-    match HOSTS.get(host.0 as u32) {
-        Some(entry) => host.0 != 0 && entry.flags & Host::MEMBER != 0,
-        None => false,
-    }
+    host.0 != 0 && hosts::member(host).is_some()
 }
 
 /// The key that a question was signed with.

@@ -3,12 +3,12 @@
 
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use homing_common::{
-    host::{Encapsulation, Host, HostId, MAX_HEADER_LEN, Template},
+    host::{Encapsulation, HostId, MAX_HEADER_LEN, Template},
     net::{IPIP, IPV6_IN_IP},
     outcome::Outcome,
 };
 
-use crate::{End, checksum, maps::HOSTS, mark::Mark, packet::Frame, settings, too_big};
+use crate::{End, checksum, hosts, mark::Mark, packet::Frame, settings, too_big};
 
 /// Where a packet that goes into the tunnel came from.
 #[derive(Clone, Copy)]
@@ -131,10 +131,7 @@ pub fn send(
 /// The template in force for a host, if it is a member and a way to it is known.
 #[inline(always)]
 fn template(host: HostId) -> Option<&'static Template> {
-    let host = HOSTS.get(host.0 as u32)?;
-    if host.flags & Host::MEMBER == 0 {
-        return None;
-    }
+    let host = hosts::member(host)?;
     // SAFETY: read once, so that a flip in between cannot mix two templates. The
     // agent waits for a grace period before it writes the one that was in force.
     let active = unsafe { core::ptr::read_volatile(&raw const host.active) };

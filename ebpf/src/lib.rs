@@ -18,6 +18,7 @@ pub mod egress;
 pub mod encap;
 pub mod flow;
 pub mod fragment;
+pub mod hosts;
 pub mod limit;
 pub mod local;
 pub mod maps;

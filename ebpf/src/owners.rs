@@ -7,13 +7,17 @@ use homing_common::{
     session::SessionId,
 };
 
-use crate::maps::{OWNERS, OWNERS_HEADER};
+use crate::{
+    hosts,
+    maps::{OWNERS, OWNERS_HEADER},
+};
 
 /// What [`owner_in_table`] returns, beside host ids.
 const NOTHING: u32 = 0;
 const UNSURE: u32 = 1 << 16;
 
-/// The host that owns a foreign session, as far as this host has heard.
+/// The host that owns a foreign session, as far as this host has heard; none if that
+/// host is void.
 #[inline(always)]
 pub fn owner_of(id: SessionId) -> Result<Option<HostId>, Outcome> {
     match owner_in_table(id.0) {
@@ -56,7 +60,12 @@ impl Memory for Maps {
 #[unsafe(no_mangle)]
 pub extern "C" fn owner_in_table(id: u64) -> u32 {
     match owners::look_up(&Maps, SessionId(id)) {
-        Found::Owner(host) => host.into(),
+        // What leads to a host that is no member any more is void, also while its entries
+        // are still being removed: one write to `HOSTS` voids them all.
+        Found::Owner(host) => match hosts::member(HostId(host)) {
+            Some(_) => host.into(),
+            None => NOTHING,
+        },
         Found::Nothing => NOTHING,
         Found::Unsure => UNSURE,
     }

@@ -2,16 +2,15 @@
 
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use homing_common::{
-    host::{GUE_PORT, Host, HostId},
+    host::{GUE_PORT, HostId},
     net::{Address, IPIP, IPV6_IN_IP, TCP, UDP},
     outcome::{Outcome, Verdict},
     session::SessionId,
 };
 
 use crate::{
-    Next, direct, encap, flow,
+    Next, direct, encap, flow, hosts,
     local::{self, Local},
-    maps::HOSTS,
     mark::Mark,
     owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
@@ -94,9 +93,9 @@ fn member(outer: &Ip) -> Result<HostId, Outcome> {
     if host == settings::host() {
         return Err(Outcome::TunnelNotMember);
     }
-    match HOSTS.get(host.0 as u32) {
-        Some(entry) if entry.flags & Host::MEMBER != 0 => Ok(host),
-        _ => Err(Outcome::TunnelNotMember),
+    match hosts::member(host) {
+        Some(_) => Ok(host),
+        None => Err(Outcome::TunnelNotMember),
     }
 }
 

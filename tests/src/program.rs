@@ -170,6 +170,12 @@ impl Program {
         Ok(())
     }
 
+    /// Makes a host no member any more.
+    pub fn remove_host(&mut self, host: u16) -> Result<()> {
+        let mut hosts: Array<_, Host> = self.map("HOSTS")?.try_into()?;
+        Ok(hosts.set(u32::from(host), Host::NONE, 0)?)
+    }
+
     /// Makes a host the owner of a session.
     pub fn set_owner(&mut self, client: &str, service: &str, host: u16) -> Result<()> {
         let id = self.id(client, service)?;

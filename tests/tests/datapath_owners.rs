@@ -9,7 +9,7 @@ use std::{
 use homing_agent::datapath::owners::Owners;
 use homing_common::{
     bench::session_id,
-    host::{Encapsulation, HostId},
+    host::{Encapsulation, HostId, Template},
     outcome::Outcome,
 };
 use homing_tests::{
@@ -27,6 +27,7 @@ const SLOTS: u64 = 1 << 20;
 fn program(entries: u32) -> (Program, Owners) {
     let mut program = host_1(tunnel_v4(), Encapsulation::Ipip).unwrap();
     program.set_owner(CLIENT_V4, SERVICE_V4, 9).unwrap();
+    program.add_host(9, Template::NONE).unwrap();
     let owners = program.owners(entries).unwrap();
     assert_eq!(owners.len(), 1);
     (program, owners)

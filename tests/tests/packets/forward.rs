@@ -160,13 +160,33 @@ fn no_way_means_drop_and_not_a_reset() {
     in_namespace(|| {
         let mut program = host_1(tunnel_v4(), TUNNELS[0].1).unwrap();
         let frame = segment(true, flags::ACK).frame();
-        // Host 9 is no member; host 2 is one, but its next hop is not known.
-        program.set_owner(CLIENT_V4, SERVICE_V4, 9).unwrap();
-        let run = program.run(&frame).unwrap();
-        assert_end(&run, Action::Drop, Outcome::NoWay);
+        // Host 2 is a member, but its next hop is not known.
         program.set_owner(CLIENT_V4, SERVICE_V4, 2).unwrap();
         program.add_host(2, Template::NONE).unwrap();
         let run = program.run(&frame).unwrap();
         assert_end(&run, Action::Drop, Outcome::NoWay);
+    });
+}
+
+/// One write voids all that a host has.
+#[test]
+fn sessions_of_a_host_that_is_no_member_any_more_are_unknown() {
+    in_namespace(|| {
+        let mut program = host_1(tunnel_v4(), TUNNELS[0].1).unwrap();
+        program.know().unwrap();
+        program.set_owner(CLIENT_V4, SERVICE_V4, 2).unwrap();
+        let segments = [flags::ACK, flags::SYN].map(|flags| segment(true, flags).frame());
+        for frame in &segments {
+            let run = program.run(frame).unwrap();
+            assert_end(&run, Action::Tx, Outcome::Forwarded);
+        }
+        program.remove_host(2).unwrap();
+        let ends = [
+            (Action::Drop, Outcome::Asked),
+            (Action::Pass, Outcome::LocalSyn),
+        ];
+        for (frame, (action, outcome)) in segments.iter().zip(ends) {
+            assert_end(&program.run(frame).unwrap(), action, outcome);
+        }
     });
 }
