@@ -51,8 +51,10 @@ pub struct Status {
     pub members: Members,
     /// This host's own open sessions.
     pub sessions: Usage,
-    /// Sessions that other hosts own: entries of `OWNERS`.
+    /// Sessions that other hosts own: entries of the table of owners.
     pub foreign: Usage,
+    /// Bytes of memory that the table takes.
+    pub foreign_bytes: u64,
     /// How gossip is doing.
     pub gossip: Gossip,
     /// What an operator should look at, one sentence each; empty when all is

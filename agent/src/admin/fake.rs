@@ -101,6 +101,7 @@ pub(crate) fn sample_status() -> Status {
             count: 75,
             limit: 1_048_576,
         },
+        foreign_bytes: 8 << 20,
         gossip: Gossip {
             in_sync: true,
             synced: true,

@@ -251,7 +251,9 @@ impl Snapshot {
         let help = "Sessions of other hosts that this host forwards";
         out.one("foreign_sessions", help, foreign.count)?;
         let help = "Room for sessions of other hosts";
-        out.one("foreign_sessions_limit", help, foreign.limit)
+        out.one("foreign_sessions_limit", help, foreign.limit)?;
+        let help = "Memory of the table of sessions of other hosts";
+        out.one("foreign_sessions_bytes", help, self.status.foreign_bytes)
     }
 
     fn pop(&self, out: &mut Families<'_>) -> fmt::Result {

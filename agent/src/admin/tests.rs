@@ -259,6 +259,7 @@ async fn metrics_in_both_formats() {
         "homing_gossip_records_applied_total 90",
         "homing_interface_xdp_errors_total{interface=\"eth0\",counter=\"rx_xdp_tx_errors\"} 2",
         "homing_foreign_sessions 75",
+        "homing_foreign_sessions_bytes 8388608",
         "homing_hosts{state=\"down\"} 1",
         "homing_host_next_hop_resolved{host=\"3\"} 0",
         "# TYPE homing_gossip_open_to_applied_seconds histogram",

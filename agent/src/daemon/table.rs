@@ -23,6 +23,8 @@ pub(super) struct Shared(Arc<Mutex<Owners>>);
 pub(super) struct Usage {
     pub entries: u32,
     pub capacity: u32,
+    /// Bytes of memory.
+    pub bytes: u64,
 }
 
 impl Shared {
@@ -41,6 +43,7 @@ impl Shared {
         Usage {
             entries: owners.len(),
             capacity: owners.capacity(),
+            bytes: owners.bytes(),
         }
     }
 

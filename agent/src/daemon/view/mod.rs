@@ -219,6 +219,7 @@ impl View for AgentView {
                 count: owners.entries.into(),
                 limit: owners.capacity.into(),
             },
+            foreign_bytes: owners.bytes,
             gossip: api::Gossip {
                 in_sync: status.in_sync,
                 synced: status.synced,
