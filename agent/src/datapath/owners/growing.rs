@@ -24,9 +24,11 @@ use super::{
 };
 use crate::datapath::sys;
 
-/// A table grows when more than so many of a hundred slots are taken. Insertions go on
-/// well until 99 are.
+/// A table grows when so many of a hundred slots are taken.
 const GROW_AT: u64 = 92;
+/// The largest one holds all that it is to hold in so many of a hundred slots: insertions
+/// go on well until 99 are taken.
+const FULL_AT: u64 = 95;
 /// The new number of buckets, in hundredths of the old one.
 const GROW_TO: u64 = 150;
 /// Buckets that are copied with each change: few enough to go unnoticed, and many enough
@@ -61,9 +63,9 @@ pub(super) fn open_or_create(maps: &Maps<'_>) -> io::Result<Table<Tables>> {
         let Some(tables) = Tables::of(header.clone(), outer, number)? else {
             continue;
         };
-        let table = Table::open(tables).filter(|table| table.number() == number);
-        if let Some(table) = table {
-            // One that was being filled when its writer ended.
+        // None, if it is not in force.
+        if let Some(table) = Table::open(tables) {
+            // One that its writer did not come to put in force, or to remove.
             remove(outer, other(number))?;
             return Ok(table);
         }
@@ -80,11 +82,9 @@ const fn other(number: u32) -> u32 {
 
 fn create(header: SharedHeader, number: u32, buckets: u32) -> io::Result<(OwnedFd, Table<Tables>)> {
     let (map, tables) = Tables::create(header, number, buckets)?;
-    let table = Table::create(tables, number, buckets);
-    Ok((
-        map,
-        table.ok_or_else(|| io::Error::other("no table has this shape"))?,
-    ))
+    let none = || io::Error::other("no table has this shape");
+    let table = Table::create(tables, number, buckets).ok_or_else(none)?;
+    Ok((map, table))
 }
 
 /// Puts a table where readers look for it by its number.
@@ -102,7 +102,7 @@ fn remove(outer: BorrowedFd<'_>, number: u32) -> io::Result<()> {
 impl Growing {
     /// The table in force, or a new one, to hold so many entries at most.
     pub fn open(maps: &Maps<'_>, entries: u32) -> io::Result<Self> {
-        let slots = u64::from(entries) * 100 / (GROW_AT + 3);
+        let slots = u64::from(entries) * 100 / FULL_AT;
         let most = slots.div_ceil(SLOTS as u64) as u32;
         Ok(Self {
             table: open_or_create(maps)?,
@@ -131,6 +131,17 @@ impl Growing {
 
     /// Makes a host the owner of a session; says whether it had none.
     pub fn set(&mut self, id: SessionId, host: HostId) -> Result<bool, Full> {
+        let mut done = self.try_set(id, host);
+        if done.is_err() && self.next.is_some() {
+            while self.next.is_some() {
+                self.copy();
+            }
+            done = self.try_set(id, host);
+        }
+        done
+    }
+
+    fn try_set(&mut self, id: SessionId, host: HostId) -> Result<bool, Full> {
         let new = match &mut self.next {
             None => self.table.set(id, host)?,
             Some(next) => {
