@@ -173,8 +173,12 @@ impl Builder {
             goes: true,
             guard: None,
         };
-        // From here on, an error drops `lab` and so clears what was built.
-        lab.build()?;
+        // From here on, an error drops `lab` and so clears what was built; which needs
+        // the lock.
+        if let Err(error) = lab.build() {
+            drop(lock);
+            return Err(error);
+        }
         lab.state.write()?;
         drop(lock);
         if self.agents {

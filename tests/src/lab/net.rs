@@ -1,23 +1,33 @@
 //! Links, addresses and routes of a lab, by way of iproute2 and ethtool.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write,
     net::IpAddr,
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    ifaddrs::{InterfaceAddress, getifaddrs},
+    net::if_::InterfaceFlags,
+};
 
 use super::{
     node,
     plan::{CLIENT_MTU, FABRIC_MTU, Node, Outer, Plan, SERVICE_V4, SERVICE_V6},
+    wait_until,
 };
 
 /// The ids of the two nexthop groups: IPv4 and IPv6.
 const GROUPS: [u32; 2] = [1, 2];
 /// The id of host `n`'s nexthop is this plus `n`: IPv4 and IPv6.
 const NEXTHOPS: [u32; 2] = [1000, 2000];
+
+/// How long bridges may take to get a carrier.
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes the network namespaces.
 pub fn make_namespaces(plan: &Plan) -> Result<()> {
@@ -57,6 +67,7 @@ pub fn build(plan: &Plan, ecmp: &[u16]) -> Result<()> {
             &client_lines(plan, client),
         )?;
     }
+    wait_for_carrier(plan)?;
     let mut routes = router_routes(plan);
     routes.extend(ecmp_lines(ecmp));
     for (group, service) in GROUPS
@@ -70,6 +81,20 @@ pub fn build(plan: &Plan, ecmp: &[u16]) -> Result<()> {
     }
     ip(Some(&plan.namespace(Node::Router)), &routes)?;
     set_offloads(plan)
+}
+
+/// Waits until the racks' bridges have a carrier. They get it from their ports in the
+/// kernel's own time, and no next hop can be made by one that has none.
+fn wait_for_carrier(plan: &Plan) -> Result<()> {
+    let have = wait_until(CARRIER_TIMEOUT, || {
+        node::in_namespace(&plan.namespace(Node::Router), || {
+            let up = |link: &InterfaceAddress| link.flags.contains(InterfaceFlags::IFF_LOWER_UP);
+            let up: BTreeSet<String> = getifaddrs()?.filter(up).map(|l| l.interface_name).collect();
+            Ok((1..=plan.racks).all(|rack| up.contains(&format!("rack{rack}"))))
+        })
+    });
+    ensure!(have?, "the racks' bridges got no carrier");
+    Ok(())
 }
 
 /// Puts another set of hosts, in another order, behind the service addresses.
