@@ -5,6 +5,10 @@ use std::{
     io::{BufWriter, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,8 +25,8 @@ use crate::{
 const PORT: u16 = 80;
 /// What nginx holds each download to, so that it lasts for several reshuffles.
 const RATE_MIB: u64 = 40;
-/// The time between two reshuffles during a download.
-const PAUSE: Duration = Duration::from_millis(800);
+/// How long downloads may take to get from one reshuffle to the next.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One download.
 #[derive(Clone, Debug, Serialize)]
@@ -45,6 +49,7 @@ pub struct Download {
 pub struct Web {
     folder: PathBuf,
     servers: Vec<Child>,
+    bytes: u64,
     sha256: [u8; 32],
 }
 
@@ -57,6 +62,7 @@ impl Web {
         let mut web = Self {
             folder: www.clone(),
             servers: Vec::new(),
+            bytes: mib << 20,
             sha256,
         };
         for host in 1..=lab.plan().hosts {
@@ -95,7 +101,7 @@ impl Web {
     }
 
     /// Downloads the file over IPv4 and IPv6 at once while the ECMP set changes
-    /// `reshuffles` times at most.
+    /// `reshuffles` times at most: whenever the next share of both has arrived.
     pub fn download(
         &self,
         lab: &mut Lab,
@@ -129,13 +135,21 @@ impl Web {
             let child = lab
                 .spawn(Node::Client(1), &mut command)
                 .context("`cargo xtask setup` installs curl")?;
-            let wanted = self.sha256;
-            transfers.push(std::thread::spawn(move || receive(child, url, &wanted)));
+            let (wanted, arrived) = (self.sha256, Arc::new(AtomicU64::new(0)));
+            let counter = arrived.clone();
+            let thread = std::thread::spawn(move || receive(child, url, &wanted, &counter));
+            transfers.push((thread, arrived));
         }
         let mut done = 0;
         while done < reshuffles {
-            std::thread::sleep(PAUSE);
-            if transfers.iter().all(|transfer| transfer.is_finished()) {
+            let share = self.bytes * u64::from(done + 1) / u64::from(reshuffles + 1);
+            let mut over = false;
+            wait_until(PATIENCE, || {
+                over = transfers.iter().all(|(thread, _)| thread.is_finished());
+                let mut going = transfers.iter().filter(|(thread, _)| !thread.is_finished());
+                Ok(over || going.all(|(_, arrived)| arrived.load(Relaxed) >= share))
+            })?;
+            if over {
                 break;
             }
             // A transfer is one flow, which a lesser reshuffle might spare.
@@ -143,8 +157,8 @@ impl Web {
             done += 1;
         }
         let mut downloads = Vec::new();
-        for transfer in transfers {
-            let mut download = transfer
+        for (thread, _) in transfers {
+            let mut download = thread
                 .join()
                 .map_err(|_| anyhow::anyhow!("a download panicked"))??;
             download.reshuffles = done;
@@ -177,8 +191,13 @@ impl Drop for Web {
     }
 }
 
-/// Reads what curl prints to the end.
-fn receive(mut curl: Child, url: String, wanted: &[u8; 32]) -> Result<Download> {
+/// Reads what curl prints to the end; `arrived` counts the bytes meanwhile.
+fn receive(
+    mut curl: Child,
+    url: String,
+    wanted: &[u8; 32],
+    arrived: &AtomicU64,
+) -> Result<Download> {
     let started = Instant::now();
     let mut stdout = curl.stdout.take().context("no output")?;
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
@@ -188,6 +207,7 @@ fn receive(mut curl: Child, url: String, wanted: &[u8; 32]) -> Result<Download> 
             len => {
                 hash.update(&buffer[..len]);
                 bytes += len as u64;
+                arrived.store(bytes, Relaxed);
             }
         }
     }

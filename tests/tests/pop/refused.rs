@@ -47,20 +47,29 @@ fn flow(lab: &Lab, service: SocketAddr) -> (UdpSocket, UdpSocket) {
 }
 
 fn exchange(client: &UdpSocket, server: &UdpSocket) -> io::Result<()> {
-    let mut packet = [0; 16];
     client.send(b"question")?;
-    server.recv(&mut packet)?;
+    received(server)?;
     server.send(b"answer")?;
-    client.recv(&mut packet).map(drop)
+    received(client).map(drop)
 }
 
 /// What the client's kernel said of a datagram is what the owner's socket tells of.
 fn refused(server: &UdpSocket, patience: Duration) -> bool {
     server.set_read_timeout(Some(patience)).unwrap();
-    match server.recv(&mut [0; 16]) {
+    match received(server) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => true,
         Err(error) if error.kind() == ErrorKind::WouldBlock => false,
         other => panic!("{other:?}"),
+    }
+}
+
+/// Receives; a wait with a limit is over, too, when a signal comes.
+fn received(server: &UdpSocket) -> io::Result<usize> {
+    loop {
+        match server.recv(&mut [0; 16]) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 
