@@ -25,6 +25,10 @@ use crate::{
 const PORT: u16 = 80;
 /// What nginx holds each download to, so that it lasts for several reshuffles.
 const RATE_MIB: u64 = 40;
+/// What a server sends without hearing of its arrival, in bytes. Without a limit that may
+/// be the whole file, and a download goes well though the client reaches its server no
+/// more: resets that answer its acknowledgements are out of date while data still comes.
+const SEND_BUFFER: u32 = 512 << 10;
 /// How long downloads may take to get from one reshuffle to the next.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -254,8 +258,8 @@ http {{
 {temporary}    access_log off;
     sendfile on;
     server {{
-        listen {SERVICE_V4}:{PORT};
-        listen [{SERVICE_V6}]:{PORT};
+        listen {SERVICE_V4}:{PORT} sndbuf={SEND_BUFFER};
+        listen [{SERVICE_V6}]:{PORT} sndbuf={SEND_BUFFER};
         root {www};
         limit_rate {RATE_MIB}m;
     }}
