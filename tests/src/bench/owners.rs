@@ -19,7 +19,7 @@ use aya::{
 use homing_agent::datapath::owners::{self, Owners};
 use homing_common::{
     bench::{Bench, HEADER_LEN, session_id},
-    host::{Encapsulation, HostId},
+    host::{Encapsulation, Host, HostId},
 };
 use serde_json::{Value, json};
 
@@ -158,6 +158,14 @@ impl Case {
         owners::provide(&tables(&ebpf)?)?;
         load_all(&mut ebpf)?;
         let owners = Owners::open(&tables(&ebpf)?, entries)?;
+        let mut hosts: Array<_, Host> = map(&mut ebpf, "HOSTS")?.try_into()?;
+        let member = Host {
+            flags: Host::MEMBER,
+            ..Host::NONE
+        };
+        for host in (0..HOSTS).map(host_of) {
+            hosts.set(host.0.into(), member, 0)?;
+        }
         Ok(Self { ebpf, owners })
     }
 
