@@ -246,3 +246,35 @@ fn a_service_that_only_one_host_has_is_reported() {
     pop.unbroken(clients);
     pop.down();
 }
+
+/// A member comes back with another key: it is a stranger, with the tables of the member
+/// that it was. It sends what comes to it of others' sessions to those whom it knew, and
+/// resets nothing.
+#[test]
+fn a_member_that_comes_back_with_another_key_resets_nothing() {
+    let mut pop = Pop::up("strback");
+    pop.lab.set_ecmp(&[1, 2]).unwrap();
+    let clients = pop.load(40);
+    pop.lab.stop(3).unwrap();
+    let key = pop.lab.folder().join("other.key");
+    fs::write(&key, "77".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let path = pop.lab.folder_of(Node::Host(3)).join("homing.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let other = format!("key_file = \"{}\" #", key.display());
+    fs::write(&path, text.replace("key_file =", &other)).unwrap();
+    pop.launch(3);
+    pop.wait_problem(3, &["another POP's key"]);
+    for order in [[1, 3], [3, 2], [3, 1]] {
+        let sent_on = |pop: &Pop| count(pop, 3, Outcome::Rendezvous);
+        let before = sent_on(&pop);
+        pop.lab.set_ecmp(&order).unwrap();
+        let came = wait_until(PATIENCE, || Ok(sent_on(&pop) >= before + 20));
+        assert!(came.unwrap(), "{}", pop.outcomes());
+        pop.lab.set_ecmp(&[1, 2]).unwrap();
+        let live = clients.wait_rounds(2, PATIENCE).unwrap();
+        assert_eq!(live, clients.total(), "{}", pop.outcomes());
+    }
+    pop.unbroken(clients);
+    pop.down();
+}
