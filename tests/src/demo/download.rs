@@ -23,12 +23,9 @@ use crate::{
 
 /// The port that nginx serves on.
 const PORT: u16 = 80;
-/// What nginx holds each download to, so that it lasts for several reshuffles.
-const RATE_MIB: u64 = 40;
-/// What a server sends without hearing of its arrival, in bytes. Without a limit that may
-/// be the whole file, and a download goes well though the client reaches its server no
-/// more: resets that answer its acknowledgements are out of date while data still comes.
-const SEND_BUFFER: u32 = 512 << 10;
+/// How long nginx makes a download last, in seconds: time for several reshuffles, however
+/// busy the machine is, before all of it is on its way.
+const LASTS: u64 = 6;
 /// How long downloads may take to get from one reshuffle to the next.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,7 +69,10 @@ impl Web {
         for host in 1..=lab.plan().hosts {
             let folder = lab.folder_of(Node::Host(host)).join("nginx");
             fs::create_dir_all(&folder)?;
-            fs::write(folder.join("nginx.conf"), config(&www.to_string_lossy()))?;
+            fs::write(
+                folder.join("nginx.conf"),
+                config(&www.to_string_lossy(), mib),
+            )?;
             let log = File::create(folder.join("start.log"))?;
             let mut command = Command::new("nginx");
             command
@@ -242,7 +242,8 @@ fn make_file(path: &Path, mib: u64) -> Result<[u8; 32]> {
     Ok(hash.finalize().into())
 }
 
-fn config(www: &str) -> String {
+fn config(www: &str, mib: u64) -> String {
+    let rate = mib.div_ceil(LASTS);
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("    {kind}_temp_path tmp_{kind};\n"))
@@ -258,10 +259,10 @@ http {{
 {temporary}    access_log off;
     sendfile on;
     server {{
-        listen {SERVICE_V4}:{PORT} sndbuf={SEND_BUFFER};
-        listen [{SERVICE_V6}]:{PORT} sndbuf={SEND_BUFFER};
+        listen {SERVICE_V4}:{PORT};
+        listen [{SERVICE_V6}]:{PORT};
         root {www};
-        limit_rate {RATE_MIB}m;
+        limit_rate {rate}m;
     }}
 }}
 "
