@@ -252,6 +252,7 @@ proptest! {
                 let memory = old.clone();
                 let mut table = Table::open(&memory).unwrap();
                 STORES.set(stores);
+                // What a dead writer returns says nothing.
                 table.set(id, HostId(1)).ok();
                 STORES.set(u64::MAX);
                 let table = Table::open(&memory).unwrap();

@@ -34,6 +34,14 @@ fn change(pop: &Pop, host: u16, before: &str, after: &str, seed: u16) {
     fs::write(&path, format!("{head}\n{seed}{tail}")).unwrap();
 }
 
+/// Makes a key of another POP; gives what stands in the place of `key_file =` for it.
+fn other_key(pop: &Pop) -> String {
+    let key = pop.lab.folder().join("other.key");
+    fs::write(&key, "77".repeat(32)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    format!("key_file = \"{}\" #", key.display())
+}
+
 impl Pop {
     fn problems_of(&self, on: u16) -> Vec<String> {
         let status = self.lab.homing_json(on, &["status"]);
@@ -99,10 +107,7 @@ fn two_machines_with_one_host_id() {
 #[test]
 fn two_pops_with_keys_of_their_own_share_a_wire() {
     let mut pop = up("strkey", 4);
-    let key = pop.lab.folder().join("other.key");
-    fs::write(&key, "77".repeat(32)).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    let other = format!("key_file = \"{}\" #", key.display());
+    let other = other_key(&pop);
     for (host, seed) in [(1, 2), (2, 1)] {
         change(&pop, host, "key_file", "key_file", seed);
     }
@@ -256,13 +261,9 @@ fn a_member_that_comes_back_with_another_key_resets_nothing() {
     pop.lab.set_ecmp(&[1, 2]).unwrap();
     let clients = pop.load(40);
     pop.lab.stop(3).unwrap();
-    let key = pop.lab.folder().join("other.key");
-    fs::write(&key, "77".repeat(32)).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let path = pop.lab.folder_of(Node::Host(3)).join("homing.toml");
     let text = fs::read_to_string(&path).unwrap();
-    let other = format!("key_file = \"{}\" #", key.display());
-    fs::write(&path, text.replace("key_file =", &other)).unwrap();
+    fs::write(&path, text.replace("key_file =", &other_key(&pop))).unwrap();
     pop.launch(3);
     pop.wait_problem(3, &["another POP's key"]);
     for order in [[1, 3], [3, 2], [3, 1]] {
