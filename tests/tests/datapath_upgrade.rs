@@ -188,10 +188,9 @@ fn older_members(options: &LoadOptions) -> Array<MapData, OlderMember> {
 
 fn owners(options: &LoadOptions) -> Owners {
     let pin = |name| MapData::from_pin(options.pin_dir.join("maps").join(name)).unwrap();
-    let outer = Map::ArrayOfMaps(pin("OWNERS"));
-    let header = Map::Array(pin("OWNERS_HEADER"));
-    let find = |name| Ok::<_, ()>(if name == "OWNERS" { &outer } else { &header });
-    Owners::open(&Maps::find(find).unwrap(), options.owners_entries).unwrap()
+    let outer = &Map::ArrayOfMaps(pin("OWNERS"));
+    let header = &Map::Array(pin("OWNERS_HEADER"));
+    Owners::open(&Maps { outer, header }, options.owners_entries).unwrap()
 }
 
 /// An agent of the older build has run, and runs no more.

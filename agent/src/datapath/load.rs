@@ -143,9 +143,9 @@ impl Datapath {
             })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
-        let (tables, header) = (maps("OWNERS")?, maps("OWNERS_HEADER")?);
-        let find = |name| Ok::<_, Error>(if name == "OWNERS" { &tables } else { &header });
-        let owners = Owners::open(&owners::Maps::find(find)?, options.owners_entries);
+        let (outer, header) = (&maps("OWNERS")?, &maps("OWNERS_HEADER")?);
+        let tables = owners::Maps { outer, header };
+        let owners = Owners::open(&tables, options.owners_entries);
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
 
         let mut sessions = Sessions::open(maps("SESSIONS")?).map_err(of_map("SESSIONS"))?;

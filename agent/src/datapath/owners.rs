@@ -30,8 +30,10 @@ pub use memory::Tables;
 /// The maps `OWNERS` and `OWNERS_HEADER`.
 #[derive(Clone, Copy)]
 pub struct Maps<'a> {
-    outer: &'a Map,
-    header: &'a Map,
+    /// `OWNERS`.
+    pub outer: &'a Map,
+    /// `OWNERS_HEADER`.
+    pub header: &'a Map,
 }
 
 impl<'a> Maps<'a> {

@@ -46,10 +46,9 @@ impl Lab {
 
     /// A host's table of owners, to be read.
     pub fn owners(&self, host: u16) -> Result<Option<OwnerTables>> {
-        let maps = [self.map(host, "OWNERS")?, self.map(host, "OWNERS_HEADER")?];
-        let [outer, header] = &maps;
-        let find = |name| anyhow::Ok(if name == "OWNERS" { outer } else { header });
-        Ok(table::read(&Maps::find(find)?)?)
+        let outer = &self.map(host, "OWNERS")?;
+        let header = &self.map(host, "OWNERS_HEADER")?;
+        Ok(table::read(&Maps { outer, header })?)
     }
 
     /// A map of a host's kernel, which need not have an agent.
