@@ -95,7 +95,12 @@ impl Asks {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            audience: Audience::default(),
+            // Nobody is alone before it has looked around: its kernel may have parked packets
+            // of others' sessions for the agent before this one.
+            audience: Audience {
+                near_blind: true,
+                ..Audience::default()
+            },
             asker: Asker::new(),
             answerer: Answerer::new(settings.host),
             rounds: Rounds::new(settings.first),
