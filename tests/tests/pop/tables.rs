@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use homing_common::outcome::Outcome;
 use homing_tests::lab::{Lab, Node, node, unique, wait_until};
 
-use super::common::{PATIENCE, Pop, hook, problems};
+use super::common::{PATIENCE, Pop, count, hook, problems, wait_synced};
 
 /// A lab of three hosts whose agents are not started yet.
 fn cold(name: &str) -> Lab {
@@ -221,5 +222,58 @@ fn sessions_that_find_no_room_on_any_host_work_all_the_same() {
             problems(&pop.lab, host)
         );
     }
+    pop.down();
+}
+
+#[test]
+fn agents_that_are_killed_while_tables_are_full_break_nothing() {
+    let mut lab = cold("fullkill");
+    let limits = "[limits]\nowners = 10\nsessions = 8\nclosed = 4\nfragments = 4";
+    for host in 1..=3 {
+        lab.configure(host, limits).unwrap();
+    }
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    let clients = pop.unsettled(60);
+    let mut clients = pop.tour(clients);
+    for host in [1, 2, 3] {
+        pop.lab.kill(host).unwrap();
+        pop.lab.set_ecmp(&[host % 3 + 1]).unwrap();
+        pop.lab.start(host).unwrap();
+        clients = pop.tour(clients);
+        // And for so long that everyone knows that it is down.
+        pop.lab.kill(host).unwrap();
+        clients = pop.tour(clients);
+        pop.lab.start(host).unwrap();
+        clients = pop.tour(clients);
+    }
+    pop.unbroken(clients);
+    pop.down();
+}
+
+#[test]
+fn an_agent_that_starts_resets_nothing_of_what_it_finds_parked() {
+    let mut lab = cold("parked");
+    lab.configure(3, "[limits]\nsessions = 8").unwrap();
+    lab.start_all().unwrap();
+    let mut pop = Pop::from(lab);
+    wait_synced(&pop.lab);
+    // The third host has no room to record most of its sessions: the others must ask.
+    pop.lab.set_ecmp(&[3]).unwrap();
+    let clients = pop.unsettled(40);
+    // The first host's agent hangs, and its kernel parks for it what comes, until the
+    // agent has been silent for a second.
+    let before = count(&pop, 1, Outcome::Asked);
+    pop.lab.pause(1).unwrap();
+    pop.lab.set_ecmp(&[1]).unwrap();
+    let parked = || Ok(count(&pop, 1, Outcome::Asked) >= before + 20);
+    assert!(wait_until(PATIENCE, parked).unwrap());
+    // The agent after it finds that before it has heard of any other host.
+    pop.lab.kill(1).unwrap();
+    pop.lab.start(1).unwrap();
+    let live = clients.wait_rounds(2, PATIENCE).unwrap();
+    assert_eq!(live, 40, "{}", pop.outcomes());
+    assert!(pop.lab.gossip_count(1, "ask_parked").unwrap() > 0);
+    pop.unbroken(clients);
     pop.down();
 }

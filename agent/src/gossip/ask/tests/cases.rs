@@ -210,6 +210,22 @@ fn a_lone_host_answers_itself() {
 }
 
 #[test]
+fn nobody_is_alone_before_it_has_looked_around() {
+    let mut pop = Pop::new(8, &[1]);
+    let settings = pop.host(1).asks.settings;
+    pop.host(1).asks = Asks::new(settings);
+    // The second is sent again, and late enough to be believed if everyone were heard.
+    for _ in 0..2 {
+        pop.packet(1, 1);
+        pop.wait(300);
+    }
+    assert!(pop.ways(1, 1).is_empty());
+    pop.look_around();
+    pop.packet(1, 1);
+    assert_eq!(pop.ways(1, 1), [Way::Up]);
+}
+
+#[test]
 fn a_claim_by_gossip_releases_what_is_held() {
     let mut pop = Pop::new(9, &[3]);
     pop.faults.delay_max = 100 * MS;
