@@ -4,6 +4,7 @@
 //! to the program that does the work.
 
 mod fuzz;
+mod miri;
 mod run;
 mod setup;
 mod test;
@@ -32,7 +33,8 @@ enum Task {
     },
     /// Run all tests
     Test {
-        /// Try several times as many histories of simulated POPs
+        /// Try several times as many histories of simulated POPs, fuzz for longer, and run
+        /// in Miri what it can run
         #[arg(long)]
         full: bool,
         /// Only tests with this in their name

@@ -2,12 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result};
 
-use crate::{fuzz, run};
+use crate::{fuzz, miri, run};
 
 /// What the runners' summaries add up to.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const FUZZ_SECONDS: u64 = 5;
 const FULL_FUZZ_SECONDS: u64 = 300;
 
 /// Runs every test of the workspace, with `full` also those that take long; then, if
-/// no filter asks for some tests only, the fuzzer for a while.
+/// no filter asks for some tests only, the fuzzer for a while, and with `full` Miri.
 pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     // The lab's tests run the programs.
     run::build(false)?;
@@ -39,31 +39,17 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
             .args(["--", "--include-ignored"])
             .env("PROPTEST_CASES", FULL_CASES);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run cargo test")?;
-    let stdout = child.stdout.take().context("cargo test has no output")?;
     let mut sum = Sum::default();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.context("cannot read what cargo test prints")?;
-        let line = String::from_utf8_lossy(&line);
-        writeln!(std::io::stdout(), "{line}").ok();
-        sum.add(&line);
-    }
-    let status = child.wait()?;
-    // What does not compile, or dies, has no summary of its own.
-    if !status.success() && sum.failed == 0 {
-        sum.failed = 1;
-        println!("cargo test failed without a failed test: {status}");
-    }
+    sum.run(&mut command, "cargo test")?;
     if filter.is_none() {
         let seconds = if full {
             FULL_FUZZ_SECONDS
         } else {
             FUZZ_SECONDS
         };
+        if full {
+            sum.miri()?;
+        }
         sum.fuzz(seconds)?;
     }
     if sum.passed + sum.failed == 0 {
@@ -79,6 +65,50 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
 }
 
 impl Sum {
+    /// Runs tests, shows what they print, and adds their summaries up.
+    fn run(&mut self, command: &mut Command, name: &str) -> Result<()> {
+        let failed = self.failed;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {name}"))?;
+        let stdout = child.stdout.take();
+        let stdout = stdout.with_context(|| format!("{name} has no output"))?;
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+            let line = String::from_utf8_lossy(&line);
+            writeln!(std::io::stdout(), "{line}").ok();
+            self.add(&line);
+        }
+        let status = child.wait()?;
+        // What does not compile, or dies, has no summary of its own.
+        if !status.success() && self.failed == failed {
+            self.failed += 1;
+            println!("{name} failed without a failed test: {status}");
+        }
+        Ok(())
+    }
+
+    /// Runs tests in Miri. What it does not run there has been run natively, and is not
+    /// counted as skipped.
+    fn miri(&mut self) -> Result<()> {
+        let skipped = self.skipped;
+        match miri::commands() {
+            Ok(commands) => {
+                for mut command in commands {
+                    self.run(&mut command, "Miri")?;
+                }
+                self.skipped = skipped;
+            }
+            Err(why) => {
+                println!("skipped: the tests in Miri: {why:#}");
+                self.skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
