@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    panic,
     path::{Path, PathBuf},
     process::id,
     thread,
@@ -92,7 +93,18 @@ impl Limit {
             version,
         };
         limit.move_to(&limit.group)?;
+        limit.lift_before_panics();
         Ok(limit)
+    }
+
+    /// Writing a backtrace takes more memory than there may be.
+    fn lift_before_panics(&self) {
+        let ([file, _], none) = (self.version.files(), self.version.none());
+        let (path, former) = (self.group.join(file), panic::take_hook());
+        panic::set_hook(Box::new(move |panic| {
+            fs::write(&path, none).ok();
+            former(panic);
+        }));
     }
 
     /// Leaves room for so many bytes more than are used now.

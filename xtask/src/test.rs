@@ -52,16 +52,14 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
         }
         sum.fuzz(seconds)?;
     }
-    if sum.passed + sum.failed == 0 {
-        println!("no test was run");
-        sum.failed = 1;
-    }
-    println!("\n{}", sum.line());
-    Ok(if sum.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(sum.tell())
+}
+
+/// Runs the tests that Miri can run, in it.
+pub fn in_miri() -> Result<ExitCode> {
+    let mut sum = Sum::default();
+    sum.miri()?;
+    Ok(sum.tell())
 }
 
 impl Sum {
@@ -141,6 +139,20 @@ impl Sum {
             }
         }
         Ok(())
+    }
+
+    /// Tells how it all went.
+    fn tell(mut self) -> ExitCode {
+        if self.passed + self.failed == 0 {
+            println!("no test was run");
+            self.failed = 1;
+        }
+        println!("\n{}", self.line());
+        if self.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 
     fn line(&self) -> String {
