@@ -246,10 +246,19 @@ mod tests {
         let tables = Both::new();
         let mut table = Table::create(tables.clone(), 0, BUCKETS_MIN).unwrap();
         table.activate();
-        let stays = SessionId(1);
+        // All in one bucket, and what stays behind the others: the reader passes by them.
+        let (stays, others) = (SessionId(1), (2..8).map(SessionId));
+        let come = |table: &mut Table<Both>| {
+            others.clone().for_each(|id| {
+                table.set(id, HostId(6)).unwrap();
+            });
+        };
+        let go = |table: &mut Table<Both>| {
+            others.clone().for_each(|id| assert!(table.clear(id)));
+        };
+        come(&mut table);
         table.set(stays, HostId(5)).unwrap();
-        // In the same bucket.
-        let others = (2..8).map(SessionId);
+        go(&mut table);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -258,10 +267,8 @@ mod tests {
                 }
             });
             for _ in 0..10 {
-                others.clone().for_each(|id| {
-                    table.set(id, HostId(6)).unwrap();
-                });
-                others.clone().for_each(|id| assert!(table.clear(id)));
+                come(&mut table);
+                go(&mut table);
             }
             stop.store(true, Relaxed);
         });
