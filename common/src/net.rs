@@ -48,10 +48,18 @@ impl Address {
         self.word(0) == 0 && (self.word(1) as u32) == u32::from_le_bytes([0, 0, 0xff, 0xff])
     }
 
+    /// The address of two words: see [`Address::word`].
+    #[inline(always)]
+    pub const fn of_words([low, high]: [u64; 2]) -> Self {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) =
+            (low.to_le_bytes(), high.to_le_bytes());
+        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+    }
+
     /// Bytes `8*n..8*n+8` as a little-endian integer, the form in which they
     /// are hashed.
     #[inline(always)]
-    pub(crate) const fn word(&self, n: usize) -> u64 {
+    pub const fn word(&self, n: usize) -> u64 {
         let b = &self.0;
         let i = n * 8;
         u64::from_le_bytes([

@@ -88,7 +88,9 @@ pub fn handle<const V4: bool>(
 /// stops it.
 #[inline(always)]
 fn is_tunnel_address<const V4: bool>(address: &Address) -> bool {
-    V4 == settings::tunnel().is_v4() && *address == settings::tunnel_address()
+    let tunnel = settings::tunnel_address();
+    let is_it = address.word(1) == tunnel.word(1) && address.word(0) == tunnel.word(0);
+    is_it && V4 == tunnel.is_v4()
 }
 
 /// Whether the POP answers for an address, port and protocol.

@@ -45,6 +45,8 @@ const MAX_V4_HEADER_LEN: usize = 14 + 4 + IPV4_LEN + UDP_LEN;
 /// the outer header goes (RFC 6040, compatibility mode).
 const DSCP_MASK: u8 = 0xfc;
 
+const _: () = assert!(cfg!(target_endian = "little"));
+
 /// The packet that goes into the tunnel.
 #[derive(Clone, Copy)]
 pub struct Inner {
@@ -143,7 +145,8 @@ fn template(host: HostId) -> Option<&'static Template> {
     (template.ifindex != 0).then_some(template)
 }
 
-/// What differs from packet to packet in an outer header.
+/// What differs from packet to packet in an outer header. It is put into whole words of
+/// the template, which are those of a little-endian machine.
 struct Outer {
     /// Length in bytes of the outer IP packet.
     len: u16,
@@ -164,96 +167,107 @@ impl Outer {
         // One check for the longest header of a family: behind a shorter one lies the
         // inner packet, and a header and it are longer than that, be it the last byte
         // of an IPv4 packet in fragments.
-        if settings::tunnel().is_v4() {
+        if settings::tunnel_network().is_v4() {
             let start: *mut [u8; MAX_V4_HEADER_LEN] = frame.at(0)?;
             // SAFETY: all offsets stay below `MAX_V4_HEADER_LEN`, which the frame holds
             // and the template's header does too.
             unsafe {
                 let (header, start) = copy_link(header, start.cast(), l2_len);
-                copy::<IPV4_LEN>(header, start);
-                self.patch_v4(start);
-                if is_gue() {
-                    copy::<UDP_LEN>(header.add(IPV4_LEN), start.add(IPV4_LEN));
-                    self.patch_udp(start.add(IPV4_LEN), IPV4_LEN);
-                }
+                self.write_v4(header, start);
             }
         } else {
             let start: *mut [u8; MAX_HEADER_LEN] = frame.at(0)?;
             // SAFETY: as above, with `MAX_HEADER_LEN`.
             unsafe {
                 let (header, start) = copy_link(header, start.cast(), l2_len);
-                copy::<IPV6_LEN>(header, start);
-                self.patch_v6(start);
-                if is_gue() {
-                    copy::<UDP_LEN>(header.add(IPV6_LEN), start.add(IPV6_LEN));
-                    self.patch_udp(start.add(IPV6_LEN), IPV6_LEN);
-                }
+                self.write_v6(header, start);
             }
         }
         Some(())
     }
 
+    /// What is patched is zero in the template, but for the protocol.
+    ///
     /// # Safety
     ///
-    /// `ip` must point to 20 writable bytes.
+    /// Both must point to an IPv4 header and a UDP header, `ip` writable.
     #[inline(always)]
-    unsafe fn patch_v4(&self, ip: *mut u8) {
+    unsafe fn write_v4(&self, template: *const u8, ip: *mut u8) {
+        let is_gue = is_gue();
         // SAFETY: the caller's promise; all offsets stay below 20.
         unsafe {
-            ip.add(1).write(self.tos);
-            ip.add(2).cast::<u16>().write_unaligned(self.len.to_be());
+            // Version, TOS, length, identification and flags; TTL, protocol, checksum
+            // and source; destination.
+            let mut first = load::<u64>(template)
+                | (self.tos as u64) << 8
+                | (self.len.swap_bytes() as u64) << 16;
             if self.mark != Mark::None {
-                ip.add(Mark::IDENTIFICATION_OFFSET).write(self.mark as u8);
+                first |= (self.mark as u64) << (Mark::IDENTIFICATION_OFFSET * 8);
             }
-            ip.add(8).write(self.ttl);
-            if !is_gue() {
-                ip.add(9).write(self.protocol);
+            let mut second = load::<u64>(template.add(8)) | self.ttl as u64;
+            let third = load::<u32>(template.add(16));
+            if !is_gue {
                 // The low bits of this host's tunnel prefix are the flow's.
                 let mask = (1u32 << (settings::tunnel_shift() & 31)) - 1;
-                let source = ip.add(12).cast::<u32>();
-                let flow = (self.entropy & mask).to_be();
-                source.write_unaligned(source.read_unaligned() | flow);
+                let flow = (self.entropy & mask).swap_bytes();
+                second = second & !0xff00 | (self.protocol as u64) << 8 | (flow as u64) << 32;
             }
-            let words = ip.cast::<[u32; 5]>().read_unaligned();
-            let sum = checksum::ipv4_header(words);
-            ip.add(10).cast::<u16>().write_unaligned(sum);
+            let (high, low) = ((first >> 32) as u32, first as u32);
+            let words = [low, high, second as u32, (second >> 32) as u32, third];
+            second |= (checksum::ipv4_header(words) as u64) << 16;
+            store(ip, first);
+            store(ip.add(8), second);
+            store(ip.add(16), third);
+            if is_gue {
+                self.write_udp(template.add(IPV4_LEN), ip.add(IPV4_LEN), IPV4_LEN);
+            }
         }
     }
 
     /// # Safety
     ///
-    /// `ip` must point to 40 writable bytes.
+    /// Both must point to an IPv6 header and a UDP header, `ip` writable.
     #[inline(always)]
-    unsafe fn patch_v6(&self, ip: *mut u8) {
+    unsafe fn write_v6(&self, template: *const u8, ip: *mut u8) {
+        let is_gue = is_gue();
         // The flow label (RFC 6438) is the flow's.
-        let word = 6 << 28 | (self.tos as u32) << 20 | self.entropy & 0xf_ffff;
+        let class_and_label = (self.tos as u32) << 20 | self.entropy & 0xf_ffff;
+        let payload_len = self.len - IPV6_LEN as u16;
         // SAFETY: the caller's promise; all offsets stay below 40.
         unsafe {
-            ip.cast::<u32>().write_unaligned(word.to_be());
-            let payload_len = self.len - IPV6_LEN as u16;
-            ip.add(4).cast::<u16>().write_unaligned(payload_len.to_be());
-            if !is_gue() {
-                ip.add(6).write(self.protocol);
+            let mut first = load::<u64>(template)
+                | class_and_label.swap_bytes() as u64
+                | (payload_len.swap_bytes() as u64) << 32
+                | (self.ttl as u64) << 56;
+            if !is_gue {
+                first = first & !(0xff << 48) | (self.protocol as u64) << 48;
             }
-            ip.add(7).write(self.ttl);
+            store(ip, first);
+            for offset in [8, 16, 24, 32] {
+                store(ip.add(offset), load::<u64>(template.add(offset)));
+            }
             if self.mark == Mark::SentOn {
                 ip.add(Mark::SOURCE_OFFSET).write(self.mark as u8);
             }
+            if is_gue {
+                self.write_udp(template.add(IPV6_LEN), ip.add(IPV6_LEN), IPV6_LEN);
+            }
         }
     }
 
     /// # Safety
     ///
-    /// `udp` must point to 8 writable bytes.
+    /// Both must point to 8 bytes, `udp` writable.
     #[inline(always)]
-    unsafe fn patch_udp(&self, udp: *mut u8, ip_len: usize) {
+    unsafe fn write_udp(&self, template: *const u8, udp: *mut u8, ip_len: usize) {
         // The source port, from the dynamic range, is the flow's.
         let port = 0xc000 | (self.entropy as u16 & 0x3fff);
         let len = self.len - ip_len as u16;
         // SAFETY: the caller's promise.
         unsafe {
-            udp.cast::<u16>().write_unaligned(port.to_be());
-            udp.add(4).cast::<u16>().write_unaligned(len.to_be());
+            let header =
+                load::<u64>(template) | port.swap_bytes() as u64 | (len.swap_bytes() as u64) << 32;
+            store(udp, header);
         }
     }
 }
@@ -272,21 +286,37 @@ fn is_gue() -> bool {
 unsafe fn copy_link(from: *const u8, to: *mut u8, l2_len: usize) -> (*const u8, *mut u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        copy::<14>(from, to);
+        store(to, load::<u64>(from));
+        store(to.add(8), load::<u32>(from.add(8)));
+        store(to.add(12), load::<u16>(from.add(12)));
         if l2_len == 14 {
             (from.add(14), to.add(14))
         } else {
-            copy::<4>(from.add(14), to.add(14));
+            store(to.add(14), load::<u32>(from.add(14)));
             (from.add(18), to.add(18))
         }
     }
 }
 
+/// Reads a word, wherever it lies: arrays of bytes would be copied byte by byte, and
+/// what is then read of them in words waits for all of these.
+///
 /// # Safety
 ///
-/// Both must point to `N` bytes, `to` writable.
+/// `from` must point to a `T`, made of bytes alone.
 #[inline(always)]
-unsafe fn copy<const N: usize>(from: *const u8, to: *mut u8) {
-    // SAFETY: the caller's promise; byte arrays have no alignment.
-    unsafe { to.cast::<[u8; N]>().write(from.cast::<[u8; N]>().read()) }
+unsafe fn load<T>(from: *const u8) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { from.cast::<T>().read_unaligned() }
+}
+
+/// Writes a word.
+///
+/// # Safety
+///
+/// `to` must point to as many writable bytes.
+#[inline(always)]
+unsafe fn store<T>(to: *mut u8, word: T) {
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<T>().write_unaligned(word) }
 }

@@ -44,7 +44,7 @@ impl Mark {
         // SAFETY: `at` has checked that the bytes lie within the frame.
         let outer = unsafe { &*outer };
         let bit = self as u8;
-        if settings::tunnel().is_v4() {
+        if settings::tunnel_network().is_v4() {
             outer[Self::IDENTIFICATION_OFFSET] & bit != 0
         } else if let Self::Decided = self {
             outer[3] & bit != 0

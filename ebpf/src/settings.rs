@@ -1,5 +1,7 @@
 //! What the agent set before it loaded the programs.
 
+use core::{mem::offset_of, ptr::read_volatile};
+
 use homing_common::{
     host::{HostId, TunnelNetwork},
     net::Address,
@@ -40,7 +42,7 @@ macro_rules! getters {
             pub fn $name() -> $type {
                 // SAFETY: the pointer is to an initialized static. Volatile,
                 // because the agent changes it behind the compiler's back.
-                unsafe { core::ptr::read_volatile(&raw const SETTINGS.$($field).+) }
+                unsafe { read_volatile(&raw const SETTINGS.$($field).+) }
             }
         )+
     };
@@ -49,10 +51,6 @@ macro_rules! getters {
 getters! {
     /// The key of the session-id hash.
     session_key: SessionKey = session_key;
-    /// This host's tunnel address.
-    tunnel_address: Address = tunnel_address;
-    /// This host's fabric address.
-    fabric: Address = fabric;
     /// The agents' UDP port.
     fabric_port: u16 = fabric_port;
     /// This host's id.
@@ -71,8 +69,36 @@ getters! {
     tunnel_shift: u32 = tunnel.shift;
     /// Mask of the host id in it.
     tunnel_id_mask: u32 = tunnel.id_mask;
+}
+
+macro_rules! addresses {
+    ($($(#[$doc:meta])* $name:ident = $($field:ident).+;)+) => {
+        $(
+            $(#[$doc])*
+            #[inline(always)]
+            pub fn $name() -> Address {
+                // An array of bytes would be read byte by byte.
+                const OFFSET: usize = offset_of!(Settings, $($field).+);
+                const { assert!(OFFSET % 8 == 0) };
+                // SAFETY: the static is aligned to eight bytes, and so are two words of
+                // it from here on. Volatile as above.
+                let words = unsafe {
+                    let words = (&raw const SETTINGS).byte_add(OFFSET).cast::<u64>();
+                    [read_volatile(words), read_volatile(words.add(1))]
+                };
+                Address::of_words(words.map(u64::from_le))
+            }
+        )+
+    };
+}
+
+addresses! {
+    /// This host's tunnel address.
+    tunnel_address = tunnel_address;
+    /// This host's fabric address.
+    fabric = fabric;
     /// First address of the tunnel network.
-    tunnel_network: Address = tunnel.network;
+    tunnel_network = tunnel.network;
 }
 
 /// The POP's tunnel network.

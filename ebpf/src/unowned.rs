@@ -56,8 +56,17 @@ pub fn decide(ctx: &XdpContext, segment: &Segment, id: SessionId, from: From) ->
     let arguments = segment.flags.0 as u32 | owner << 8 | host << 16;
     // A copy that is made here and nowhere else: of a tuple whose address is taken
     // the compiler keeps all bytes in memory from the start, and computes the id
-    // from there, for every packet of a known session, too.
-    let tuple = segment.tuple;
+    // from there, for every packet of a known session, too. Made of its fields: the
+    // padding of a tuple that is copied whole is written when that one is made.
+    let Tuple {
+        client,
+        service,
+        client_port,
+        service_port,
+        protocol,
+        zero: _,
+    } = segment.tuple;
+    let tuple = Tuple::new(client, client_port, service, service_port, protocol);
     let way = unowned(ctx.ctx, &raw const tuple, id.0, arguments);
     if way & RENDEZVOUS != 0 {
         return Way::Rendezvous(HostId(way as u16));
