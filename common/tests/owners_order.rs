@@ -1,5 +1,7 @@
 //! The order of loads and stores by which readers never miss an entry that changes
-//! places, in all interleavings and all orders that acquire and release allow (loom).
+//! places, in all interleavings and all orders that acquire and release allow (loom,
+//! which Miri does not run).
+#![cfg(not(miri))]
 
 use homing_common::{
     bench::session_id,

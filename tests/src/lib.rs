@@ -4,12 +4,13 @@
 //! holds checked connections through it, and [`demo`] puts both together into
 //! the project's main claim. None of these knows the inside of the agent: it is
 //! the program `homing`, spoken to through its own command line. [`program`],
-//! [`packet`], [`sandbox`], [`object`] and [`bench`] are for the kernel programs alone.
+//! [`packet`], [`sandbox`], [`memory`], [`object`] and [`bench`] are for the kernel programs alone.
 
 pub mod bench;
 pub mod demo;
 pub mod fuzz;
 pub mod lab;
+pub mod memory;
 pub mod object;
 pub mod packet;
 pub mod program;

@@ -4,6 +4,7 @@
 //! to the program that does the work.
 
 mod fuzz;
+mod miri;
 mod run;
 mod setup;
 mod test;
@@ -32,7 +33,8 @@ enum Task {
     },
     /// Run all tests
     Test {
-        /// Try several times as many histories of simulated POPs
+        /// Try several times as many histories of simulated POPs, fuzz for longer, and run
+        /// in Miri what it can run
         #[arg(long)]
         full: bool,
         /// Only tests with this in their name
@@ -40,6 +42,8 @@ enum Task {
     },
     /// Fuzz what reads the network: every target, or one
     Fuzz(fuzz::Options),
+    /// Run in Miri, an interpreter that finds undefined behaviour, the tests that it can run
+    Miri,
     /// Show the main job: connections that survive ECMP reshuffles
     #[command(disable_help_flag = true)]
     Demo {
@@ -90,6 +94,10 @@ fn perform(task: Task) -> Result<ExitCode> {
             return test::all(full, filter.as_deref());
         }
         Task::Fuzz(options) => fuzz::perform(&options)?,
+        Task::Miri => {
+            setup::for_build()?;
+            return test::in_miri();
+        }
         Task::Demo { mut args } => {
             args.insert(0, "demo".into());
             hand_over("homing-lab", &args)?;

@@ -100,7 +100,8 @@ fn built(release: bool) -> bool {
         .all(|name| target().join(profile).join(name).is_file())
 }
 
-fn words(command: &Command) -> String {
+/// A command as one would type it.
+pub fn words(command: &Command) -> String {
     let mut words: Vec<&OsStr> = vec![command.get_program()];
     words.extend(command.get_args());
     words

@@ -2,12 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context, Result};
 
-use crate::{fuzz, run};
+use crate::{fuzz, miri, run};
 
 /// What the runners' summaries add up to.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const FUZZ_SECONDS: u64 = 5;
 const FULL_FUZZ_SECONDS: u64 = 300;
 
 /// Runs every test of the workspace, with `full` also those that take long; then, if
-/// no filter asks for some tests only, the fuzzer for a while.
+/// no filter asks for some tests only, the fuzzer for a while, and with `full` Miri.
 pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
     // The lab's tests run the programs.
     run::build(false)?;
@@ -39,46 +39,74 @@ pub fn all(full: bool, filter: Option<&str>) -> Result<ExitCode> {
             .args(["--", "--include-ignored"])
             .env("PROPTEST_CASES", FULL_CASES);
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run cargo test")?;
-    let stdout = child.stdout.take().context("cargo test has no output")?;
     let mut sum = Sum::default();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.context("cannot read what cargo test prints")?;
-        let line = String::from_utf8_lossy(&line);
-        writeln!(std::io::stdout(), "{line}").ok();
-        sum.add(&line);
-    }
-    let status = child.wait()?;
-    // What does not compile, or dies, has no summary of its own.
-    if !status.success() && sum.failed == 0 {
-        sum.failed = 1;
-        println!("cargo test failed without a failed test: {status}");
-    }
+    sum.run(&mut command, "cargo test")?;
     if filter.is_none() {
         let seconds = if full {
             FULL_FUZZ_SECONDS
         } else {
             FUZZ_SECONDS
         };
+        if full {
+            sum.miri()?;
+        }
         sum.fuzz(seconds)?;
     }
-    if sum.passed + sum.failed == 0 {
-        println!("no test was run");
-        sum.failed = 1;
-    }
-    println!("\n{}", sum.line());
-    Ok(if sum.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(sum.tell())
+}
+
+/// Runs the tests that Miri can run, in it.
+pub fn in_miri() -> Result<ExitCode> {
+    let mut sum = Sum::default();
+    sum.miri()?;
+    Ok(sum.tell())
 }
 
 impl Sum {
+    /// Runs tests, shows what they print, and adds their summaries up.
+    fn run(&mut self, command: &mut Command, name: &str) -> Result<()> {
+        let failed = self.failed;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {name}"))?;
+        let stdout = child.stdout.take();
+        let stdout = stdout.with_context(|| format!("{name} has no output"))?;
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+            let line = String::from_utf8_lossy(&line);
+            writeln!(std::io::stdout(), "{line}").ok();
+            self.add(&line);
+        }
+        let status = child.wait()?;
+        // What does not compile, or dies, has no summary of its own.
+        if !status.success() && self.failed == failed {
+            self.failed += 1;
+            println!("{name} failed without a failed test: {status}");
+        }
+        Ok(())
+    }
+
+    /// Runs tests in Miri. What it does not run there has been run natively, and is not
+    /// counted as skipped.
+    fn miri(&mut self) -> Result<()> {
+        let skipped = self.skipped;
+        match miri::commands() {
+            Ok(commands) => {
+                for mut command in commands {
+                    self.run(&mut command, "Miri")?;
+                }
+                self.skipped = skipped;
+            }
+            Err(why) => {
+                println!("skipped: the tests in Miri: {why:#}");
+                self.skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
@@ -111,6 +139,20 @@ impl Sum {
             }
         }
         Ok(())
+    }
+
+    /// Tells how it all went.
+    fn tell(mut self) -> ExitCode {
+        if self.passed + self.failed == 0 {
+            println!("no test was run");
+            self.failed = 1;
+        }
+        println!("\n{}", self.line());
+        if self.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 
     fn line(&self) -> String {

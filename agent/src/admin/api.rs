@@ -55,6 +55,8 @@ pub struct Status {
     pub foreign: Usage,
     /// Bytes of memory that the table takes.
     pub foreign_bytes: u64,
+    /// How often there was no memory for it to grow.
+    pub foreign_growths_failed: u64,
     /// How gossip is doing.
     pub gossip: Gossip,
     /// What an operator should look at, one sentence each; empty when all is

@@ -102,6 +102,7 @@ pub(crate) fn sample_status() -> Status {
             limit: 1_048_576,
         },
         foreign_bytes: 8 << 20,
+        foreign_growths_failed: 0,
         gossip: Gossip {
             in_sync: true,
             synced: true,

@@ -253,7 +253,10 @@ impl Snapshot {
         let help = "Room for sessions of other hosts";
         out.one("foreign_sessions_limit", help, foreign.limit)?;
         let help = "Memory of the table of sessions of other hosts";
-        out.one("foreign_sessions_bytes", help, self.status.foreign_bytes)
+        out.one("foreign_sessions_bytes", help, self.status.foreign_bytes)?;
+        let help = "Times that there was no memory for that table to grow";
+        let failed = self.status.foreign_growths_failed;
+        out.counter("foreign_sessions_growths_failed", help, [(vec![], failed)])
     }
 
     fn pop(&self, out: &mut Families<'_>) -> fmt::Result {

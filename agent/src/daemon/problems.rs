@@ -9,8 +9,12 @@ use std::{
 
 use homing_common::{host::HostId, limit::Room};
 
+use super::table::Usage;
 use crate::{
-    datapath::resolver::{State as WayState, Way},
+    datapath::{
+        owners::AGAIN_AFTER,
+        resolver::{State as WayState, Way},
+    },
     gossip::{alerts::Alert, task::HostStatus},
     pop::{Difference, liveness::Kernel, membership::State},
 };
@@ -115,14 +119,37 @@ pub(super) fn of_pop(alert: &Alert, address: SocketAddr) -> String {
     }
 }
 
+/// What there is no memory for.
+fn of_memory(owners: &Usage) -> Option<String> {
+    let shortage = owners.growth.shortage.as_ref()?;
+    Some(format!(
+        "OWNERS cannot grow to {mib} MiB ({why}), and is full at {capacity} sessions of other hosts: give this host, or the agent's cgroup (MemoryMax= of its unit), more memory; it is tried again every {every} s",
+        mib = shortage.bytes.div_ceil(1 << 20),
+        why = shortage.why,
+        capacity = owners.capacity,
+        every = AGAIN_AFTER.as_secs(),
+    ))
+}
+
 /// What does not fit into tables; `crowded` are those that had too little room lately.
-pub(super) fn of_tables(unplaced: usize, unrecorded: u64, crowded: &[Room]) -> Vec<String> {
+pub(super) fn of_tables(
+    unplaced: usize,
+    owners: &Usage,
+    unrecorded: u64,
+    crowded: &[Room],
+) -> Vec<String> {
     let mut problems = Vec::new();
+    let no_memory = of_memory(owners);
     if unplaced > 0 {
+        let remedy = match no_memory {
+            Some(_) => "it cannot grow",
+            None => "raise limits.owners",
+        };
         problems.push(format!(
-            "{unplaced} sessions have no entry: OWNERS is full; raise limits.owners"
+            "{unplaced} sessions have no entry: OWNERS is full; {remedy}"
         ));
     }
+    problems.extend(no_memory);
     if unrecorded > 0 {
         problems.push(format!(
             "{unrecorded} sessions of this host are not recorded, and other hosts cannot find them: SESSIONS is full; raise limits.sessions"
@@ -134,4 +161,36 @@ pub(super) fn of_tables(unplaced: usize, unrecorded: u64, crowded: &[Room]) -> V
         Room::Flows => "more UDP flows begin within seconds than FLOWS holds, so other hosts are told late of those that go on: harmless where a flow is one exchange (DNS), else look for a flood of forged clients".to_owned(),
     }));
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::owners::{Growth, Shortage};
+
+    #[test]
+    fn a_full_table_is_told_from_one_that_lacks_memory() {
+        let mut owners = Usage {
+            entries: 900,
+            capacity: 930_611,
+            bytes: 8 << 20,
+            growth: Growth {
+                failures: 3,
+                shortage: None,
+            },
+        };
+        let of = |owners: &Usage, unplaced| of_tables(unplaced, owners, 0, &[]);
+        assert_eq!(of(&owners, 0), [""; 0]);
+        let full = of(&owners, 7);
+        assert!(full.len() == 1 && full[0].ends_with("raise limits.owners"));
+        owners.growth.shortage = Some(Shortage {
+            bytes: 12 << 20,
+            why: "Cannot allocate memory (os error 12)".to_owned(),
+        });
+        let problem = "OWNERS cannot grow to 12 MiB (Cannot allocate memory (os error 12)), and is full at 930611 sessions of other hosts";
+        assert!(of(&owners, 0)[0].starts_with(problem));
+        let both = of(&owners, 7);
+        assert!(both.len() == 2 && both[1].starts_with(problem));
+        assert!(!both.iter().any(|text| text.contains("limits.owners")));
+    }
 }

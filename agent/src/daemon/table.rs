@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use homing_common::{host::HostId, session::SessionId};
 
 use crate::{
-    datapath::owners::Owners,
+    datapath::owners::{Growth, Owners},
     gossip::{Table, TableFull},
 };
 
@@ -25,6 +25,8 @@ pub(super) struct Usage {
     pub capacity: u32,
     /// Bytes of memory.
     pub bytes: u64,
+    /// What came of tries to give it more.
+    pub growth: Growth,
 }
 
 impl Shared {
@@ -44,6 +46,7 @@ impl Shared {
             entries: owners.len(),
             capacity: owners.capacity(),
             bytes: owners.bytes(),
+            growth: owners.growth(),
         }
     }
 

@@ -6,6 +6,9 @@
 //!
 //! Some room may be kept apart ([`Owners::keep`]) for sessions whose packets do come
 //! here while the table is full: of these the oldest make way for others.
+//!
+//! A table that cannot grow, for want of memory, is full when 95 of 100 of its slots
+//! are taken, whatever it was to hold ([`Owners::growth`]).
 
 mod growing;
 mod memory;
@@ -24,6 +27,7 @@ use homing_common::{
 };
 
 use growing::Growing;
+pub use growing::{AGAIN_AFTER, Growth, Shortage};
 use memory::SharedHeader;
 pub use memory::Tables;
 
@@ -83,7 +87,7 @@ pub fn read(maps: &Maps<'_>) -> io::Result<Option<Tables>> {
 
 /// There is no room for another entry. One that exists can still be changed.
 #[derive(Debug, thiserror::Error)]
-#[error("OWNERS is full ({capacity} entries); raise `limits.owners`")]
+#[error("OWNERS is full ({capacity} entries); raise `limits.owners`, or give it memory to grow")]
 pub struct OwnersFull {
     /// How many entries there can be.
     pub capacity: u32,
@@ -162,6 +166,10 @@ impl Owners {
     /// Makes `host` the owner of `session`. Where only the room that is kept apart is
     /// left, an entry there is changed, but none is made, and the table is full.
     pub fn set(&mut self, session: SessionId, host: HostId) -> Result<(), OwnersFull> {
+        if self.ordinary() >= self.limit() {
+            // There may be memory for more by now.
+            self.table.go_on();
+        }
         if self.ordinary() < self.limit() {
             self.write(session, host)?;
             self.guests.remove(session);
@@ -182,12 +190,13 @@ impl Owners {
     /// room that is kept apart, where the one that came first makes way. Says whether
     /// one did.
     pub fn set_asked(&mut self, session: SessionId, host: HostId) -> Result<bool, OwnersFull> {
-        let is_full = !self.guests.holds(session) && self.guests.len() >= self.kept;
-        let gone = self.guests.oldest().filter(|_| is_full);
+        let is_full = self.guests.len() >= self.kept || self.len() >= self.most();
+        let gone = match is_full && !self.guests.holds(session) {
+            true => Some(self.guests.oldest().ok_or_else(|| self.full())?),
+            false => None,
+        };
         if let Some(gone) = gone {
             self.clear(gone);
-        } else if self.kept == 0 {
-            return Err(self.full());
         }
         self.write(session, host)?;
         self.guests.add(session);
@@ -201,7 +210,12 @@ impl Owners {
 
     /// How many of these there can be.
     fn limit(&self) -> u32 {
-        self.capacity - self.kept
+        self.most().saturating_sub(self.kept)
+    }
+
+    /// How many entries there can be in all.
+    fn most(&self) -> u32 {
+        self.capacity.min(self.table.room())
     }
 
     fn full(&self) -> OwnersFull {
@@ -236,6 +250,11 @@ impl Owners {
     /// Calls `each` with every entry.
     pub fn scan(&self, each: impl FnMut(SessionId, HostId)) {
         self.table.each(each);
+    }
+
+    /// What came of tries to make a larger table.
+    pub fn growth(&self) -> Growth {
+        self.table.growth()
     }
 
     /// How many bytes of memory the table takes.

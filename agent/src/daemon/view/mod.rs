@@ -26,7 +26,7 @@ use super::{
     problems,
     reload::{self, Reload},
     rendezvous::takes_sessions,
-    table::Shared,
+    table::{Shared, Usage},
 };
 use crate::{
     admin::{Refusal, View, api, counts, page},
@@ -97,7 +97,7 @@ impl From<Stopped> for Refusal {
 
 impl AgentView {
     /// What an operator should look at, and what to do about it.
-    fn problems(&self, status: &Status, hosts: &[HostStatus]) -> Vec<String> {
+    fn problems(&self, status: &Status, hosts: &[HostStatus], owners: &Usage) -> Vec<String> {
         let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
         let address = self.config.pop.address;
         let now = SystemTime::now();
@@ -122,6 +122,7 @@ impl AgentView {
         }
         problems.extend(problems::of_tables(
             status.unplaced,
+            owners,
             unrecorded,
             &self.crowded.lately(),
         ));
@@ -220,6 +221,7 @@ impl View for AgentView {
                 limit: owners.capacity.into(),
             },
             foreign_bytes: owners.bytes,
+            foreign_growths_failed: owners.growth.failures,
             gossip: api::Gossip {
                 in_sync: status.in_sync,
                 synced: status.synced,
@@ -229,7 +231,7 @@ impl View for AgentView {
                 open_to_applied_us: latency(&status.latency),
                 asks: asks(&status),
             },
-            problems: self.problems(&status, &hosts),
+            problems: self.problems(&status, &hosts, &owners),
         })
     }
 

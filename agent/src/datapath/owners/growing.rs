@@ -3,16 +3,22 @@
 //! A larger table is filled in small steps, some with each change of the present one,
 //! and hears of every change meanwhile; then it is put beside the present one and into
 //! force, and that one goes when no program looks at it any more.
+//!
+//! Where there is no memory for a larger one, the present one goes on, with less room
+//! than there should be ([`Growing::room`]), and it is tried again at intervals: with the
+//! first change, or want of room, after [`AGAIN_AFTER`].
 
 use std::{
+    fmt::Display,
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use homing_common::{
     host::HostId,
     owners::{
-        BUCKETS_MIN, SLOTS, TABLES,
+        BUCKETS_MIN, Bucket, SLOTS, TABLES,
         table::{Full, Table},
     },
     session::SessionId,
@@ -34,6 +40,31 @@ const GROW_TO: u64 = 150;
 /// Buckets that are copied with each change: few enough to go unnoticed, and many enough
 /// that all are copied before the present table is full.
 const COPIED: u32 = 16;
+/// Between two tries to make a larger table where the first one failed: an attempt takes
+/// as long as the kernel needs to find out that the memory is not there, tens of
+/// milliseconds for 100 MiB.
+pub const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Why a larger table is given up that could be made.
+const NO_ROOM: &str = "entries found no room in it";
+
+/// What came of tries to make a larger table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Growth {
+    /// How many tries failed.
+    pub failures: u64,
+    /// Why the last one did, if the table still lacks the room.
+    pub shortage: Option<Shortage>,
+}
+
+/// A larger table that could not be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// The memory that it takes.
+    pub bytes: u64,
+    /// What the kernel says.
+    pub why: String,
+}
 
 /// The tables.
 pub(super) struct Growing {
@@ -43,9 +74,16 @@ pub(super) struct Growing {
     next: Option<Next>,
     /// Buckets at most.
     most: u32,
-    /// No larger table could be made; nothing is tried again before so many sessions
-    /// have an entry.
-    not_before: u32,
+    /// The last try to make a larger table, if it failed and there was no other since.
+    failure: Option<Failure>,
+    /// How many such tries there were.
+    failures: u64,
+}
+
+/// A larger table that could not be made.
+struct Failure {
+    shortage: Shortage,
+    again_at: Instant,
 }
 
 /// A larger table that is being filled.
@@ -110,7 +148,8 @@ impl Growing {
             outer: maps.outer()?.try_clone_to_owned()?,
             next: None,
             most: most.max(BUCKETS_MIN),
-            not_before: 0,
+            failure: None,
+            failures: 0,
         })
     }
 
@@ -132,11 +171,14 @@ impl Growing {
     /// Makes a host the owner of a session; says whether it had none.
     pub fn set(&mut self, id: SessionId, host: HostId) -> Result<bool, Full> {
         let mut done = self.try_set(id, host);
-        if done.is_err() && self.next.is_some() {
-            while self.next.is_some() {
-                self.copy();
+        if done.is_err() {
+            self.go_on();
+            if self.next.is_some() {
+                while self.next.is_some() {
+                    self.copy();
+                }
+                done = self.try_set(id, host);
             }
-            done = self.try_set(id, host);
         }
         done
     }
@@ -151,7 +193,7 @@ impl Growing {
                     kept = kept.and(next.table.set(id, host));
                 })?;
                 if kept.and(next.table.set(id, host)).is_err() {
-                    self.give_up();
+                    self.give_up(&NO_ROOM);
                 }
                 new
             }
@@ -185,16 +227,40 @@ impl Growing {
         tables.map(|table| table.memory().bytes()).sum()
     }
 
+    /// How many entries there is room for while no larger table can be made; all that
+    /// it is to hold, unless one could not.
+    pub fn room(&self) -> u32 {
+        match self.failure {
+            Some(_) => (self.slots() * FULL_AT / 100) as u32,
+            None => u32::MAX,
+        }
+    }
+
+    /// What came of tries to make a larger table.
+    pub fn growth(&self) -> Growth {
+        Growth {
+            failures: self.failures,
+            shortage: self.failure.as_ref().map(|last| last.shortage.clone()),
+        }
+    }
+
+    fn slots(&self) -> u64 {
+        u64::from(self.table.shape().buckets()) * SLOTS as u64
+    }
+
     /// A step of growth, where one is due.
-    fn go_on(&mut self) {
+    pub fn go_on(&mut self) {
         if self.next.is_some() {
-            self.copy();
-            return;
+            return self.copy();
+        }
+        if let Some(failure) = &self.failure {
+            if Instant::now() < failure.again_at {
+                return;
+            }
+            self.failure = None;
         }
         let buckets = self.table.shape().buckets();
-        let slots = u64::from(buckets) * SLOTS as u64;
-        let len = self.table.len();
-        if u64::from(len) * 100 < slots * GROW_AT || buckets >= self.most || len < self.not_before {
+        if u64::from(self.len()) * 100 < self.slots() * GROW_AT || buckets >= self.most {
             return;
         }
         let larger = (u64::from(buckets) * GROW_TO / 100).min(self.most.into()) as u32;
@@ -203,10 +269,7 @@ impl Growing {
                 let copied = 0;
                 self.next = Some(Next { map, table, copied });
             }
-            Err(error) => {
-                tracing::error!(buckets = larger, %error, "cannot make a larger table of owners");
-                self.not_before = len + len / 64;
-            }
+            Err(error) => self.fail(larger, &error),
         }
     }
 
@@ -222,23 +285,21 @@ impl Growing {
         });
         next.copied = end;
         if kept.is_err() {
-            return self.give_up();
+            return self.give_up(&NO_ROOM);
         }
         if end < self.table.shape().buckets() {
             return;
         }
-        let Some(next) = self.next.take() else {
-            return;
-        };
-        if let Err(error) = self.switch(next) {
-            tracing::error!(%error, "cannot put a larger table of owners in force");
-            self.give_up();
+        if let Some(next) = self.next.take() {
+            self.switch(next);
         }
     }
 
     /// Puts the larger table in force, and lets the former one go.
-    fn switch(&mut self, mut next: Next) -> io::Result<()> {
-        put(self.outer.as_fd(), next.table.number(), &next.map)?;
+    fn switch(&mut self, mut next: Next) {
+        if let Err(error) = put(self.outer.as_fd(), next.table.number(), &next.map) {
+            return self.fail(next.table.shape().buckets(), &error);
+        }
         next.table.activate();
         let former = std::mem::replace(&mut self.table, next.table);
         tracing::info!(
@@ -246,12 +307,28 @@ impl Growing {
             entries = self.table.len(),
             "the table of owners has grown"
         );
-        remove(self.outer.as_fd(), former.number())
+        if let Err(error) = remove(self.outer.as_fd(), former.number()) {
+            // It goes when the next larger one takes its place, or at the next start.
+            tracing::warn!(%error, "the memory of the former table of owners stays in use");
+        }
     }
 
     /// Goes on with the present table alone.
-    fn give_up(&mut self) {
-        self.next = None;
-        self.not_before = self.table.len() + self.table.len() / 64;
+    fn give_up(&mut self, why: &dyn Display) {
+        if let Some(next) = self.next.take() {
+            self.fail(next.table.shape().buckets(), why);
+        }
+    }
+
+    /// There is no table of so many buckets.
+    fn fail(&mut self, buckets: u32, why: &dyn Display) {
+        let bytes = u64::from(buckets) * size_of::<Bucket>() as u64;
+        tracing::error!(bytes, %why, "cannot make a larger table of owners");
+        let why = why.to_string();
+        self.failures += 1;
+        self.failure = Some(Failure {
+            shortage: Shortage { bytes, why },
+            again_at: Instant::now() + AGAIN_AFTER,
+        });
     }
 }

@@ -17,6 +17,11 @@ use homing_common::owners::{Bucket, Header, Memory, SLOTS, table::Writable};
 use super::Maps;
 use crate::datapath::{mapped::Mapped, sys};
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!(
+    "Homing runs on x86-64 only: elsewhere the kernel programs' loads are not in order, and they could miss an owner"
+);
+
 /// `BPF_F_MMAPABLE | BPF_F_INNER_MAP`: the flags of what `OWNERS` holds.
 const FLAGS: u32 = 1 << 10 | 1 << 12;
 
@@ -172,5 +177,98 @@ mod types {
         bytes.extend(types);
         bytes.extend(strings);
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+        thread,
+    };
+
+    use homing_common::{
+        host::HostId,
+        owners::{BUCKETS_MIN, Found, look_up, table::Table},
+        session::SessionId,
+    };
+
+    use super::*;
+
+    /// A table without a kernel behind it, for a writer and a reader.
+    #[derive(Clone)]
+    struct Both(Arc<Tables>);
+
+    impl Both {
+        fn new() -> Self {
+            Self(Arc::new(Tables {
+                header: SharedHeader(Arc::new(Mapped::anonymous(1))),
+                number: 0,
+                buckets: Mapped::anonymous(BUCKETS_MIN),
+            }))
+        }
+    }
+
+    impl Memory for Both {
+        type Line<'a> = <Tables as Memory>::Line<'a>;
+
+        fn header(&self) -> Option<Self::Line<'_>> {
+            self.0.header()
+        }
+
+        fn bucket(&self, table: u32, number: u32) -> Option<Self::Line<'_>> {
+            self.0.bucket(table, number)
+        }
+
+        fn load(line: Self::Line<'_>, word: usize) -> u64 {
+            Tables::load(line, word)
+        }
+    }
+
+    impl Writable for Both {
+        fn store(line: Self::Line<'_>, word: usize, value: u64) {
+            Tables::store(line, word, value);
+        }
+    }
+
+    #[test]
+    fn a_table_has_its_buckets_and_no_more() {
+        let tables = Both::new();
+        let last = BUCKETS_MIN - 1;
+        assert!(tables.bucket(1, 0).is_none() && tables.bucket(0, last + 1).is_none());
+        for (number, value) in [(0, 7), (1, 8), (last, 9)] {
+            let line = tables.bucket(0, number).unwrap();
+            Tables::store(line, SLOTS - 1, value);
+        }
+        let read = |number| Tables::load(tables.bucket(0, number).unwrap(), SLOTS - 1);
+        assert_eq!([0, 1, last].map(read), [7, 8, 9]);
+        assert_eq!(tables.0.bytes(), 64 << 17);
+    }
+
+    #[test]
+    fn a_reader_finds_what_stays_while_others_come_and_go() {
+        let tables = Both::new();
+        let mut table = Table::create(tables.clone(), 0, BUCKETS_MIN).unwrap();
+        table.activate();
+        let stays = SessionId(1);
+        table.set(stays, HostId(5)).unwrap();
+        // In the same bucket.
+        let others = (2..8).map(SessionId);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    assert_eq!(look_up(&tables, stays), Found::Owner(5));
+                }
+            });
+            for _ in 0..10 {
+                others.clone().for_each(|id| {
+                    table.set(id, HostId(6)).unwrap();
+                });
+                others.clone().for_each(|id| assert!(table.clear(id)));
+            }
+            stop.store(true, Relaxed);
+        });
+        assert_eq!(table.len(), 1);
     }
 }

@@ -2,7 +2,8 @@
 //! relay sends them go in at one end, entries of `OWNERS` come out at the other.
 //!
 //! Time is processor time of the one thread that does it all, so that other work
-//! on the machine counts for little.
+//! on the machine counts for little. And how much memory a node takes for the claims
+//! of others.
 
 use anyhow::{Context as _, Result, ensure};
 use homing_agent::{
@@ -14,7 +15,7 @@ use homing_agent::{
     },
     pop::{Domain, Fingerprint, MS, Member, Stream, keys::Keys},
 };
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{bench::session_id, host::HostId, session::SessionId};
 use nix::time::{ClockId, clock_gettime};
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -68,13 +69,48 @@ fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host as u8], 7946))
 }
 
+/// Bytes of memory that a node takes for each of so many sessions of others: what this
+/// process has more of in memory once it holds their claims, as it does after a restart
+/// of the agent.
+pub fn claim_bytes(sessions: u64) -> Result<f64> {
+    let routes = (0..sessions).map(|n| (session_id(n), HostId(2 + (n % 999) as u16)));
+    let before = resident_bytes()?;
+    let node = Node::new(
+        0,
+        0,
+        config(1, sessions as usize)?,
+        std::iter::empty(),
+        routes,
+    );
+    let bytes = resident_bytes()? - before;
+    ensure!(
+        node.gossip().owner(session_id(sessions - 1)).is_some(),
+        "the node does not hold the claims"
+    );
+    Ok(bytes / sessions as f64)
+}
+
+fn resident_bytes() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.context("/proc/self/status has no VmRSS")?.parse()?;
+    Ok(kib * 1024.0)
+}
+
 fn node(host: u16) -> Result<Node> {
+    let config = config(host, 4 * OPEN)?;
+    let (sessions, routes) = (std::iter::empty(), std::iter::empty());
+    Ok(Node::new(0, 0, config, sessions, routes))
+}
+
+fn config(host: u16, claims_max: usize) -> Result<Config> {
     let stream = Stream {
         incarnation: 1,
         generation: 1,
     };
     let domain = Domain::try_from("rack")?;
-    let config = Config {
+    Ok(Config {
         me: Member::starting(
             HostId(host),
             stream,
@@ -90,16 +126,9 @@ fn node(host: u16) -> Result<Node> {
         multicast: true,
         void_after: Duration::from_secs(60),
         kernel_dead_after: Duration::from_secs(3),
-        claims_max: 4 * OPEN,
+        claims_max,
         random: [host as u8; 32],
-    };
-    Ok(Node::new(
-        0,
-        0,
-        config,
-        std::iter::empty(),
-        std::iter::empty(),
-    ))
+    })
 }
 
 /// Gives each of two nodes what the other sends, until neither has more to say.

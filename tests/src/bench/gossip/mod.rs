@@ -1,6 +1,6 @@
 //! Gossip: a POP of the size the design is meant for, simulated; announcements
-//! applied per second and core; and, on a lab, how soon a session that opens is
-//! known everywhere.
+//! applied per second and core; the memory that claims take; and, on a lab, how soon a
+//! session that opens is known everywhere.
 
 mod apply;
 mod lab;
@@ -44,6 +44,8 @@ pub struct Options {
 pub struct Report {
     story: Option<Story>,
     applied: Applied,
+    /// Bytes that an agent takes for each session of others, by how many there are.
+    claim_bytes: [(u64, f64); 2],
     runs: Vec<Run>,
     /// How many processes wanted a processor during the runs on the lab.
     load: f64,
@@ -53,6 +55,12 @@ pub struct Report {
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("announcements applied");
     let applied = apply::run()?;
+    progress("memory of claims");
+    let [million, ten_million] = [1_000_000, 10_000_000];
+    let claim_bytes = [
+        (million, apply::claim_bytes(million)?),
+        (ten_million, apply::claim_bytes(ten_million)?),
+    ];
     let mut runs = Vec::new();
     for number in 1..=options.runs {
         progress(&format!("lab, run {number} of {}", options.runs));
@@ -73,6 +81,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
     Ok(Report {
         story,
         applied,
+        claim_bytes,
         runs,
         load,
     })
@@ -107,6 +116,10 @@ impl Report {
             "load": self.load,
             "applied_per_s_per_core": self.applied.with_table.round(),
             "applied_per_s_per_core_without_table": self.applied.without_table.round(),
+            "claim_bytes_per_session": self.claim_bytes.iter().map(|(sessions, bytes)| json!({
+                "sessions": sessions,
+                "bytes": (bytes * 10.0).round() / 10.0,
+            })).collect::<Vec<_>>(),
         });
         if let Some(story) = &self.story {
             let round = |number: f64| (number * 100.0).round() / 100.0;
@@ -151,6 +164,11 @@ impl Report {
             self.applied.with_table,
             self.applied.without_table,
         );
+        for (sessions, bytes) in self.claim_bytes {
+            table += &format!(
+                "memory of claims        {bytes:.1} bytes for each of {sessions} sessions of others\n"
+            );
+        }
         let Some(story) = &self.story else {
             return table;
         };
