@@ -33,11 +33,13 @@ pub struct KnownMember {
     pub renewal: u16,
     /// The fingerprint of its tunnel network …
     pub network: u32,
-    /// … and of its services, …
+    /// … and of its services.
     pub services: u32,
+    /// The public ids of its session keys.
+    pub session_keys: [u8; 2],
     /// Always zero; makes the padding explicit.
-    pub zero: u32,
-    /// … with a bit for each of their addresses.
+    pub zero: u16,
+    /// A bit for each address of its services.
     pub addresses: u64,
     /// Its domain's name, then zeros.
     pub domain: [u8; DOMAIN_LEN_MAX],

@@ -13,7 +13,7 @@ use std::{
 };
 
 use homing_agent::{
-    datapath::local::LocalEvent,
+    datapath::local::{Ids, LocalEvent},
     gossip::{
         Table, TableFull,
         task::{self, Handle, Options, Status},
@@ -135,7 +135,10 @@ impl Host {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
         let at_ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
         let opened = |id| LocalEvent::Opened {
-            id: SessionId(id),
+            ids: Ids {
+                id: SessionId(id),
+                other: None,
+            },
             generation: 0,
             at_ns,
         };

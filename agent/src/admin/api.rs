@@ -109,6 +109,10 @@ pub struct Keys {
     pub signs: String,
     /// Is accepted beside it, during a rotation.
     pub accepts: Option<String>,
+    /// By ids under this one sessions are looked up.
+    pub session: String,
+    /// By ids under this one this host tells of its sessions as well, during a rotation.
+    pub session_other: Option<String>,
 }
 
 /// How many hosts are in which state.
@@ -221,6 +225,9 @@ pub struct Host {
     pub draining: bool,
     /// The public id of the key that it signs with; null until it was heard.
     pub key: Option<String>,
+    /// The public ids of the keys of session ids that it tells of its sessions by: first
+    /// the one that it looks them up by. Empty until it was heard.
+    pub session_keys: Vec<String>,
     /// Since when, in Unix milliseconds.
     pub since_unix_ms: u64,
     /// The life of its kernel.

@@ -87,6 +87,8 @@ pub(crate) fn sample_status() -> Status {
         keys: Keys {
             signs: "5f".to_owned(),
             accepts: Some("a1".to_owned()),
+            session: "5f".to_owned(),
+            session_other: None,
         },
         members: Members {
             alive: 2,
@@ -150,6 +152,7 @@ pub(crate) fn sample_hosts() -> Vec<Host> {
         kernel_heard_unix_ms: (id > 1).then_some(1_760_000_061_000),
         draining: id == 2,
         key: Some("5f".to_owned()),
+        session_keys: vec!["5f".to_owned()],
         since_unix_ms: 1_760_000_000_000,
         incarnation: 1_760_000_000_000,
         generation: 1,

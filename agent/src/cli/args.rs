@@ -282,11 +282,21 @@ pub(super) enum KeyStep {
     /// Which keys the file holds, by their public ids, and what to do next
     Show,
     /// First step of a rotation: make a new key, to be accepted
-    Begin,
+    Begin(KeyUse),
     /// Second step: the new key signs
-    Promote,
+    Promote(KeyUse),
     /// Last step: the old key is refused
-    Finish,
+    Finish(KeyUse),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeyUse {
+    /// Change the key of session ids, not the one that signs
+    ///
+    /// The steps are the same, but agents are restarted, not reloaded, after each. Until
+    /// the last one each session takes two places in the table of owners.
+    #[arg(long)]
+    pub session: bool,
 }
 
 #[derive(Debug, Args)]

@@ -178,10 +178,15 @@ fn span(seconds: u64) -> String {
 
 /// Keys by their public ids.
 fn keys(keys: &Keys) -> String {
-    match &keys.accepts {
-        Some(other) => format!("{} signs, {other} is accepted too", keys.signs),
-        None => format!("{} signs", keys.signs),
+    let mut text = format!("{} signs", keys.signs);
+    if let Some(other) = &keys.accepts {
+        text += &format!(", {other} is accepted too");
     }
+    if let Some(other) = &keys.session_other {
+        let session = &keys.session;
+        text += &format!("; sessions are looked up by {session}, and told by {other} too");
+    }
+    text
 }
 
 pub(super) fn reloaded(reloaded: &Reloaded) -> String {

@@ -15,6 +15,8 @@ use std::{
 use homing_common::session::SessionId;
 use tokio::time::Instant;
 
+use crate::datapath::local::Ids;
+
 /// At most so many closes are held back; more are told at once, oldest first.
 pub(super) const HELD_MAX: usize = 1 << 18;
 
@@ -23,7 +25,7 @@ pub(super) struct Linger {
     hold: Duration,
     /// In the order of their deadlines. Entries that are no longer in `held`, or
     /// there under another number, are void.
-    queue: VecDeque<(Instant, SessionId, u64)>,
+    queue: VecDeque<(Instant, Ids, u64)>,
     held: HashMap<SessionId, u64>,
     number: u64,
 }
@@ -39,10 +41,10 @@ impl Linger {
     }
 
     /// A session was closed.
-    pub fn closed(&mut self, now: Instant, id: SessionId) {
+    pub fn closed(&mut self, now: Instant, ids: Ids) {
         self.number += 1;
-        self.held.insert(id, self.number);
-        self.queue.push_back((now + self.hold, id, self.number));
+        self.held.insert(ids.id, self.number);
+        self.queue.push_back((now + self.hold, ids, self.number));
     }
 
     /// A session was opened: an earlier close of it is forgotten.
@@ -56,15 +58,15 @@ impl Linger {
     }
 
     /// A session whose close is due to be told.
-    pub fn due(&mut self, now: Instant) -> Option<SessionId> {
-        while let Some(&(at, id, number)) = self.queue.front() {
+    pub fn due(&mut self, now: Instant) -> Option<Ids> {
+        while let Some(&(at, ids, number)) = self.queue.front() {
             if at > now && self.queue.len() <= HELD_MAX {
                 return None;
             }
             self.queue.pop_front();
-            if self.held.get(&id) == Some(&number) {
-                self.held.remove(&id);
-                return Some(id);
+            if self.held.get(&ids.id) == Some(&number) {
+                self.held.remove(&ids.id);
+                return Some(ids);
             }
         }
         None
@@ -77,14 +79,21 @@ mod tests {
 
     const HOLD: Duration = Duration::from_secs(2);
 
+    fn ids(id: u64) -> Ids {
+        Ids {
+            id: SessionId(id),
+            other: Some(SessionId(!id)),
+        }
+    }
+
     #[test]
     fn a_close_is_told_after_the_hold_and_once() {
         let mut linger = Linger::new(HOLD);
         let start = Instant::now();
-        linger.closed(start, SessionId(1));
+        linger.closed(start, ids(1));
         assert_eq!(linger.next_time(), Some(start + HOLD));
         assert_eq!(linger.due(start + HOLD / 2), None);
-        assert_eq!(linger.due(start + HOLD), Some(SessionId(1)));
+        assert_eq!(linger.due(start + HOLD), Some(ids(1)));
         assert_eq!(linger.due(start + HOLD), None);
         assert_eq!(linger.next_time(), None);
     }
@@ -93,11 +102,11 @@ mod tests {
     fn a_session_that_is_opened_again_was_never_closed() {
         let mut linger = Linger::new(HOLD);
         let start = Instant::now();
-        linger.closed(start, SessionId(1));
+        linger.closed(start, ids(1));
         linger.opened(SessionId(1));
-        linger.closed(start + HOLD / 2, SessionId(1));
+        linger.closed(start + HOLD / 2, ids(1));
         assert_eq!(linger.due(start + HOLD), None);
-        assert_eq!(linger.due(start + HOLD * 3 / 2), Some(SessionId(1)));
+        assert_eq!(linger.due(start + HOLD * 3 / 2), Some(ids(1)));
         linger.opened(SessionId(1));
         assert_eq!(linger.due(start + HOLD * 4), None);
     }
@@ -107,10 +116,10 @@ mod tests {
         let mut linger = Linger::new(HOLD);
         let start = Instant::now();
         for id in 0..HELD_MAX as u64 + 2 {
-            linger.closed(start, SessionId(id));
+            linger.closed(start, ids(id));
         }
-        assert_eq!(linger.due(start), Some(SessionId(0)));
-        assert_eq!(linger.due(start), Some(SessionId(1)));
+        assert_eq!(linger.due(start), Some(ids(0)));
+        assert_eq!(linger.due(start), Some(ids(1)));
         assert_eq!(linger.due(start), None);
     }
 }

@@ -73,6 +73,7 @@ fn to_known(member: &Member) -> KnownMember {
         renewal: member.renewal,
         network: member.fingerprint.network,
         services: member.fingerprint.services,
+        session_keys: member.fingerprint.session_keys,
         zero: 0,
         addresses: member.fingerprint.addresses,
         domain,
@@ -93,6 +94,7 @@ fn to_member(host: HostId, known: &KnownMember) -> Option<Member> {
         network: known.network,
         services: known.services,
         addresses: known.addresses,
+        session_keys: known.session_keys,
     };
     Some(Member {
         renewal: known.renewal,
@@ -121,6 +123,7 @@ mod tests {
                     network: 9,
                     services: 8,
                     addresses: 7,
+                    session_keys: [6, 5],
                 },
             )
         };

@@ -35,10 +35,11 @@ pub(super) fn of_hosts(
     for host in hosts {
         let id = host.host;
         problems.extend(of_state(now, host));
-        if host.state == Some(State::Alive) && host.difference.is_some() {
-            problems.push(format!(
-                "host {id} answers for other services than this host: make [[services]] the same on all hosts"
-            ));
+        if host.state == Some(State::Alive) {
+            problems.extend(
+                host.difference
+                    .and_then(|difference| of_member(id, difference)),
+            );
         }
         if host.incomplete {
             problems.push(format!(
@@ -55,6 +56,19 @@ pub(super) fn of_hosts(
         }
     }
     problems
+}
+
+/// How a host differs that is a member all the same.
+fn of_member(id: HostId, difference: Difference) -> Option<String> {
+    match difference {
+        Difference::Services => Some(format!(
+            "host {id} answers for other services than this host: make [[services]] the same on all hosts"
+        )),
+        Difference::SessionKeys => Some(format!(
+            "host {id} and this host do not tell each other of sessions by the key that they look them up by, and ask for each: on the way to another session key one of them has left out a step; look at `homing key show` on both, and restart their agents with the file of the step that is next"
+        )),
+        Difference::Network | Difference::Addresses => None,
+    }
 }
 
 /// What is wrong with a host's agent and kernel.

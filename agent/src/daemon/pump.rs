@@ -33,14 +33,14 @@ pub(super) async fn pump(
                 let now = tokio::time::Instant::now();
                 for event in events {
                     match event {
-                        LocalEvent::Opened { id, .. } => {
+                        LocalEvent::Opened { ids, .. } => {
                             open.fetch_add(1, Ordering::Relaxed);
-                            linger.opened(id);
+                            linger.opened(ids.id);
                             news.push(event);
                         }
-                        LocalEvent::Closed { id, .. } => {
+                        LocalEvent::Closed { ids, .. } => {
                             open.fetch_sub(1, Ordering::Relaxed);
-                            linger.closed(now, id);
+                            linger.closed(now, ids);
                         }
                     }
                 }
@@ -54,10 +54,10 @@ pub(super) async fn pump(
             () = due => {}
         }
         let now = tokio::time::Instant::now();
-        while let Some(id) = linger.due(now) {
+        while let Some(ids) = linger.due(now) {
             // The close becomes news only now.
             news.push(LocalEvent::Closed {
-                id,
+                ids,
                 at_ns: monotonic_ns(),
             });
         }
@@ -74,12 +74,20 @@ mod tests {
     use homing_common::session::SessionId;
 
     use super::*;
+    use crate::datapath::local::Ids;
 
     const HOLD: Duration = Duration::from_secs(2);
 
+    fn ids(id: u64) -> Ids {
+        Ids {
+            id: SessionId(id),
+            other: None,
+        }
+    }
+
     fn opened(id: u64) -> LocalEvent {
         LocalEvent::Opened {
-            id: SessionId(id),
+            ids: ids(id),
             generation: 0,
             at_ns: 1,
         }
@@ -87,7 +95,7 @@ mod tests {
 
     fn closed(id: u64) -> LocalEvent {
         LocalEvent::Closed {
-            id: SessionId(id),
+            ids: ids(id),
             at_ns: 2,
         }
     }
@@ -97,8 +105,8 @@ mod tests {
     async fn told(news: &mut mpsc::Receiver<Vec<LocalEvent>>) -> Vec<i64> {
         let events = news.recv().await.expect("the pump runs");
         let number = |event: &LocalEvent| match event {
-            LocalEvent::Opened { id, .. } => id.0 as i64,
-            LocalEvent::Closed { id, .. } => -(id.0 as i64),
+            LocalEvent::Opened { ids, .. } => ids.id.0 as i64,
+            LocalEvent::Closed { ids, .. } => -(ids.id.0 as i64),
         };
         events.iter().map(number).collect()
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use homing_common::session::SessionKey;
 use tokio::{sync::Mutex, task::spawn_blocking};
 
 use crate::{
@@ -16,7 +15,6 @@ use crate::{
 /// What a reload changes.
 pub(super) struct Reload {
     key_file: PathBuf,
-    session: SessionKey,
     control: ControlMap,
     gossip: Handle,
     /// The file as it is in force: one reload at a time.
@@ -24,16 +22,9 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    pub fn new(
-        key_file: PathBuf,
-        file: KeyFile,
-        session: SessionKey,
-        control: ControlMap,
-        gossip: Handle,
-    ) -> Self {
+    pub fn new(key_file: PathBuf, file: KeyFile, control: ControlMap, gossip: Handle) -> Self {
         Self {
             key_file,
-            session,
             control,
             gossip,
             file: Mutex::new(file),
@@ -44,7 +35,7 @@ impl Reload {
     ///
     /// # Errors
     ///
-    /// The file cannot be read or is wrong, or its `session` is another: then
+    /// The file cannot be read or is wrong, or its keys of session ids are others: then
     /// nothing changes.
     pub async fn run(&self) -> Result<api::Reloaded> {
         let mut present = self.file.lock().await;
@@ -52,10 +43,10 @@ impl Reload {
         let file = spawn_blocking(move || KeyFile::read(&path)).await??;
         let keys = Keys::of(&file);
         ensure!(
-            keys.session == self.session,
-            "the key of session ids in {} is another: ids would change under open sessions; keep \
-             the line `session` (or, where there was one bare key, add `session KEY` with it), or \
-             restart the agents of all hosts together",
+            file.session == present.session,
+            "the keys of session ids in {} are others: restart this agent to put them in force \
+             (its sessions stay), or keep the lines `session`, `next-session` and `old-session` \
+             (or, where there was one bare key, add `session KEY` with it)",
             self.key_file.display()
         );
         let changed = *present != file;
@@ -69,18 +60,28 @@ impl Reload {
             *present = file;
         }
         Ok(api::Reloaded {
-            keys: names(keys.id(), keys.other_id()),
+            keys: names((keys.id(), keys.other_id()), keys.session_ids),
             changed,
         })
     }
 }
 
 /// Keys as the API names them.
-pub(super) fn names(signs: u8, accepts: Option<u8>) -> api::Keys {
+pub(super) fn names((signs, accepts): (u8, Option<u8>), session: [u8; 2]) -> api::Keys {
+    let [session, session_other] = session;
     api::Keys {
         signs: name(signs),
         accepts: accepts.map(name),
+        session: name(session),
+        session_other: (session_other != session).then(|| name(session_other)),
     }
+}
+
+/// The keys of session ids, as the API names them.
+pub(super) fn session_keys([session, other]: [u8; 2]) -> Vec<String> {
+    let mut names = vec![name(session), name(other)];
+    names.dedup();
+    names
 }
 
 /// A key's public id.

@@ -75,7 +75,7 @@ pub(super) async fn start(
     let started = Instant::now();
     let key_file = KeyFile::read(&config.pop.key_file)?;
     let keys = Keys::of(&key_file);
-    let session_key = keys.session;
+    let session_keys = keys.session;
     let options = load_options(config, &keys);
     // Waits for the verifier and for RCU.
     let mut datapath = spawn_blocking(move || Datapath::load(&options)).await??;
@@ -104,7 +104,7 @@ pub(super) async fn start(
         removed = services.removed,
         "the services are in force"
     );
-    let watcher = watcher(&datapath, session_key, &config.services).await;
+    let watcher = watcher(&datapath, session_keys.key, &config.services).await;
     let watched = watcher.as_ref().map(Watcher::counters).unwrap_or_default();
     if let Some(watcher) = watcher {
         parts.run(
@@ -153,7 +153,7 @@ pub(super) async fn start(
     let (news_to, news) = mpsc::channel(EVENTS_WAITING);
     let events = datapath.events;
     parts.run("the reader of EVENTS", async move {
-        Ok(events.run(events_to).await?)
+        Ok(events.run(session_keys, events_to).await?)
     });
     let linger = Linger::new(config.pop.close_linger);
     let count = open.clone();
@@ -268,12 +268,11 @@ pub(super) async fn start(
         held,
         flows: flow_counters,
         owners,
-        session_key,
+        session_key: session_keys.key,
         open,
         reload: Reload::new(
             config.pop.key_file.clone(),
             key_file,
-            session_key,
             control,
             gossip.clone(),
         ),
@@ -309,7 +308,7 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
         xdp_mode: config.host.xdp_mode,
         cgroup: config.host.cgroup.clone(),
         settings: Settings {
-            session_key: keys.session,
+            session_key: keys.session.key,
             tunnel: config.tunnel.network,
             tunnel_address: config.tunnel_address(),
             fabric: config.pop.address.ip().into(),
@@ -334,7 +333,7 @@ fn gossip_options(
     vitals: KernelVitals,
 ) -> Result<gossip::Options> {
     let domain = Domain::try_from(config.host.domain.as_str())?;
-    let fingerprint = Fingerprint::of(&config.tunnel.network, &config.services);
+    let fingerprint = Fingerprint::of(&config.tunnel.network, &config.services, keys.session_ids);
     let seeds = config.pop.seeds.iter().map(|seed| Seed {
         host: seed.host,
         address: seed.address,

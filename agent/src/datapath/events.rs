@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook, session::Session};
+use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook, session::Tuple};
 use tokio::{
     io::unix::AsyncFd,
     sync::mpsc,
@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     clock::monotonic_ns,
-    local::{LocalEvent, Tracker},
+    local::{LocalEvent, SessionKeys, Tracker},
     map_io,
     sessions::Sessions,
     stats::Stats,
@@ -47,8 +47,9 @@ const BETWEEN_SCANS: Duration = Duration::from_secs(1);
 pub enum Found {
     /// `SESSIONS` was changed by the agent: it must be scanned.
     Changed,
-    /// The agent removed these sessions from `SESSIONS`, because they have ended.
-    Ended(Vec<Session>),
+    /// The agent removed these sessions from `SESSIONS`, because they have ended: their
+    /// tuples and cookies.
+    Ended(Vec<(Tuple, u64)>),
 }
 
 /// Findings that may wait.
@@ -100,15 +101,19 @@ impl Events {
     }
 
     /// Tells `to` of every session that is open now, then of each that is opened
-    /// or closed, in order. The first message is what is open at the start, and may be
+    /// or closed, in order, by its ids under `keys`. The first message is what is open at the start, and may be
     /// empty.
     /// Returns when nobody receives any more.
-    pub async fn run(mut self, to: mpsc::Sender<Vec<LocalEvent>>) -> io::Result<()> {
+    pub async fn run(
+        mut self,
+        keys: SessionKeys,
+        to: mpsc::Sender<Vec<LocalEvent>>,
+    ) -> io::Result<()> {
         // SAFETY: the ring owns its file descriptor, keeps it open, and always
         // returns that same one.
         let mut ring = unsafe { AsyncFd::register(self.ring)? };
         let mut reader = Reader {
-            tracker: Tracker::default(),
+            tracker: Tracker::new(keys),
             counters: self.counters,
             last_scan: Instant::now(),
         };
@@ -204,7 +209,7 @@ impl Reader {
         let sessions = sessions.clone();
         let found = spawn_blocking(move || {
             let mut found = Vec::new();
-            sessions.scan(|_, session| found.push(session))?;
+            sessions.scan(|tuple, session| found.push((tuple, session)))?;
             io::Result::Ok(found)
         })
         .await

@@ -116,7 +116,7 @@ impl Flows {
 
 impl Sweep {
     /// Ends what is idle; returns that, and how many flows are left.
-    fn run(&self, now_ns: u64) -> io::Result<(Vec<Session>, u64)> {
+    fn run(&self, now_ns: u64) -> io::Result<(Vec<(Tuple, u64)>, u64)> {
         let mut open = 0;
         let mut idle: Vec<(Tuple, u64)> = Vec::new();
         self.sessions.scan(|tuple, session| {
@@ -133,9 +133,9 @@ impl Sweep {
             // that goes on in this very moment is announced anew.
             let now = self.sessions.get(&tuple)?;
             if now.is_some_and(|session| self.is_idle(&session, now_ns))
-                && let Some(session) = self.sessions.forget(&tuple, cookie)?
+                && self.sessions.forget(&tuple, cookie)?.is_some()
             {
-                ended.push(session);
+                ended.push((tuple, cookie));
             }
         }
         let open = open - ended.len() as u64;

@@ -9,8 +9,44 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use homing_common::{
     event::{Event, EventKind},
-    session::{Session, SessionId},
+    session::{Session, SessionId, SessionKey, Tuple},
 };
+
+/// The keys that hash session tuples to ids.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionKeys {
+    /// By ids under it this host looks up whose a session is.
+    pub key: SessionKey,
+    /// While the key changes: by ids under it this host tells of its sessions as well,
+    /// because others may look up by those.
+    pub other: Option<SessionKey>,
+}
+
+/// The ids that a session is told by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ids {
+    /// By this one this host looks it up.
+    pub id: SessionId,
+    /// While the key changes: that under the other key.
+    pub other: Option<SessionId>,
+}
+
+impl SessionKeys {
+    /// The ids of a session.
+    pub fn ids(&self, tuple: &Tuple) -> Ids {
+        Ids {
+            id: tuple.id(&self.key),
+            other: self.other.map(|key| tuple.id(&key)),
+        }
+    }
+}
+
+impl Ids {
+    /// All of them.
+    pub fn each(self) -> impl Iterator<Item = SessionId> {
+        std::iter::once(self.id).chain(self.other)
+    }
+}
 
 /// What happened to a session of this host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +54,7 @@ pub enum LocalEvent {
     /// It is open.
     Opened {
         /// Which session.
-        id: SessionId,
+        ids: Ids,
         /// How often it has moved.
         generation: u32,
         /// When it was opened or, after a loss of events, found open:
@@ -28,7 +64,7 @@ pub enum LocalEvent {
     /// It is no longer open.
     Closed {
         /// Which session.
-        id: SessionId,
+        ids: Ids,
         /// When it was closed or found closed.
         at_ns: u64,
     },
@@ -38,26 +74,39 @@ pub enum LocalEvent {
 /// in turn, beginning with `Opened`.
 ///
 /// Two sessions with one id (a chance of one in 2^64 for each pair) count as one.
-#[derive(Default)]
+///
+/// Ids follow from tuples, and not from what the kernel side wrote beside them: that
+/// may have been under another key.
 pub struct Tracker {
+    keys: SessionKeys,
     open: HashMap<SessionId, Known>,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
     cookie: u64,
+    other: Option<SessionId>,
     /// The number of the scan that last saw it.
     scan: u64,
 }
 
 impl Tracker {
+    /// Knows of no session yet.
+    pub fn new(keys: SessionKeys) -> Self {
+        Self {
+            keys,
+            open: HashMap::new(),
+        }
+    }
+
     /// Takes in an event. Appends what is news to `out`; returns false if the
     /// event is of no known kind.
     pub fn event(&mut self, event: &Event, out: &mut Vec<LocalEvent>) -> bool {
+        let (tuple, session) = (&event.tuple, &event.session);
         if event.kind == EventKind::Opened as u32 {
-            self.opened(&event.session, event.at_ns, 0, out);
+            self.opened(tuple, session, event.at_ns, 0, out);
         } else if event.kind == EventKind::Closed as u32 {
-            self.closed(&event.session, event.at_ns, out);
+            self.closed(tuple, session.cookie, event.at_ns, out);
         } else {
             return false;
         }
@@ -65,10 +114,10 @@ impl Tracker {
     }
 
     /// Takes in the end of sessions that were told as open, from another source than
-    /// the stream.
-    pub fn ended(&mut self, sessions: &[Session], at_ns: u64, out: &mut Vec<LocalEvent>) {
-        for session in sessions {
-            self.closed(session, at_ns, out);
+    /// the stream: their tuples and cookies.
+    pub fn ended(&mut self, sessions: &[(Tuple, u64)], at_ns: u64, out: &mut Vec<LocalEvent>) {
+        for (tuple, cookie) in sessions {
+            self.closed(tuple, *cookie, at_ns, out);
         }
     }
 
@@ -76,19 +125,20 @@ impl Tracker {
     /// had been sent, and after every event that was lost.
     pub fn scan(
         &mut self,
-        sessions: impl IntoIterator<Item = Session>,
+        sessions: impl IntoIterator<Item = (Tuple, Session)>,
         at_ns: u64,
         out: &mut Vec<LocalEvent>,
     ) {
         let scan = self.open.values().map(|known| known.scan).max();
         let scan = scan.unwrap_or(0) + 1;
-        for session in sessions {
-            self.opened(&session, at_ns, scan, out);
+        for (tuple, session) in sessions {
+            self.opened(&tuple, &session, at_ns, scan, out);
         }
         self.open.retain(|&id, known| {
             let seen = known.scan == scan;
             if !seen {
-                out.push(LocalEvent::Closed { id, at_ns });
+                let ids = known.ids(id);
+                out.push(LocalEvent::Closed { ids, at_ns });
             }
             seen
         });
@@ -104,13 +154,21 @@ impl Tracker {
         self.open.is_empty()
     }
 
-    fn opened(&mut self, session: &Session, at_ns: u64, scan: u64, out: &mut Vec<LocalEvent>) {
-        let id = session.id;
+    fn opened(
+        &mut self,
+        tuple: &Tuple,
+        session: &Session,
+        at_ns: u64,
+        scan: u64,
+        out: &mut Vec<LocalEvent>,
+    ) {
+        let ids = self.keys.ids(tuple);
         let known = Known {
             cookie: session.cookie,
+            other: ids.other,
             scan,
         };
-        match self.open.entry(id) {
+        match self.open.entry(ids.id) {
             Entry::Occupied(mut entry) => {
                 let same = entry.get().cookie == session.cookie;
                 entry.insert(Known {
@@ -122,26 +180,35 @@ impl Tracker {
                 }
                 // The tuple is in use again, and nobody told of the end of its
                 // former use.
-                out.push(LocalEvent::Closed { id, at_ns });
+                out.push(LocalEvent::Closed { ids, at_ns });
             }
             Entry::Vacant(entry) => {
                 entry.insert(known);
             }
         }
         out.push(LocalEvent::Opened {
-            id,
+            ids,
             generation: session.generation,
             at_ns,
         });
     }
 
-    fn closed(&mut self, session: &Session, at_ns: u64, out: &mut Vec<LocalEvent>) {
-        let id = session.id;
-        if let Entry::Occupied(entry) = self.open.entry(id)
-            && entry.get().cookie == session.cookie
+    fn closed(&mut self, tuple: &Tuple, cookie: u64, at_ns: u64, out: &mut Vec<LocalEvent>) {
+        let ids = self.keys.ids(tuple);
+        if let Entry::Occupied(entry) = self.open.entry(ids.id)
+            && entry.get().cookie == cookie
         {
             entry.remove();
-            out.push(LocalEvent::Closed { id, at_ns });
+            out.push(LocalEvent::Closed { ids, at_ns });
+        }
+    }
+}
+
+impl Known {
+    fn ids(&self, id: SessionId) -> Ids {
+        Ids {
+            id,
+            other: self.other,
         }
     }
 }
@@ -150,17 +217,29 @@ impl Tracker {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-    use homing_common::{
-        net::{Address, Port, TCP},
-        session::Tuple,
-    };
+    use homing_common::net::{Address, Port, TCP};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn session(id: u64, cookie: u64) -> Session {
+    const KEYS: SessionKeys = SessionKeys {
+        key: SessionKey([1, 2]),
+        other: Some(SessionKey([3, 4])),
+    };
+
+    fn tuple(number: u16) -> Tuple {
+        let any = Address::v4([0; 4]);
+        Tuple::new(any, Port::new(number), any, Port::new(0), TCP)
+    }
+
+    fn ids(number: u16) -> Ids {
+        KEYS.ids(&tuple(number))
+    }
+
+    /// As the kernel side recorded it before it had this key.
+    fn session(cookie: u64) -> Session {
         Session {
-            id: SessionId(id),
+            id: SessionId(0),
             cookie,
             opened_ns: 0,
             seen_ns: 0,
@@ -169,67 +248,78 @@ mod tests {
         }
     }
 
-    fn event(kind: EventKind, session: Session) -> Event {
-        let any = Address::v4([0; 4]);
+    fn event(kind: EventKind, number: u16, cookie: u64) -> Event {
         Event {
-            tuple: Tuple::new(any, Port::new(0), any, Port::new(0), TCP),
-            session,
+            tuple: tuple(number),
+            session: session(cookie),
             at_ns: 1,
             kind: kind as u32,
             zero: 0,
         }
     }
 
-    fn opened(id: u64) -> LocalEvent {
+    fn opened(number: u16) -> LocalEvent {
         LocalEvent::Opened {
-            id: SessionId(id),
+            ids: ids(number),
             generation: 0,
             at_ns: 1,
         }
     }
 
-    fn closed(id: u64) -> LocalEvent {
+    fn closed(number: u16) -> LocalEvent {
         LocalEvent::Closed {
-            id: SessionId(id),
+            ids: ids(number),
             at_ns: 1,
         }
     }
 
     #[test]
+    fn a_session_is_told_by_its_ids_under_both_keys() {
+        let all: Vec<_> = ids(7).each().collect();
+        let keys = [KEYS.key, KEYS.other.unwrap()];
+        assert_eq!(all, keys.map(|key| tuple(7).id(&key)));
+        let alone = SessionKeys {
+            other: None,
+            ..KEYS
+        };
+        assert_eq!(alone.ids(&tuple(7)).each().count(), 1);
+    }
+
+    #[test]
     fn an_event_is_told_once() {
-        let mut tracker = Tracker::default();
+        let mut tracker = Tracker::new(KEYS);
         let mut out = Vec::new();
-        tracker.scan([session(7, 1)], 1, &mut out);
-        tracker.event(&event(EventKind::Opened, session(7, 1)), &mut out);
-        tracker.event(&event(EventKind::Closed, session(7, 1)), &mut out);
-        tracker.event(&event(EventKind::Closed, session(7, 1)), &mut out);
+        tracker.scan([(tuple(7), session(1))], 1, &mut out);
+        tracker.event(&event(EventKind::Opened, 7, 1), &mut out);
+        tracker.event(&event(EventKind::Closed, 7, 1), &mut out);
+        tracker.event(&event(EventKind::Closed, 7, 1), &mut out);
         assert_eq!(out, [opened(7), closed(7)]);
     }
 
     #[test]
     fn the_late_end_of_a_former_use_ends_nothing() {
-        let mut tracker = Tracker::default();
+        let mut tracker = Tracker::new(KEYS);
         let mut out = Vec::new();
-        tracker.event(&event(EventKind::Opened, session(7, 1)), &mut out);
-        tracker.event(&event(EventKind::Opened, session(7, 2)), &mut out);
-        tracker.event(&event(EventKind::Closed, session(7, 1)), &mut out);
+        tracker.event(&event(EventKind::Opened, 7, 1), &mut out);
+        tracker.event(&event(EventKind::Opened, 7, 2), &mut out);
+        tracker.event(&event(EventKind::Closed, 7, 1), &mut out);
         assert_eq!(out, [opened(7), closed(7), opened(7)]);
         assert_eq!(tracker.len(), 1);
     }
 
     #[test]
     fn an_unknown_kind_is_refused() {
-        let mut unknown = event(EventKind::Opened, session(7, 1));
+        let mut unknown = event(EventKind::Opened, 7, 1);
         unknown.kind = 9;
         let mut out = Vec::new();
-        assert!(!Tracker::default().event(&unknown, &mut out));
+        assert!(!Tracker::new(KEYS).event(&unknown, &mut out));
         assert!(out.is_empty());
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Open(u64),
-        Close(u64),
+        Open(u16),
+        Close(u16),
         /// The agent reads so many events.
         Read(usize),
         /// The ring is full until the next scan: events are lost.
@@ -240,8 +330,8 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            4 => (0u64..6).prop_map(Step::Open),
-            4 => (0u64..6).prop_map(Step::Close),
+            4 => (0u16..6).prop_map(Step::Open),
+            4 => (0u16..6).prop_map(Step::Close),
             3 => (1usize..4).prop_map(Step::Read),
             1 => Just(Step::Full),
             2 => Just(Step::Scan),
@@ -252,12 +342,12 @@ mod tests {
     proptest! {
         #[test]
         fn after_a_scan_the_view_is_the_truth(steps in steps()) {
-            let mut truth = BTreeMap::<u64, u64>::new();
+            let mut truth = BTreeMap::<u16, u64>::new();
             let mut ring = VecDeque::new();
             let mut full = false;
             let mut cookie = 0;
-            let mut tracker = Tracker::default();
-            let mut told = BTreeSet::<u64>::new();
+            let mut tracker = Tracker::new(KEYS);
+            let mut told = BTreeSet::<Ids>::new();
 
             for step in steps.into_iter().chain([Step::Scan]) {
                 let mut out = Vec::new();
@@ -266,12 +356,12 @@ mod tests {
                         cookie += 1;
                         truth.insert(id, cookie);
                         if !full {
-                            ring.push_back(event(EventKind::Opened, session(id, cookie)));
+                            ring.push_back(event(EventKind::Opened, id, cookie));
                         }
                     }
                     Step::Close(id) => {
                         if let Some(cookie) = truth.remove(&id) && !full {
-                            ring.push_back(event(EventKind::Closed, session(id, cookie)));
+                            ring.push_back(event(EventKind::Closed, id, cookie));
                         }
                     }
                     Step::Open(_) => {}
@@ -285,20 +375,20 @@ mod tests {
                         for event in ring.drain(..) {
                             tracker.event(&event, &mut out);
                         }
-                        let now = truth.iter().map(|(&id, &cookie)| session(id, cookie));
+                        let now = truth.iter().map(|(&id, &cookie)| (tuple(id), session(cookie)));
                         tracker.scan(now, 1, &mut out);
                         full = false;
                     }
                 }
                 for change in out {
                     match change {
-                        LocalEvent::Opened { id, .. } => prop_assert!(told.insert(id.0)),
-                        LocalEvent::Closed { id, .. } => prop_assert!(told.remove(&id.0)),
+                        LocalEvent::Opened { ids, .. } => prop_assert!(told.insert(ids)),
+                        LocalEvent::Closed { ids, .. } => prop_assert!(told.remove(&ids)),
                     }
                 }
                 prop_assert_eq!(told.len(), tracker.len());
             }
-            prop_assert_eq!(told, truth.into_keys().collect::<BTreeSet<_>>());
+            prop_assert_eq!(told, truth.into_keys().map(ids).collect::<BTreeSet<_>>());
         }
     }
 }

@@ -26,8 +26,10 @@ impl Node {
 
     /// Packets of a session that nobody here knows were parked, at a time `at` of
     /// this clock.
-    pub fn parked(&mut self, now: u64, at: u64, question: Question, frame: Frame) {
-        let id = SessionId(question.id);
+    pub fn parked(&mut self, now: u64, at: u64, mut question: Question, frame: Frame) {
+        // The kernel side may have had another key when it parked the packet.
+        let id = self.asks.id_of(&question.tuple);
+        question.id = id.0;
         let known = self.gossip.owner(id).is_some();
         if known && self.wanted.insert(id) {
             // Where its route found no room, it gets some before the packet goes back.

@@ -107,6 +107,9 @@ pub struct Status {
     pub liveness: liveness::Counters,
     /// Ids of the keys: the one that signs, and the one that is accepted as well.
     pub keys: (u8, Option<u8>),
+    /// The public ids of the keys of session ids: of the one that sessions are looked up
+    /// by, and of the one that they are told by as well, or the same again.
+    pub session_keys: [u8; 2],
     /// Datagrams dropped because their key is not accepted, by its id.
     pub wrong_keys: Vec<(u8, u64)>,
     /// What happened to membership.

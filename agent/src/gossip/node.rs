@@ -105,7 +105,8 @@ impl Node {
         let random = blake3::derive_key("homing v1 2026 liveness", &config.random);
         let asks = ask::Settings {
             host: me.host,
-            key: config.keys.session,
+            keys: config.keys.session,
+            key_ids: config.keys.session_ids,
             first: u64::from_be_bytes(std::array::from_fn(|n| config.random[n])),
         };
         let joining = if config.seeds.is_empty() {

@@ -135,10 +135,14 @@ impl<T: Table> Task<T> {
     pub async fn run(mut self) -> Result<(), Error> {
         let clock = Clock(Instant::now());
         let first = self.events.recv().await.ok_or(Error::EventsEnded)?;
-        let sessions = first.into_iter().filter_map(|event| match event {
-            LocalEvent::Opened { id, generation, .. } => Some((id, narrow(generation))),
+        let opened = first.into_iter().filter_map(|event| match event {
+            LocalEvent::Opened {
+                ids, generation, ..
+            } => Some((ids, narrow(generation))),
             LocalEvent::Closed { .. } => None,
         });
+        let sessions =
+            opened.flat_map(|(ids, generation)| ids.each().map(move |id| (id, generation)));
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let config = Config {
@@ -344,11 +348,19 @@ impl<T: Table> Running<T> {
         for event in events {
             match event {
                 LocalEvent::Opened {
-                    id,
+                    ids,
                     generation,
                     at_ns,
-                } => self.node.open(now, id, narrow(generation), to_wall(at_ns)),
-                LocalEvent::Closed { id, at_ns } => self.node.close(now, id, to_wall(at_ns)),
+                } => {
+                    for id in ids.each() {
+                        self.node.open(now, id, narrow(generation), to_wall(at_ns));
+                    }
+                }
+                LocalEvent::Closed { ids, at_ns } => {
+                    for id in ids.each() {
+                        self.node.close(now, id, to_wall(at_ns));
+                    }
+                }
             }
         }
     }

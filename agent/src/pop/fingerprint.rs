@@ -15,6 +15,9 @@ pub struct Fingerprint {
     /// have no bit in common have no address in common. With a and b addresses, that is
     /// seen of those that have none with a probability of about (1 - a / 64)^b.
     pub addresses: u64,
+    /// The public ids of the session keys: of the one that this host looks sessions up
+    /// by, and of the one that it tells of its own by as well, or the same again.
+    pub session_keys: [u8; 2],
 }
 
 /// How a host's configuration differs from that of another.
@@ -24,14 +27,18 @@ pub enum Difference {
     Network,
     /// There is no address that both answer for.
     Addresses,
+    /// One does not tell of its sessions by the key that the other looks them up by:
+    /// what it has is found by asking alone.
+    SessionKeys,
     /// There are services that only one of them answers for: a POP whose services
     /// change one host after the other is like that for a while.
     Services,
 }
 
 impl Fingerprint {
-    /// The fingerprint of a host with this tunnel network and these services.
-    pub fn of(network: &TunnelNetwork, services: &[Service]) -> Self {
+    /// The fingerprint of a host with this tunnel network, these services, and session
+    /// keys with these public ids.
+    pub fn of(network: &TunnelNetwork, services: &[Service], session_keys: [u8; 2]) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&network.network.0);
         hash.update(&network.base.to_be_bytes());
@@ -53,6 +60,7 @@ impl Fingerprint {
             network,
             services: first_word(&all),
             addresses,
+            session_keys,
         }
     }
 
@@ -60,18 +68,29 @@ impl Fingerprint {
     pub fn difference(&self, other: &Self) -> Option<Difference> {
         if self.network != other.network {
             Some(Difference::Network)
-        } else if self.services == other.services {
-            None
-        } else if self.addresses & other.addresses == 0 {
+        } else if self.services != other.services && self.addresses & other.addresses == 0 {
             Some(Difference::Addresses)
-        } else {
+        } else if !(self.is_told_by(other) && other.is_told_by(self)) {
+            Some(Difference::SessionKeys)
+        } else if self.services != other.services {
             Some(Difference::Services)
+        } else {
+            None
         }
+    }
+
+    /// Whether another host tells of its sessions by the key that this one looks them up
+    /// by.
+    fn is_told_by(&self, other: &Self) -> bool {
+        other.session_keys.contains(&self.session_keys[0])
     }
 
     /// Whether hosts with these fingerprints can be members of one POP.
     pub fn is_of_one_pop(&self, other: &Self) -> bool {
-        matches!(self.difference(other), None | Some(Difference::Services))
+        !matches!(
+            self.difference(other),
+            Some(Difference::Network | Difference::Addresses)
+        )
     }
 }
 
@@ -99,7 +118,7 @@ mod tests {
             shift: 4,
             id_mask: 0xfff,
         };
-        Fingerprint::of(&network, services)
+        Fingerprint::of(&network, services, [1, 1])
     }
 
     #[test]
@@ -122,5 +141,22 @@ mod tests {
         let addresses = Some(Difference::Addresses);
         let other_address = service(3, 443, TCP);
         assert_eq!(found(of([10, 77, 0, 0], &[other_address])), addresses);
+    }
+
+    #[test]
+    fn hosts_one_step_of_a_rotation_apart_do_not_differ() {
+        let with = |session_keys| Fingerprint {
+            session_keys,
+            ..Fingerprint::default()
+        };
+        let steps = [[1, 1], [1, 2], [2, 1], [2, 2]].map(with);
+        for (n, one) in steps.iter().enumerate() {
+            for (m, two) in steps.iter().enumerate() {
+                let near = n.abs_diff(m) <= 1;
+                let expected = (!near).then_some(Difference::SessionKeys);
+                assert_eq!(one.difference(two), expected, "steps {n} and {m}");
+                assert!(one.is_of_one_pop(two));
+            }
+        }
     }
 }

@@ -161,6 +161,7 @@ impl Member {
         buf.put_u32(self.fingerprint.network);
         buf.put_u32(self.fingerprint.services);
         buf.put_u64(self.fingerprint.addresses);
+        buf.put_slice(&self.fingerprint.session_keys);
         buf.put_u32(match self.leaving {
             Some(hold) => u32::try_from(hold.as_millis())
                 .unwrap_or(NOT_LEAVING)
@@ -184,7 +185,7 @@ impl Member {
     }
 
     /// The longest form of a member on the wire, in bytes.
-    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 16 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
+    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 18 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
 
     /// Bytes of this member on the wire.
     pub(super) fn encoded_len(&self) -> usize {
@@ -204,6 +205,7 @@ impl Member {
             network: buf.try_get_u32()?,
             services: buf.try_get_u32()?,
             addresses: buf.try_get_u64()?,
+            session_keys: [buf.try_get_u8()?, buf.try_get_u8()?],
         };
         let leaving = match buf.try_get_u32()? {
             NOT_LEAVING => None,
@@ -294,7 +296,7 @@ mod tests {
             incarnation: u64,
             generation: u64,
             renewal: u16,
-            (network, services, addresses) in any::<(u32, u32, u64)>(),
+            (network, services, addresses, session_keys) in any::<(u32, u32, u64, [u8; 2])>(),
             hold_ms in prop::option::of(0..NOT_LEAVING),
             draining: bool,
             ip: IpAddr,
@@ -307,7 +309,7 @@ mod tests {
                 renewal,
                 address: SocketAddr::new(ip, port),
                 domain: Domain::try_from(domain.as_str()).unwrap(),
-                fingerprint: Fingerprint { network, services, addresses },
+                fingerprint: Fingerprint { network, services, addresses, session_keys },
                 leaving: hold_ms.map(|ms| Duration::from_millis(ms.into())),
                 draining,
             }

@@ -176,6 +176,7 @@ fn keys() -> Vec<Vec<u8>> {
     vec![
         format!("{one}\n").into_bytes(),
         format!("# two keys\nsign {one}\nnext {other}\nsession {one}\n").into_bytes(),
+        format!("sign {one}\nsession {other}\nold-session {one}\n").into_bytes(),
         b"0123\n".to_vec(),
     ]
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use homing_agent::datapath::{
-    Datapath, events::EventCounters, local::LocalEvent, sessions::Sessions,
+    Datapath,
+    events::EventCounters,
+    local::{LocalEvent, SessionKeys},
+    sessions::Sessions,
 };
 use homing_common::{
     net::{Address, Port, Service, TCP},
@@ -111,11 +114,11 @@ impl View {
     pub fn take(&mut self, events: Vec<LocalEvent>) {
         for event in events {
             match event {
-                LocalEvent::Opened { id, at_ns, .. } => {
+                LocalEvent::Opened { ids, at_ns, .. } => {
                     assert!(at_ns > 0);
-                    assert!(self.0.insert(id), "opened twice");
+                    assert!(self.0.insert(ids.id), "opened twice");
                 }
-                LocalEvent::Closed { id, .. } => assert!(self.0.remove(&id), "closed twice"),
+                LocalEvent::Closed { ids, .. } => assert!(self.0.remove(&ids.id), "closed twice"),
             }
         }
     }
@@ -134,6 +137,10 @@ impl View {
 }
 
 pub const KEY: SessionKey = SessionKey([1, 2]);
+pub const KEYS: SessionKeys = SessionKeys {
+    key: KEY,
+    other: None,
+};
 
 pub fn ids(tuples: &BTreeSet<Tuple>) -> BTreeSet<SessionId> {
     tuples.iter().map(|tuple| tuple.id(&KEY)).collect()
@@ -148,7 +155,7 @@ pub fn with_reader<F: Future<Output = ()>>(
     runtime.unwrap().block_on(async {
         let (to, from) = mpsc::channel(16);
         let counters = datapath.events.counters();
-        let reader = tokio::spawn(datapath.events.run(to));
+        let reader = tokio::spawn(datapath.events.run(KEYS, to));
         test(from, counters).await;
         reader.await.unwrap().unwrap();
     });

@@ -20,7 +20,7 @@ use homing_common::{
 use homing_tests::sandbox::{self, Sandbox, eventually};
 use tokio::{runtime, sync::mpsc};
 
-use crate::common::{KEY, SERVICES, Server, View, eventually_async, ids, recorded};
+use crate::common::{KEY, KEYS, SERVICES, Server, View, eventually_async, ids, recorded};
 
 /// Runs `test` with an agent's part in this at work: the watcher, which has compared
 /// once, and the reader of events.
@@ -43,7 +43,7 @@ fn with_watcher<F: Future<Output = ()>>(
             counters: watcher.counters(),
         };
         let watcher = tokio::spawn(watcher.run());
-        let reader = tokio::spawn(datapath.events.run(to));
+        let reader = tokio::spawn(datapath.events.run(KEYS, to));
         test(from, facts).await;
         reader.await.unwrap().unwrap();
         watcher.await.unwrap().unwrap();

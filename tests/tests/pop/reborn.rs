@@ -68,7 +68,10 @@ impl Flows {
     /// Writes them into a host's `SESSIONS`, as if their packets had come there, and
     /// gives their ids.
     fn record(&self, lab: &Lab, host: u16) -> Vec<u64> {
-        let key = Keys::read(&lab.folder().join("pop.key")).unwrap().session;
+        let key = Keys::read(&lab.folder().join("pop.key"))
+            .unwrap()
+            .session
+            .key;
         let map = lab.map(host, "SESSIONS").unwrap();
         let mut sessions: HashMap<MapData, Tuple, Session> = map.try_into().unwrap();
         let now = monotonic_ns().unwrap();

@@ -54,6 +54,7 @@ impl AgentView {
             kernel_heard_unix_ms: None,
             draining: self.drain.is_on(),
             key: Some(reload::name(status.keys.0)),
+            session_keys: reload::session_keys(status.session_keys),
             since_unix_ms: unix_ms(SystemTime::now() - self.started.elapsed()),
             incarnation: status.stream.incarnation,
             generation: status.stream.generation,
@@ -87,6 +88,9 @@ impl AgentView {
             kernel_heard_unix_ms: host.kernel.and_then(|k| k.heard).map(unix_ms),
             draining: host.member.is_some_and(|member| member.draining),
             key: host.key.map(reload::name),
+            session_keys: host.member.map_or_else(Vec::new, |member| {
+                reload::session_keys(member.fingerprint.session_keys)
+            }),
             since_unix_ms: host.since.map_or(0, unix_ms),
             incarnation: stream.incarnation,
             generation: stream.generation,

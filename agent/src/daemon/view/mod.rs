@@ -68,7 +68,7 @@ pub(super) struct AgentView {
     /// What the search for idle UDP flows found.
     pub flows: Arc<FlowCounters>,
     pub owners: Shared,
-    /// The key of session ids.
+    /// The key of the session ids that this host looks up.
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
@@ -206,7 +206,7 @@ impl View for AgentView {
                 })
                 .collect(),
             draining: self.drain.is_on(),
-            keys: reload::names(status.keys.0, status.keys.1),
+            keys: reload::names(status.keys, status.session_keys),
             members: api::Members {
                 alive: 1 + status.alive as u32,
                 down: (status.down + status.mismatched) as u32,

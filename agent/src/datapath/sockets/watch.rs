@@ -200,7 +200,7 @@ impl Watcher {
                 continue;
             };
             match self.sessions.forget(&tuple, cookie) {
-                Ok(session) => ended.extend(session),
+                Ok(session) => ended.extend(session.map(|_| (tuple, cookie))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot remove a session that has ended from SESSIONS");
                 }

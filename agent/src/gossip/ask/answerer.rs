@@ -83,9 +83,9 @@ impl Answerer {
     /// The answers that follow from what the kernel found, or else from what is
     /// known of hosts that cannot be asked.
     pub fn answers(&self, lookup: &Lookup, known: impl Fn(SessionId) -> Known) -> Vec<Answer> {
-        let found = lookup.questions.iter().filter_map(|question| {
-            let id = SessionId(question.id);
-            let known = known(id);
+        let asked = lookup.questions.iter().zip(&lookup.ids);
+        let found = asked.filter_map(|(question, &id)| {
+            let known = known(SessionId(question.id));
             let (host, standing, generation) = match (standing(question), known) {
                 (Some(standing), Known::Here(generation)) => (self.host, standing, generation),
                 (Some(standing), _) => (self.host, standing, 0),

@@ -39,13 +39,17 @@ mod wire;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use homing_common::{ask::Question, host::HostId, session::SessionId};
+use homing_common::{
+    ask::Question,
+    host::HostId,
+    session::{SessionId, Tuple},
+};
 
 use self::{
     answerer::Answerer,
     asker::{Asker, Heard},
     budget::Budget,
-    rounds::{For, Round, Rounds},
+    rounds::{Asked, For, Round, Rounds},
     wire::{Answer, Ask, Message, Report},
 };
 pub use self::{
@@ -120,6 +124,11 @@ impl Asks {
         self.audience = audience;
     }
 
+    /// The id of a session, by which this host looks it up.
+    pub fn id_of(&self, tuple: &Tuple) -> SessionId {
+        tuple.id(&self.settings.keys.key)
+    }
+
     /// A packet of an unknown session was parked at a time `at`, of this same
     /// clock. `known`: by now its owner is known.
     pub fn parked(&mut self, now: u64, at: u64, question: Question, frame: Frame, known: bool) {
@@ -161,13 +170,28 @@ impl Asks {
             self.counters.asked_limited += 1;
             return;
         }
+        let Settings { keys, key_ids, .. } = self.settings;
+        let key = match ask.key {
+            key if key == key_ids[0] => Some(keys.key),
+            key if key == key_ids[1] => keys.other,
+            _ => None,
+        };
+        let Some(key) = key else {
+            // Whoever asks could make nothing of an answer, and takes no silence for one.
+            self.counters.asked_other_key += 1;
+            return;
+        };
+        let ids = ask.questions.iter().map(|question| question.tuple.id(&key));
+        let ids = ids.collect();
         for question in &mut ask.questions {
-            question.id = question.tuple.id(&self.settings.key).0;
+            question.id = self.id_of(&question.tuple).0;
         }
         self.lookups.push_back(Lookup {
             asker,
             number: ask.number,
             pass_on: ask.pass_on,
+            key: ask.key,
+            ids,
             questions: ask.questions,
         });
     }
@@ -180,13 +204,15 @@ impl Asks {
 
     /// The kernel has answered. `known` says what gossip knows of a session.
     pub fn looked_up(&mut self, now: u64, lookup: Lookup, known: impl Fn(SessionId) -> Known) {
+        let answers = self.answerer.answers(&lookup, known);
         let Lookup {
             asker,
             number,
             pass_on,
-            ..
+            key,
+            ids,
+            mut questions,
         } = lookup;
-        let answers = self.answerer.answers(&lookup, known);
         self.counters.asked_found += answers.len() as u64;
         if !pass_on {
             self.report_heard(now, asker, number, answers);
@@ -201,17 +227,31 @@ impl Asks {
             self.counters.asked_passed_on += 1;
             self.report(now, asker, number, 0, answers.clone());
             let why = For::Other { asker, number };
-            self.begin(now, why, lookup.questions, answers);
+            for (question, id) in questions.iter_mut().zip(ids) {
+                question.id = id.0;
+            }
+            self.begin(now, why, key, questions, answers);
         } else {
             self.counters.asked_limited += 1;
         }
     }
 
     /// Begins a round for which the budget has been asked.
-    fn begin(&mut self, now: u64, why: For, questions: Vec<Question>, answers: Vec<Answer>) {
-        let begun = self
-            .rounds
-            .begin(now, why, questions, answers, &self.audience, &mut self.out);
+    fn begin(
+        &mut self,
+        now: u64,
+        why: For,
+        key: u8,
+        questions: Vec<Question>,
+        answers: Vec<Answer>,
+    ) {
+        let asked = Asked {
+            why,
+            key,
+            questions,
+        };
+        let (audience, out) = (&self.audience, &mut self.out);
+        let begun = self.rounds.begin(now, asked, answers, audience, out);
         self.counters.ask_datagrams += begun.sent;
         self.budget.spend(begun.sent.saturating_sub(1));
         if let Some(over) = begun.over {
@@ -221,7 +261,7 @@ impl Asks {
 
     fn hear_report(&mut self, now: u64, from: HostId, report: &Report) {
         if let Some(round) = self.rounds.get(report.base)
-            && let For::Other { asker, number } = round.why
+            && let For::Other { asker, number } = round.asked.why
         {
             let news = round.add(&report.answers);
             self.report(now, asker, number, 0, news);
@@ -247,7 +287,7 @@ impl Asks {
     /// A round has ended.
     fn over(&mut self, now: u64, round: Round) {
         let all_heard = round.all_heard();
-        match round.why {
+        match round.asked.why {
             For::Own => {
                 let unaskable = self.audience.only_unaskable();
                 let heard = match unaskable {
@@ -255,7 +295,7 @@ impl Asks {
                     Some((host, domain)) if round.all_heard_but(domain) => Heard::AllBut(host),
                     _ => Heard::Some,
                 };
-                for question in &round.questions {
+                for question in &round.asked.questions {
                     let id = SessionId(question.id);
                     self.asker.over(now, id, heard, &mut self.counters);
                 }
@@ -335,7 +375,8 @@ impl Asks {
             self.asked_at = Some(now);
             let questions = self.asker.take_questions(now, &mut self.counters);
             if !questions.is_empty() {
-                self.begin(now, For::Own, questions, Vec::new());
+                let key = self.settings.key_ids[0];
+                self.begin(now, For::Own, key, questions, Vec::new());
             }
         }
         for (host, report) in self.answerer.due(now) {

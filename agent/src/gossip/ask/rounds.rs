@@ -33,10 +33,17 @@ pub(super) enum For {
     Other { asker: HostId, number: u64 },
 }
 
+/// What is asked.
+pub(super) struct Asked {
+    pub why: For,
+    /// The public id of the key under which the questions have their ids.
+    pub key: u8,
+    pub questions: Vec<Question>,
+}
+
 /// An ask under way.
 pub(super) struct Round {
-    pub why: For,
-    pub questions: Vec<Question>,
+    pub asked: Asked,
     /// What was answered so far, for whoever it is asked for: the best of each
     /// session.
     answers: Vec<Answer>,
@@ -126,16 +133,15 @@ impl Rounds {
     pub fn begin(
         &mut self,
         now: u64,
-        why: For,
-        questions: Vec<Question>,
+        asked: Asked,
         answers: Vec<Answer>,
         audience: &Audience,
         out: &mut VecDeque<Outgoing>,
     ) -> Begun {
+        let why = asked.why;
         let own = why == For::Own;
         let round = Round {
-            why,
-            questions,
+            asked,
             answers,
             near: audience.near.iter().map(|near| near.host).collect(),
             far: match own {
@@ -175,7 +181,7 @@ impl Rounds {
 
     fn end(&mut self, number: u64) -> Option<Round> {
         let round = self.open.remove(&number)?;
-        if let For::Other { asker, number } = round.why {
+        if let For::Other { asker, number } = round.asked.why {
             self.others.remove(&(asker, number));
         }
         Some(round)
@@ -185,8 +191,8 @@ impl Rounds {
     /// left, nobody needs to be asked again.
     pub fn retain(&mut self, number: u64, mut is_open: impl FnMut(&Question) -> bool) {
         if let Some(round) = self.open.get_mut(&number) {
-            round.questions.retain(|question| is_open(question));
-            if round.questions.is_empty() {
+            round.asked.questions.retain(|question| is_open(question));
+            if round.asked.questions.is_empty() {
                 self.end(number);
             }
         }
@@ -249,7 +255,8 @@ impl Round {
         let mut ask = Ask {
             number,
             pass_on: false,
-            questions: self.questions.clone(),
+            key: self.asked.key,
+            questions: self.asked.questions.clone(),
         };
         let body = Bytes::from(ask.encode());
         let waiting = audience.near.iter().filter(|n| self.near.contains(&n.host));

@@ -1,12 +1,8 @@
 //! What goes into asks and comes out of them.
 
-use homing_common::{
-    ask::Question,
-    host::HostId,
-    session::{SessionId, SessionKey},
-};
+use homing_common::{ask::Question, host::HostId, session::SessionId};
 
-use crate::{gossip::claims::Claim, pop::counters::counters};
+use crate::{datapath::local::SessionKeys, gossip::claims::Claim, pop::counters::counters};
 
 counters! {
     /// What happened to packets of unknown sessions, and to asks.
@@ -68,6 +64,9 @@ counters! {
         asked,
         /// Asks of other hosts dropped because of their limits.
         asked_limited,
+        /// Asks of other hosts dropped because of their key of session ids, which this host
+        /// does not have.
+        asked_other_key,
         /// Sessions of other hosts' asks that this host knows.
         asked_found,
         /// Asks passed on to this domain.
@@ -118,7 +117,12 @@ pub struct Lookup {
     pub(super) asker: HostId,
     pub(super) number: u64,
     pub(super) pass_on: bool,
-    /// The questions; the kernel's answers are to be written into them.
+    /// The public id of the asker's key of session ids, …
+    pub(super) key: u8,
+    /// … and the ids under it, in the order of the questions.
+    pub(super) ids: Vec<SessionId>,
+    /// The questions, with the ids that this host has; the kernel's answers are to be
+    /// written into them.
     pub questions: Vec<Question>,
 }
 
@@ -138,8 +142,10 @@ pub enum Known {
 pub struct Settings {
     /// This host.
     pub host: HostId,
-    /// The key of session ids.
-    pub key: SessionKey,
+    /// The keys of session ids …
+    pub keys: SessionKeys,
+    /// … and their public ids.
+    pub key_ids: [u8; 2],
     /// The number of the first ask: another in each life of the agent.
     pub first: u64,
 }

@@ -40,6 +40,9 @@ pub(super) struct Ask {
     pub number: u64,
     /// Whether the receiver is to ask its whole domain.
     pub pass_on: bool,
+    /// The public id of the asker's key of session ids. Answers name sessions by their
+    /// ids under that key.
+    pub key: u8,
     /// About which segments. Their ids are not on the wire: whoever reads them
     /// computes them.
     pub questions: Vec<Question>,
@@ -71,6 +74,7 @@ const _: () = assert!(
     ANSWERS_MAX >= QUESTIONS_LEN_MAX / V4_LEN,
     "one answer to each question"
 );
+const _: () = assert!(ANSWERS_MAX <= u8::MAX as usize, "counts are a byte");
 
 /// How a host stands to a session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -102,7 +106,8 @@ impl Ask {
         let mut buf = Vec::with_capacity(BODY_LEN_MAX);
         buf.put_u8(kind::ASK);
         buf.put_u8(if self.pass_on { PASS_ON } else { 0 });
-        buf.put_u16(self.questions.len() as u16);
+        buf.put_u8(self.key);
+        buf.put_u8(self.questions.len() as u8);
         buf.put_u64(self.number);
         for question in &self.questions {
             let tuple = &question.tuple;
@@ -135,7 +140,8 @@ impl Report {
         let mut buf = Vec::with_capacity(HEAD_LEN + 8 + self.answers.len() * ANSWER_LEN);
         buf.put_u8(kind::REPORT);
         buf.put_u8(0);
-        buf.put_u16(self.answers.len() as u16);
+        buf.put_u8(0);
+        buf.put_u8(self.answers.len() as u8);
         buf.put_u64(self.base);
         buf.put_u64(self.heard);
         for answer in &self.answers {
@@ -161,7 +167,8 @@ pub(super) fn decode(body: &[u8]) -> Option<Message> {
     let mut buf = body;
     let kind = buf.try_get_u8().ok()?;
     let flags = buf.try_get_u8().ok()?;
-    let count = usize::from(buf.try_get_u16().ok()?);
+    let key = buf.try_get_u8().ok()?;
+    let count = usize::from(buf.try_get_u8().ok()?);
     let number = buf.try_get_u64().ok()?;
     let message = match kind {
         kind::ASK => {
@@ -172,6 +179,7 @@ pub(super) fn decode(body: &[u8]) -> Option<Message> {
             Message::Ask(Ask {
                 number,
                 pass_on: flags & PASS_ON != 0,
+                key,
                 questions: questions.collect::<Option<_>>()?,
             })
         }
@@ -303,14 +311,15 @@ mod tests {
             questions in prop::collection::vec(question(), 1..=QUESTIONS_LEN_MAX / V6_LEN),
             number: u64,
             pass_on: bool,
+            key: u8,
         ) {
-            let ask = Ask { number, pass_on, questions };
+            let ask = Ask { number, pass_on, key, questions };
             let body = ask.encode();
             let len: usize = ask.questions.iter().map(question_len).sum();
             prop_assert_eq!(body.len(), HEAD_LEN + len);
             assert_exact(&body);
             let Some(Message::Ask(got)) = decode(&body) else { panic!("no ask") };
-            prop_assert_eq!((got.number, got.pass_on), (number, pass_on));
+            prop_assert_eq!((got.number, got.pass_on, got.key), (number, pass_on, key));
             prop_assert!(got.questions == ask.questions);
         }
 

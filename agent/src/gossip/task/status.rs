@@ -85,6 +85,7 @@ impl<T: Table> Running<T> {
             socket: self.sockets.counters,
             seal: *node.seal_counters(),
             keys: (node.seal().keys().id(), node.seal().keys().other_id()),
+            session_keys: node.membership().me().fingerprint.session_keys,
             wrong_keys: node.seal().wrong_keys().collect(),
             membership: *node.membership_counters(),
             liveness: node.liveness().counters,

@@ -7,6 +7,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::datapath::local::Ids;
 use crate::{
     gossip::{Claim, machine::Owner},
     pop::{Domain, Fingerprint, membership::State},
@@ -145,9 +146,16 @@ impl Host {
     }
 }
 
+fn ids(id: u64) -> Ids {
+    Ids {
+        id: SessionId(id),
+        other: None,
+    }
+}
+
 fn opened(id: u64) -> LocalEvent {
     LocalEvent::Opened {
-        id: SessionId(id),
+        ids: ids(id),
         generation: 0,
         at_ns: monotonic_ns(),
     }
@@ -155,7 +163,7 @@ fn opened(id: u64) -> LocalEvent {
 
 fn closed(id: u64) -> LocalEvent {
     LocalEvent::Closed {
-        id: SessionId(id),
+        ids: ids(id),
         at_ns: monotonic_ns(),
     }
 }

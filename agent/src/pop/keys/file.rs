@@ -22,20 +22,37 @@ pub type Key = [u8; 32];
 /// name and a key each. Empty lines and lines that begin with `#` mean nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyFile {
-    /// `sign`: signs what this host sends.
-    pub sign: Key,
-    /// Accepted beside it, during a rotation.
-    pub other: Option<Other>,
-    /// `session`: hashes session tuples to ids. It stays when the others change.
-    pub session: Key,
+    /// `sign`, `next`, `old`: sign what members send.
+    pub sign: Keyring,
+    /// `session`, `next-session`, `old-session`: hash session tuples to ids. They stay
+    /// when those that sign change.
+    pub session: Keyring,
 }
 
-/// The key that is accepted beside the one that signs.
+/// What a key is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Signing what members send.
+    Sign,
+    /// Hashing session tuples to ids.
+    Session,
+}
+
+/// A key, and during a rotation the one beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Keyring {
+    /// The one in force here: signs, or hashes what this host looks up.
+    pub key: Key,
+    /// Accepted beside it, or told by as well.
+    pub other: Option<Other>,
+}
+
+/// The key that stands beside the one in force.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Other {
-    /// `next`: will sign after this one.
+    /// `next`: will be in force after this one.
     Next(Key),
-    /// `old`: signed before this one.
+    /// `old`: was in force before this one.
     Old(Key),
 }
 
@@ -46,6 +63,70 @@ impl Other {
             Self::Next(key) | Self::Old(key) => key,
         }
     }
+}
+
+impl Keyring {
+    /// One key alone.
+    pub const fn of(key: Key) -> Self {
+        Self { key, other: None }
+    }
+
+    /// The key beside the one in force.
+    pub fn other(&self) -> Option<&Key> {
+        self.other.as_ref().map(Other::key)
+    }
+
+    fn begin(self) -> io::Result<Result<Self, Untimely>> {
+        Ok(match self.other {
+            Some(Other::Next(_)) => Err(Untimely::Begun),
+            Some(Other::Old(_)) => Err(Untimely::NotFinished),
+            None => loop {
+                let next = random()?;
+                if key_id(&next) != key_id(&self.key) {
+                    break Ok(Self {
+                        other: Some(Other::Next(next)),
+                        ..self
+                    });
+                }
+            },
+        })
+    }
+
+    fn promote(self) -> Result<Self, Untimely> {
+        match self.other {
+            Some(Other::Next(next)) => Ok(Self {
+                key: next,
+                other: Some(Other::Old(self.key)),
+            }),
+            Some(Other::Old(_)) => Err(Untimely::Promoted),
+            None => Err(Untimely::NotBegun),
+        }
+    }
+
+    fn finish(self) -> Result<Self, Untimely> {
+        match self.other {
+            Some(Other::Old(_)) => Ok(Self::of(self.key)),
+            Some(Other::Next(_)) => Err(Untimely::NotPromoted),
+            None => Err(Untimely::Idle),
+        }
+    }
+}
+
+/// Why a step of a rotation is not the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Untimely {
+    /// The first step has been done.
+    Begun,
+    /// The rotation before has not ended.
+    NotFinished,
+    /// The second step has been done.
+    Promoted,
+    /// The first step is next.
+    NotBegun,
+    /// The second step is next.
+    NotPromoted,
+    /// There is nothing to finish.
+    Idle,
 }
 
 /// Why a key file was refused.
@@ -106,9 +187,8 @@ impl KeyFile {
     /// A file with one key for everything.
     pub const fn of(key: Key) -> Self {
         Self {
-            sign: key,
-            other: None,
-            session: key,
+            sign: Keyring::of(key),
+            session: Keyring::of(key),
         }
     }
 
@@ -189,100 +269,123 @@ impl KeyFile {
             }
             named[place] = Some(parse_key(line, key.trim())?);
         }
-        let [sign, next, old, session] = named;
-        let file = Self {
-            sign: sign.ok_or("it has no line `sign`")?,
-            other: match (next, old) {
-                (Some(_), Some(_)) => return Err("it has both `next` and `old`".to_owned()),
-                (Some(key), None) => Some(Other::Next(key)),
-                (None, Some(key)) => Some(Other::Old(key)),
-                (None, None) => None,
-            },
-            session: session.ok_or("it has no line `session`")?,
-        };
-        if let Some(other) = &file.other
-            && key_id(other.key()) == key_id(&file.sign)
-        {
-            return Err(format!(
-                "its two keys have the same id, {:02x}; make another one",
-                key_id(&file.sign)
-            ));
-        }
-        Ok(file)
-    }
-
-    /// First step of a rotation: a new key is accepted.
-    pub fn begin(&self) -> io::Result<Result<Self, &'static str>> {
-        Ok(match self.other {
-            Some(Other::Next(_)) => Err(
-                "a rotation has begun already: copy this file to all hosts, reload all agents, \
-                 then `homing key promote`",
-            ),
-            Some(Other::Old(_)) => Err("the last rotation is not over: `homing key finish` first"),
-            None => loop {
-                let next = random()?;
-                if key_id(&next) != key_id(&self.sign) {
-                    break Ok(Self {
-                        other: Some(Other::Next(next)),
-                        ..self.clone()
-                    });
-                }
-            },
+        let [sign, next, old, session, next_session, old_session] = named;
+        Ok(Self {
+            sign: keyring(sign, next, old, Use::Sign)?,
+            session: keyring(session, next_session, old_session, Use::Session)?,
         })
     }
 
-    /// Second step: the new key signs, and the old one is accepted.
-    pub fn promote(&self) -> Result<Self, &'static str> {
-        match self.other {
-            Some(Other::Next(next)) => Ok(Self {
-                sign: next,
-                other: Some(Other::Old(self.sign)),
-                session: self.session,
-            }),
-            Some(Other::Old(_)) => Err("the new key signs already: `homing key finish` is next"),
-            None => Err("no rotation has begun: `homing key begin` is first"),
+    /// First step of a rotation: a new key beside the one in force.
+    pub fn begin(&self, which: Use) -> io::Result<Result<Self, Untimely>> {
+        let begun = self.keyring(which).begin()?;
+        Ok(begun.map(|keyring| self.with(which, keyring)))
+    }
+
+    /// Second step: the new key is in force, and the old one beside it.
+    pub fn promote(&self, which: Use) -> Result<Self, Untimely> {
+        let promoted = self.keyring(which).promote()?;
+        Ok(self.with(which, promoted))
+    }
+
+    /// Last step: the old key goes.
+    pub fn finish(&self, which: Use) -> Result<Self, Untimely> {
+        let finished = self.keyring(which).finish()?;
+        Ok(self.with(which, finished))
+    }
+
+    /// The keys for a use.
+    pub fn keyring(&self, which: Use) -> Keyring {
+        match which {
+            Use::Sign => self.sign,
+            Use::Session => self.session,
         }
     }
 
-    /// Last step: the old key is refused.
-    pub fn finish(&self) -> Result<Self, &'static str> {
-        match self.other {
-            Some(Other::Old(_)) => Ok(Self {
-                other: None,
-                ..self.clone()
-            }),
-            Some(Other::Next(_)) => Err(
-                "the new key does not sign yet: `homing key promote` is next; to give the rotation \
-                 up, remove the line `next` on all hosts",
-            ),
-            None => Err("no rotation is under way"),
+    fn with(&self, which: Use, keyring: Keyring) -> Self {
+        let (sign, session) = match which {
+            Use::Sign => (keyring, self.session),
+            Use::Session => (self.sign, keyring),
+        };
+        Self { sign, session }
+    }
+}
+
+const NAMES: [&str; 6] = [
+    "sign",
+    "next",
+    "old",
+    "session",
+    "next-session",
+    "old-session",
+];
+
+impl Use {
+    /// What its lines are called: the key in force, the next and the old one.
+    const fn names(self) -> [&'static str; 3] {
+        match self {
+            Self::Sign => ["sign", "next", "old"],
+            Self::Session => ["session", "next-session", "old-session"],
         }
     }
 }
 
-const NAMES: [&str; 4] = ["sign", "next", "old", "session"];
+/// What the lines for one use say.
+fn keyring(
+    key: Option<Key>,
+    next: Option<Key>,
+    old: Option<Key>,
+    which: Use,
+) -> Result<Keyring, String> {
+    let [in_force, next_name, old_name] = which.names();
+    let keyring = Keyring {
+        key: key.ok_or_else(|| format!("it has no line `{in_force}`"))?,
+        other: match (next, old) {
+            (Some(_), Some(_)) => {
+                return Err(format!("it has both `{next_name}` and `{old_name}`"));
+            }
+            (Some(key), None) => Some(Other::Next(key)),
+            (None, Some(key)) => Some(Other::Old(key)),
+            (None, None) => None,
+        },
+    };
+    let id = key_id(&keyring.key);
+    if keyring.other().is_some_and(|other| key_id(other) == id) {
+        return Err(format!(
+            "its two keys for `{in_force}` have the same id, {id:02x}; make another one"
+        ));
+    }
+    Ok(keyring)
+}
 
 impl fmt::Display for KeyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.other.is_none() && self.session == self.sign {
-            return writeln!(f, "{}", hex(&self.sign));
+        if *self == Self::of(self.sign.key) {
+            return writeln!(f, "{}", hex(&self.sign.key));
         }
-        writeln!(f, "sign {}", hex(&self.sign))?;
-        match &self.other {
-            Some(Other::Next(key)) => writeln!(f, "next {}", hex(key))?,
-            Some(Other::Old(key)) => writeln!(f, "old {}", hex(key))?,
-            None => {}
+        for which in [Use::Sign, Use::Session] {
+            let ([in_force, next, old], keyring) = (which.names(), self.keyring(which));
+            writeln!(f, "{in_force} {}", hex(&keyring.key))?;
+            match &keyring.other {
+                Some(Other::Next(key)) => writeln!(f, "{next} {}", hex(key))?,
+                Some(Other::Old(key)) => writeln!(f, "{old} {}", hex(key))?,
+                None => {}
+            }
         }
-        writeln!(f, "session {}", hex(&self.session))
+        Ok(())
     }
 }
 
 impl fmt::Debug for KeyFile {
     /// Shows the keys' public ids alone.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyFile(sign {:02x}", key_id(&self.sign))?;
-        if let Some(other) = &self.other {
-            write!(f, ", other {:02x}", key_id(other.key()))?;
+        f.write_str("KeyFile(")?;
+        for which in [Use::Sign, Use::Session] {
+            let ([in_force, ..], keyring) = (which.names(), self.keyring(which));
+            write!(f, "{in_force} {:02x}, ", key_id(&keyring.key))?;
+            if let Some(other) = keyring.other() {
+                write!(f, "other {:02x}, ", key_id(other))?;
+            }
         }
         f.write_str(")")
     }
@@ -386,6 +489,14 @@ mod tests {
                 format!("sign {KEY}\nnext {KEY}\nsession {KEY}"),
                 "the same id",
             ),
+            (
+                format!("sign {KEY}\nsession {KEY}\nnext-session {KEY}\nold-session {other}"),
+                "both `next-session` and `old-session`",
+            ),
+            (
+                format!("sign {KEY}\nsession {KEY}\nold-session {KEY}"),
+                "for `session` have the same id",
+            ),
         ] {
             let (_folder, path) = stored(&content, 0o600);
             let error = KeyFile::read(&path).unwrap_err().to_string();
@@ -401,31 +512,40 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_has_three_steps_in_order_and_keeps_the_session_key() {
-        let first = KeyFile::of(key_of_line());
-        assert!(first.promote().is_err() && first.finish().is_err());
-        let begun = first.begin().unwrap().unwrap();
-        let Some(Other::Next(next)) = begun.other else {
-            panic!("{begun:?}");
-        };
-        assert_eq!(begun.sign, first.sign);
-        assert!(begun.begin().unwrap().is_err() && begun.finish().is_err());
-        let promoted = begun.promote().unwrap();
-        assert_eq!(promoted.sign, next);
-        assert!(promoted.other == Some(Other::Old(first.sign)));
-        assert!(promoted.begin().unwrap().is_err() && promoted.promote().is_err());
-        let finished = promoted.finish().unwrap();
-        assert!(finished.other.is_none() && finished.sign == next);
-        for file in [&begun, &promoted, &finished] {
-            assert_eq!(file.session, first.session);
+    fn a_rotation_has_three_steps_in_order_and_leaves_the_other_keys_alone() {
+        for (which, other) in [(Use::Sign, Use::Session), (Use::Session, Use::Sign)] {
+            let first = KeyFile::of(key_of_line());
+            assert_eq!(first.promote(which), Err(Untimely::NotBegun));
+            assert_eq!(first.finish(which), Err(Untimely::Idle));
+            let begun = first.begin(which).unwrap().unwrap();
+            let Some(Other::Next(next)) = begun.keyring(which).other else {
+                panic!("{begun:?}");
+            };
+            assert_eq!(begun.keyring(which).key, key_of_line());
+            assert_eq!(begun.begin(which).unwrap(), Err(Untimely::Begun));
+            assert_eq!(begun.finish(which), Err(Untimely::NotPromoted));
+            let promoted = begun.promote(which).unwrap();
+            assert_eq!(promoted.keyring(which).key, next);
+            assert!(promoted.keyring(which).other == Some(Other::Old(key_of_line())));
+            assert_eq!(promoted.begin(which).unwrap(), Err(Untimely::NotFinished));
+            assert_eq!(promoted.promote(which), Err(Untimely::Promoted));
+            let finished = promoted.finish(which).unwrap();
+            assert!(finished.keyring(which) == Keyring::of(next));
+            for file in [&begun, &promoted, &finished] {
+                assert!(file.keyring(other) == first.keyring(other));
+            }
+            assert!(finished.begin(which).unwrap().is_ok());
         }
-        assert!(finished.begin().unwrap().is_ok());
     }
 
     #[test]
     fn a_file_is_replaced_whole_and_for_its_owner_alone() {
         let (_folder, path) = stored(KEY, 0o600);
-        let begun = KeyFile::read(&path).unwrap().begin().unwrap().unwrap();
+        let begun = KeyFile::read(&path)
+            .unwrap()
+            .begin(Use::Sign)
+            .unwrap()
+            .unwrap();
         begun.write(&path).unwrap();
         assert_eq!(KeyFile::read(&path).unwrap(), begun);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
@@ -434,15 +554,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_and_back(sign: Key, other: Key, session: Key, form in 0..3) {
-            prop_assume!(key_id(&sign) != key_id(&other));
-            let other = [None, Some(Other::Next(other)), Some(Other::Old(other))][form as usize];
-            let file = KeyFile { sign, other, session };
+        fn text_and_back(keys: [Key; 4], forms in (0..3usize, 0..3usize)) {
+            let keyring = |key: Key, other: Key, form: usize| Keyring {
+                key,
+                other: [None, Some(Other::Next(other)), Some(Other::Old(other))][form],
+            };
+            prop_assume!(key_id(&keys[0]) != key_id(&keys[1]));
+            prop_assume!(key_id(&keys[2]) != key_id(&keys[3]));
+            let sign = keyring(keys[0], keys[1], forms.0);
+            let session = keyring(keys[2], keys[3], forms.1);
+            let file = KeyFile { sign, session };
             prop_assert_eq!(KeyFile::parse(&file.to_string()), Ok(file));
         }
 
         #[test]
-        fn no_text_panics(text in "(sign|next|old|session|#|[0-9a-f]{0,64}|\\PC|\n| ){0,12}") {
+        fn no_text_panics(text in "(sign|next|old|(next-|old-)?session|#|[0-9a-f]{0,64}|\\PC|\n| ){0,12}") {
             let _ = KeyFile::parse(&text);
         }
     }

@@ -1,8 +1,10 @@
 //! The POP's keys, and the keys derived from them.
 //!
 //! Members accept two keys and sign with one, so that the POP's key can be changed
-//! while it runs ([`KeyFile`]). Session ids come from a key of their own, which
-//! stays: a session keeps its id when the others change.
+//! while it runs ([`KeyFile`]). Session ids come from a key of their own: a session
+//! keeps its id when the others change. That key changes in three steps, too: while
+//! there is another one beside it, hosts tell of each of their sessions by both ids, so
+//! it does not matter by which one a host looks them up.
 
 mod file;
 
@@ -10,7 +12,9 @@ use std::path::Path;
 
 use homing_common::session::SessionKey;
 
-pub use file::{Key, KeyError, KeyFile, Other};
+use crate::datapath::local::SessionKeys;
+
+pub use file::{Key, KeyError, KeyFile, Keyring, Other, Untimely, Use};
 
 /// Contexts of BLAKE3's key derivation: one per use, so that no use can be
 /// turned against another.
@@ -26,8 +30,10 @@ pub struct Keys {
     pub(super) sign: DatagramKey,
     /// Datagrams under it are accepted as well.
     pub(super) other: Option<DatagramKey>,
-    /// Hashes session tuples to ids.
-    pub session: SessionKey,
+    /// Hash session tuples to ids.
+    pub session: SessionKeys,
+    /// The public ids of both. Where there is no other one, they are the same.
+    pub session_ids: [u8; 2],
     /// Sign echoes between kernels: what is asked is signed with the first, and
     /// either is accepted. One of zeros is none.
     pub echo: [SessionKey; 2],
@@ -50,13 +56,21 @@ impl Keys {
 
     /// Derives all keys from those of a file.
     pub fn of(file: &KeyFile) -> Self {
-        let other = file.other.as_ref().map(Other::key);
+        let (other, other_session) = (file.sign.other(), file.session.other());
+        let session_id = key_id(&file.session.key);
         let echo = |key| siphash_key(ECHOES, key);
         Self {
-            sign: DatagramKey::of(&file.sign),
+            sign: DatagramKey::of(&file.sign.key),
             other: other.map(DatagramKey::of),
-            session: siphash_key(SESSIONS, &file.session),
-            echo: [echo(&file.sign), other.map_or_else(Default::default, echo)],
+            session: SessionKeys {
+                key: siphash_key(SESSIONS, &file.session.key),
+                other: other_session.map(|other| siphash_key(SESSIONS, other)),
+            },
+            session_ids: [session_id, other_session.map_or(session_id, key_id)],
+            echo: [
+                echo(&file.sign.key),
+                other.map_or_else(Default::default, echo),
+            ],
         }
     }
 
@@ -123,25 +137,44 @@ mod tests {
     #[test]
     fn derived_keys_differ_from_each_other() {
         let keys = Keys::derive(&[7; 32]);
-        let session = keys.session.0.map(u64::to_le_bytes).concat();
+        let session = keys.session.key.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.sign.key[..16], session[..]);
-        assert!(keys.echo[0] != keys.session);
+        assert!(keys.echo[0] != keys.session.key);
         assert!(keys.echo[1] == SessionKey::default());
         assert_ne!(keys.sign.key, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).sign.key, keys.sign.key);
     }
 
+    fn rotation(which: Use) -> [Keys; 4] {
+        let first = KeyFile::of([7; 32]);
+        let begun = first.begin(which).unwrap().unwrap();
+        let promoted = begun.promote(which).unwrap();
+        let finished = promoted.finish(which).unwrap();
+        [first, begun, promoted, finished].map(|file| Keys::of(&file))
+    }
+
     #[test]
     fn a_rotation_changes_all_keys_but_that_of_sessions() {
-        let first = KeyFile::of([7; 32]);
-        let before = Keys::of(&first);
-        let begun = first.begin().unwrap().unwrap();
-        let middle = Keys::of(&begun.promote().unwrap());
-        let after = Keys::of(&begun.promote().unwrap().finish().unwrap());
+        let [before, _, middle, after] = rotation(Use::Sign);
         assert_eq!(middle.other_id(), Some(before.id()));
         assert!(middle.echo[1] == before.echo[0]);
         assert!(middle.by_id(before.id()).is_some() && after.by_id(before.id()).is_none());
         assert!(after.session == before.session && after.echo[0] != before.echo[0]);
         assert_ne!(after.id(), before.id());
+    }
+
+    #[test]
+    fn whoever_is_a_step_away_tells_of_its_sessions_by_the_key_they_are_looked_up_by() {
+        let steps = rotation(Use::Session);
+        for pair in steps.windows(2) {
+            for (looks_up, tells) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+                let told = [Some(tells.session.key), tells.session.other];
+                assert!(told.contains(&Some(looks_up.session.key)));
+                assert!(tells.session_ids.contains(&looks_up.session_ids[0]));
+            }
+        }
+        let [before, .., after] = &steps;
+        assert!(before.session.key != after.session.key && after.session.other.is_none());
+        assert!(before.id() == after.id() && before.echo == after.echo);
     }
 }

@@ -4,7 +4,10 @@ use super::{
     guard::{NONCE_LIFE, REPLIES_BURST},
     *,
 };
-use crate::pop::{BODY_LEN_MAX, keys::KeyFile};
+use crate::pop::{
+    BODY_LEN_MAX,
+    keys::{KeyFile, Use},
+};
 
 fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host as u8], 7946))
@@ -87,9 +90,9 @@ fn message_is_accepted_once_and_only_after_an_answer() {
 #[test]
 fn keys_change_host_by_host_and_nobody_is_unheard_meanwhile() {
     let first = KeyFile::of([9; 32]);
-    let begun = first.begin().unwrap().unwrap();
-    let promoted = begun.promote().unwrap();
-    let finished = promoted.finish().unwrap();
+    let begun = first.begin(Use::Sign).unwrap().unwrap();
+    let promoted = begun.promote(Use::Sign).unwrap();
+    let finished = promoted.finish(Use::Sign).unwrap();
     let (mut a, mut b) = (seal(1, life(1, 1)), seal(2, life(1, 1)));
     introduce(0, &mut a, &mut b);
     introduce(0, &mut b, &mut a);

@@ -323,6 +323,7 @@ fn reports_are_limited_whoever_asks() {
     let mut pop = Pop::new(13, &[120]);
     pop.own(1, 1, Found::Socket);
     let ask = Ask {
+        key: 1,
         number: 5,
         pass_on: false,
         questions: vec![question(1)],
@@ -376,4 +377,60 @@ fn others_tell_of_sessions_whose_host_cannot_be_asked() {
         assert_eq!(pop.host(1).routes[&id(4)], HostId(down), "who else?");
         assert_eq!(pop.host(1).asks.counters.ask_told, 2);
     }
+}
+
+/// Gives a host another key of session ids, as if it had the public id `key`; and, while
+/// it changes, one more.
+fn rekey(pop: &mut Pop, host: u16, key: u8, other: u8) {
+    let session = |key: u8| SessionKey([key.into(), 7]);
+    let settings = &mut pop.host(host).asks.settings;
+    settings.keys = SessionKeys {
+        key: session(key),
+        other: (other != key).then(|| session(other)),
+    };
+    settings.key_ids = [key, other];
+}
+
+#[test]
+fn hosts_on_the_way_to_another_session_key_find_each_others_sessions() {
+    // Hosts 1 to 3 here, 4 to 6 in another domain, behind relays: each either at the
+    // first step, at which sessions are looked up by the old key, or at the second.
+    for asker in [(1, 2), (2, 1)] {
+        let mut pop = Pop::new(9, &[3, 3]);
+        rekey(&mut pop, 1, asker.0, asker.1);
+        for (host, (key, other)) in (2..).zip([(1, 2), (2, 1), (2, 1), (1, 2), (2, 1)]) {
+            rekey(&mut pop, host, key, other);
+        }
+        for (session, owner) in (1..).zip([2, 3, 4, 5, 6]) {
+            pop.own(owner, session, Found::Socket);
+            pop.packet(1, session);
+        }
+        pop.own(6, 6, Found::Closed);
+        pop.packet(1, 6);
+        pop.wait(50);
+        for (session, owner) in (1..).zip([2, 3, 4, 5, 6]) {
+            assert_eq!(pop.ways(1, session), [Way::Reenter], "of host {owner}");
+            let id = pop.host(1).asks.id_of(&question(session).tuple);
+            assert_eq!(pop.host(1).routes[&id], HostId(owner));
+        }
+        assert_eq!(
+            pop.ways(1, 6),
+            [Way::Up],
+            "its last owner says that it closed"
+        );
+    }
+}
+
+#[test]
+fn whoever_lacks_the_askers_session_key_stays_silent_and_nothing_goes_up() {
+    let mut pop = Pop::new(9, &[2, 2]);
+    rekey(&mut pop, 3, 2, 2);
+    pop.own(3, 1, Found::Socket);
+    for _ in 0..4 {
+        pop.packet(1, 1);
+        pop.wait(300);
+    }
+    assert!(pop.ways(1, 1).is_empty());
+    let (asked, passed_on) = (pop.host(3).asks.counters, pop.host(4).asks.counters);
+    assert!(asked.asked_other_key > 0 || passed_on.asked_passed_on > 0);
 }

@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::*;
 use crate::{
+    datapath::local::SessionKeys,
     gossip::claims::Claim,
     pop::{Domain, rendezvous},
 };
@@ -117,7 +118,11 @@ impl Pop {
             for _ in 0..count {
                 let settings = Settings {
                     host: HostId(next),
-                    key: KEY,
+                    keys: SessionKeys {
+                        key: KEY,
+                        other: None,
+                    },
+                    key_ids: [1; 2],
                     first: (u64::MAX - 5).wrapping_add(seed),
                 };
                 let host = Host {
@@ -205,8 +210,9 @@ impl Pop {
         if is_local || known && !host.full {
             return;
         }
-        host.asks
-            .parked(now, now, question(session), frame(session), known);
+        let mut question = question(session);
+        question.id = host.asks.id_of(&question.tuple).0;
+        host.asks.parked(now, now, question, frame(session), known);
         self.settle(HostId(at));
     }
 
@@ -217,7 +223,7 @@ impl Pop {
         loop {
             while let Some(mut lookup) = host.asks.poll_lookup() {
                 for asked in &mut lookup.questions {
-                    let found = host.kernel.get(&SessionId(asked.id));
+                    let found = host.kernel.get(&asked.tuple.id(&KEY));
                     asked.found = found.map_or(0, |&found| found as u8);
                 }
                 let heard = &host.heard;
