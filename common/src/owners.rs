@@ -19,12 +19,20 @@
 //! ```text
 //! first  = (⌊hi · n / 2^17⌋ + m1(lo)) mod n      m1(lo) = ⌊(lo mod 2^32) · n / 2^32⌋
 //! second = (m2(lo) − first) mod n                m2(lo) = ⌊⌊lo / 2^15⌋ · n / 2^32⌋
-//! slot   = host (16 bits) ‖ choice (1) ‖ lo (47)
+//! slot   = away (4 bits) ‖ host (12) ‖ choice (1) ‖ lo (47)
 //! ```
 //!
 //! `choice` says whether the bucket is the first or the second one. Either follows from
 //! the other and `lo`, and `hi` from the first: `n` is at least 2^17, so no two values
 //! of `hi` give the same `⌊hi · n / 2^17⌋`.
+//!
+//! An entry stands in its second bucket only where the first one was full, which is
+//! rare. So a bucket counts, in the `away` of its last slot, the entries whose first
+//! bucket it is and that stand in their second one: where there are none, who does not
+//! find a session in its first bucket need not read another line. Sessions that have
+//! no entry, above all this host's own, mostly cost one line that way. The count may be
+//! too high, never too low: at its greatest it stays for good, and so does what a writer
+//! that was killed has counted too much. A larger table begins to count anew.
 //!
 //! Ids are a keyed hash (SipHash-1-3) of the session's tuple: who does not have the key
 //! can neither choose nor guess a bucket, whatever ports and addresses he takes. So the
@@ -55,8 +63,17 @@
 //! the first bucket's slot before the copy was written, and its first look at the counter
 //! came before that, hence before the counter moved on. The two looks differ. An entry
 //! that moves from the first bucket to the second one is found in one of them: who saw
-//! it cleared in the first sees the copy in the second. `tests/owners_order.rs` goes through
-//! all interleavings.
+//! it cleared in the first sees the copy in the second.
+//!
+//! Nor may it be missed for the count. The writer counts an entry before it stands in
+//! its second bucket, and takes it from the count after it has gone from there. The
+//! reader takes the count from the bucket's last slot, which it loads last. Say that the
+//! count is zero, and the entry was not found in the first bucket. When the count was
+//! loaded the entry stood in the first bucket, hence not in the last slot (which is the
+//! same load), and its slot was loaded before it was written: so it came there from
+//! the second bucket meanwhile, and since the count was zero again the counter of moves
+//! had moved on before. The two looks at that differ. `tests/owners_order.rs` goes
+//! through all interleavings.
 //!
 //! The kernel side has no acquire loads that all kernels take (they came with the fourth
 //! version of the instruction set), and uses volatile ones: enough on x86-64, which
@@ -85,8 +102,16 @@ const LO: u64 = (1 << LO_BITS) - 1;
 /// Set in an entry that stands in its session's second bucket.
 const CHOICE: u64 = 1 << LO_BITS;
 const HOST_SHIFT: u32 = LO_BITS + 1;
+const HOST_BITS: u32 = 12;
+/// The slot whose highest bits are the bucket's count.
+const AWAY_SLOT: usize = SLOTS - 1;
+const AWAY_SHIFT: u32 = HOST_SHIFT + HOST_BITS;
+/// A bucket's count of the entries that stand in their second bucket, not here.
+const AWAY: u64 = !0 << AWAY_SHIFT;
 /// What names the session in an entry.
 const REST: u64 = (1 << HOST_SHIFT) - 1;
+
+const _: () = assert!(crate::host::MAX_HOSTS == 1 << HOST_BITS);
 
 /// What stands in the words of the header.
 pub mod header {
@@ -111,7 +136,9 @@ pub struct Slot {
     pub low: u32,
     /// Bits 32 to 46 of the id; the highest bit is set in the session's second bucket.
     pub high: u16,
-    /// The owner. Zero: the slot is free.
+    /// The owner, in the lower twelve bits. Zero: the slot is free. The upper four bits
+    /// of a bucket's last slot count entries that stand in their second bucket because
+    /// this one was full.
     pub host: u16,
 }
 
@@ -201,12 +228,18 @@ const fn moves_of(entry: u64) -> usize {
     header::MOVES + (entry as usize & (header::STRIPES - 1))
 }
 
+/// The owner in a slot. Zero: it is free.
+#[inline(always)]
+const fn host_in(slot: u64) -> u16 {
+    ((slot & !AWAY) >> HOST_SHIFT) as u16
+}
+
 /// The owner in a slot, if it holds this entry.
 #[inline(always)]
 const fn owner_in(slot: u64, entry: u64) -> Option<u16> {
-    let differs = slot ^ entry;
-    if differs & REST == 0 && differs != 0 {
-        Some((differs >> HOST_SHIFT) as u16)
+    // The rest is zero in a free slot, and in one entry of 2^47.
+    if slot & REST == entry && host_in(slot) != 0 {
+        Some(host_in(slot))
     } else {
         None
     }
@@ -247,7 +280,7 @@ impl Shape {
 
     /// The session whose entry stands in a bucket; none if the slot is free.
     pub const fn id_of(&self, bucket: u32, slot: u64) -> Option<SessionId> {
-        if slot >> HOST_SHIFT == 0 {
+        if host_in(slot) == 0 {
             return None;
         }
         let lo = slot & LO;
@@ -334,7 +367,7 @@ fn each_of<M: Memory>(
         for slot in 0..SLOTS {
             let slot = M::load(bucket, slot);
             if let Some(id) = shape.id_of(number, slot) {
-                each(id, HostId((slot >> HOST_SHIFT) as u16));
+                each(id, HostId(host_in(slot)));
             }
         }
     }
@@ -357,10 +390,15 @@ pub fn look_up<M: Memory>(memory: &M, id: SessionId) -> Found {
                 return Found::Unsure;
             };
             let entry = place.entry(0, second);
+            let mut last = 0;
             for slot in 0..SLOTS {
-                if let Some(host) = owner_in(M::load(bucket, slot), entry) {
+                last = M::load(bucket, slot);
+                if let Some(host) = owner_in(last, entry) {
                     return Found::Owner(host);
                 }
+            }
+            if last & AWAY == 0 {
+                break;
             }
         }
         let before = moves;

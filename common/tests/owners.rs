@@ -202,6 +202,38 @@ fn entries<M: Writable>(table: &Table<M>) -> Vec<(SessionId, u16)> {
     all
 }
 
+/// Each bucket counts the entries whose first one it is and that stand in their second
+/// one. At fifteen it has lost count.
+fn assert_counts<M: Writable>(table: &Table<M>) {
+    const CHOICE: u64 = 1 << 47;
+    let (shape, memory) = (table.shape(), table.memory());
+    let mut away = vec![0; shape.buckets() as usize];
+    let words = |number| {
+        let line = memory.bucket(table.number(), number).unwrap();
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|slot| M::load(line, slot))
+    };
+    for number in 0..shape.buckets() {
+        for word in words(number).into_iter().filter(|word| word & CHOICE != 0) {
+            let id = shape
+                .id_of(number, word)
+                .expect("what is free has no choice");
+            away[shape.place(id).first as usize] += 1;
+        }
+    }
+    for (number, away) in (0..).zip(away) {
+        let count = words(number)[SLOTS - 1] >> 60;
+        assert!(
+            count == 15 || count == away,
+            "{number}: {count}, not {away}"
+        );
+        assert!(
+            words(number)[..SLOTS - 1]
+                .iter()
+                .all(|word| word >> 60 == 0)
+        );
+    }
+}
+
 fn sorted(model: &HashMap<SessionId, u16>) -> Vec<(SessionId, u16)> {
     let mut all: Vec<_> = model.iter().map(|(id, host)| (*id, *host)).collect();
     all.sort();
@@ -244,6 +276,7 @@ proptest! {
         }
         if !cfg!(miri) {
             prop_assert_eq!(entries(&table), sorted(&model));
+            assert_counts(&table);
         }
     }
 }
@@ -307,9 +340,11 @@ fn it_is_all_but_full_before_it_refuses() {
         let host = HostId(1 + (number % 7) as u16);
         assert_eq!(table.get(session_id(number)), Some(host));
     }
+    assert_counts(&table);
     let of_three = (0..fitted).filter(|number| number % 7 == 2).count();
     assert_eq!(table.void(HostId(3)) as usize, of_three);
     assert_eq!(u64::from(table.len()), fitted - of_three as u64);
+    assert_counts(&table);
     assert_eq!(table.get(session_id(2)), None);
     assert_eq!(table.set(session_id(2), HostId(9)), Ok(true));
 }

@@ -17,7 +17,13 @@ use homing_common::{
     bench::{Bench, HEADER_LEN, session_id},
     session::SessionId,
 };
-use homing_ebpf::{handle, owners::owner_of, packet::Frame, stats};
+use homing_ebpf::{
+    handle,
+    owners::owner_of,
+    packet::Frame,
+    stats,
+    word::{load, store},
+};
 
 /// What the wrappers need, set by the benchmark.
 #[btf_map]
@@ -64,35 +70,56 @@ static OWNERS_LRU: LruHashMap<u64, u64, { 1 << 20 }> = LruHashMap::new();
 /// Choosing a session, and nothing else.
 #[xdp]
 pub fn bench_session(_ctx: XdpContext) -> u32 {
-    look_up(|_| true)
+    look_up(0, |_| true)
 }
 
 /// Choosing a session, and looking its owner up in the table.
 #[xdp]
 pub fn bench_owners(_ctx: XdpContext) -> u32 {
-    look_up(|id| matches!(owner_of(id), Ok(Some(_))))
+    look_up(0, |id| matches!(owner_of(id), Ok(Some(_))))
 }
 
 /// The same in the hash map.
 #[xdp]
 pub fn bench_owners_hash(_ctx: XdpContext) -> u32 {
-    look_up(|id| OWNERS_HASH.get_ptr(id.0).is_some())
+    look_up(0, |id| OWNERS_HASH.get_ptr(id.0).is_some())
 }
 
 /// The same in the one where the oldest make room.
 #[xdp]
 pub fn bench_owners_lru(_ctx: XdpContext) -> u32 {
-    look_up(|id| OWNERS_LRU.get_ptr(id.0).is_some())
+    look_up(0, |id| OWNERS_LRU.get_ptr(id.0).is_some())
 }
 
+/// Choosing a session that has no entry, and looking for one in the table.
+#[xdp]
+pub fn bench_absent(_ctx: XdpContext) -> u32 {
+    look_up(ABSENT, |id| matches!(owner_of(id), Ok(None)))
+}
+
+/// The same in the hash map.
+#[xdp]
+pub fn bench_absent_hash(_ctx: XdpContext) -> u32 {
+    look_up(ABSENT, |id| OWNERS_HASH.get_ptr(id.0).is_none())
+}
+
+/// The same in the one where the oldest make room.
+#[xdp]
+pub fn bench_absent_lru(_ctx: XdpContext) -> u32 {
+    look_up(ABSENT, |id| OWNERS_LRU.get_ptr(id.0).is_none())
+}
+
+/// Numbers of sessions from here on have no entry.
+const ABSENT: u64 = 1 << 32;
+
 #[inline(always)]
-fn look_up(is_there: impl Fn(SessionId) -> bool) -> u32 {
-    let there = BENCH.get_ptr_mut(0).is_some_and(|bench| {
+fn look_up(from: u64, is_right: impl Fn(SessionId) -> bool) -> u32 {
+    let right = BENCH.get_ptr_mut(0).is_some_and(|bench| {
         // SAFETY: the benchmark runs one program at a time.
         let bench = unsafe { &mut *bench };
-        is_there(session_id(bench.next().into()))
+        is_right(session_id(from + u64::from(bench.next())))
     });
-    if there {
+    if right {
         xdp_action::XDP_TX
     } else {
         xdp_action::XDP_ABORTED
@@ -129,8 +156,17 @@ fn choose(ctx: &XdpContext, bench: &mut Bench) -> Option<()> {
 #[inline(always)]
 fn restore(ctx: &XdpContext, bench: &Bench) -> Option<()> {
     let header: *mut [u8; HEADER_LEN] = Frame::of(ctx).at(0)?;
+    let (from, to) = (bench.header.as_ptr(), header.cast::<u8>());
+    const WORDS: usize = HEADER_LEN / 8 * 8;
     // SAFETY: `at` has checked that it lies within the frame.
-    unsafe { *header = bench.header };
+    unsafe {
+        for offset in (0..WORDS).step_by(8) {
+            store(to.add(offset), load::<u64>(from.add(offset)));
+        }
+        for offset in (WORDS..HEADER_LEN).step_by(2) {
+            store(to.add(offset), load::<u16>(from.add(offset)));
+        }
+    }
     Some(())
 }
 

@@ -8,7 +8,13 @@ use homing_common::{
     outcome::Outcome,
 };
 
-use crate::{End, checksum, hosts, mark::Mark, packet::Frame, settings, too_big};
+use crate::{
+    End, checksum, hosts,
+    mark::Mark,
+    packet::Frame,
+    settings, too_big,
+    word::{load, store},
+};
 
 /// Where a packet that goes into the tunnel came from.
 #[derive(Clone, Copy)]
@@ -296,27 +302,4 @@ unsafe fn copy_link(from: *const u8, to: *mut u8, l2_len: usize) -> (*const u8, 
             (from.add(18), to.add(18))
         }
     }
-}
-
-/// Reads a word, wherever it lies: arrays of bytes would be copied byte by byte, and
-/// what is then read of them in words waits for all of these.
-///
-/// # Safety
-///
-/// `from` must point to a `T`, made of bytes alone.
-#[inline(always)]
-unsafe fn load<T>(from: *const u8) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { from.cast::<T>().read_unaligned() }
-}
-
-/// Writes a word.
-///
-/// # Safety
-///
-/// `to` must point to as many writable bytes.
-#[inline(always)]
-unsafe fn store<T>(to: *mut u8, word: T) {
-    // SAFETY: the caller's promise.
-    unsafe { to.cast::<T>().write_unaligned(word) }
 }

@@ -35,6 +35,7 @@ pub mod too_big;
 pub mod tunnel;
 pub mod uncommon;
 pub mod unowned;
+pub mod word;
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use homing_common::outcome::Outcome;

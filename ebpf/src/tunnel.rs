@@ -17,6 +17,7 @@ use crate::{
     settings,
     uncommon::{Uncommon, is_icmp},
     unowned::{self, From, Way},
+    word::{load, store},
 };
 
 const UDP_LEN: usize = 8;
@@ -301,11 +302,14 @@ fn move_link<const N: usize>(
     let from: *mut [u8; N] = frame.at(0).ok_or(Outcome::TunnelMalformed)?;
     let to: *mut [u8; N] = frame.at(delta).ok_or(Outcome::TunnelMalformed)?;
     let last: *mut [u8; 2] = frame.at(delta + N).ok_or(Outcome::TunnelMalformed)?;
-    // SAFETY: `at` has checked that all lie within the frame. Source and target
-    // do not overlap: an outer header, and so `delta`, is 20 bytes at least, and
-    // `N` is 20 at most.
+    // SAFETY: `at` has checked that all lie within the frame, and `N` is 12, 16 or 20.
+    // Source and target do not overlap: an outer header, and so `delta`, is 20 bytes at
+    // least.
     unsafe {
-        core::ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), N);
+        for offset in (0..N).step_by(4) {
+            let word: u32 = load(from.cast::<u8>().add(offset));
+            store(to.cast::<u8>().add(offset), word);
+        }
         *last = ether_type;
     }
     Ok(())

@@ -3,9 +3,13 @@
 use core::ops::Range;
 
 use super::{
-    CHOICE, HOST_SHIFT, Memory, Place, REST, SLOTS, Shape, active, header, moves_of, owner_in,
+    AWAY, AWAY_SHIFT, AWAY_SLOT, CHOICE, HOST_SHIFT, Memory, Place, REST, SLOTS, Shape, active,
+    header, host_in, moves_of, owner_in,
 };
-use crate::{host::HostId, session::SessionId};
+use crate::{
+    host::{HostId, MAX_HOSTS},
+    session::SessionId,
+};
 
 /// Buckets that are looked at for a way to a free slot.
 const SEARCH_MAX: usize = 512;
@@ -90,10 +94,10 @@ impl<M: Writable> Table<M> {
         };
         let (bucket, slot) = ((moving / SLOTS as u64) as u32, moving as usize % SLOTS);
         if bucket < self.shape.buckets() {
-            let entry = M::load(self.bucket(bucket), slot);
+            let entry = self.entry_in(self.bucket(bucket), slot);
             let other = self.bucket(self.shape.other(bucket, entry));
             let copy = entry ^ CHOICE;
-            if entry != 0 && (0..SLOTS).any(|slot| M::load(other, slot) == copy) {
+            if entry != 0 && (0..SLOTS).any(|slot| self.entry_in(other, slot) == copy) {
                 self.leave(bucket, slot, entry);
             }
         }
@@ -129,15 +133,18 @@ impl<M: Writable> Table<M> {
     pub fn get(&self, id: SessionId) -> Option<HostId> {
         let place = self.shape.place(id);
         let found = self.find(&place);
-        found.map(|(_, _, entry)| HostId((entry >> HOST_SHIFT) as u16))
+        found.map(|(_, _, entry)| HostId(host_in(entry)))
     }
 
-    /// Makes a host the owner of a session; says whether it had none. The host's id must
-    /// not be zero.
+    /// Makes a host the owner of a session; says whether it had none.
     ///
     /// # Errors
     ///
     /// There is no room, and nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// The host's id is none: zero, or beyond all.
     pub fn set(&mut self, id: SessionId, host: HostId) -> Result<bool, Full> {
         self.set_and_tell(id, host, |_, _| ())
     }
@@ -149,12 +156,16 @@ impl<M: Writable> Table<M> {
         host: HostId,
         moved: impl FnMut(SessionId, HostId),
     ) -> Result<bool, Full> {
+        assert!(host.0 != 0 && u32::from(host.0) < MAX_HOSTS, "{}", host.0);
         let place = self.shape.place(id);
         if self.replace(&place, host.0) {
             return Ok(false);
         }
         let (bucket, slot, second) = self.room(&place, moved).ok_or(Full)?;
-        M::store(self.bucket(bucket), slot, place.entry(host.0, second));
+        if second {
+            self.count_away(place.first, true);
+        }
+        self.write(self.bucket(bucket), slot, place.entry(host.0, second));
         self.len += 1;
         Ok(true)
     }
@@ -167,30 +178,68 @@ impl<M: Writable> Table<M> {
         there
     }
 
-    /// A session's entry, and the line and slot it stands in.
-    fn find(&self, place: &Place) -> Option<(M::Line<'_>, usize, u64)> {
+    /// A session's entry, and the bucket and slot it stands in.
+    fn find(&self, place: &Place) -> Option<(u32, usize, u64)> {
         for (bucket, second) in [(place.first, false), (place.second, true)] {
             let line = self.bucket(bucket);
             for slot in 0..SLOTS {
-                let entry = M::load(line, slot);
+                let entry = self.entry_in(line, slot);
                 if owner_in(entry, place.entry(0, second)).is_some() {
-                    return Some((line, slot, entry));
+                    return Some((bucket, slot, entry));
                 }
+            }
+            if M::load(line, AWAY_SLOT) & AWAY == 0 {
+                break;
             }
         }
         None
+    }
+
+    /// What stands in a slot, without the bucket's count. Zero: it is free.
+    fn entry_in(&self, line: M::Line<'_>, slot: usize) -> u64 {
+        M::load(line, slot) & !AWAY
+    }
+
+    /// Writes an entry, or with 0 frees the slot. The bucket's count stays.
+    fn write(&self, line: M::Line<'_>, slot: usize, entry: u64) {
+        M::store(line, slot, M::load(line, slot) & AWAY | entry);
+    }
+
+    /// Counts, at its first bucket, an entry that is about to stand in its second one, or
+    /// one that stands there no more.
+    fn count_away(&self, first: u32, goes: bool) {
+        let line = self.bucket(first);
+        let word = M::load(line, AWAY_SLOT);
+        let count = word >> AWAY_SHIFT;
+        let count = match goes {
+            // Who has lost count cannot count down.
+            _ if count == AWAY >> AWAY_SHIFT => return,
+            true => count + 1,
+            false => count.saturating_sub(1),
+        };
+        M::store(line, AWAY_SLOT, word & !AWAY | count << AWAY_SHIFT);
+    }
+
+    /// Frees the slot of an entry.
+    fn remove(&self, bucket: u32, slot: usize, entry: u64) {
+        self.write(self.bucket(bucket), slot, 0);
+        if entry & CHOICE != 0 {
+            self.count_away(self.shape.other(bucket, entry), false);
+        }
     }
 
     /// Writes another owner into a session's entry, or with 0 frees it. Says whether
     /// there is one.
     fn replace(&mut self, place: &Place, host: u16) -> bool {
         let found = self.find(place);
-        if let Some((line, slot, entry)) = found {
-            let entry = match host {
-                0 => 0,
-                host => entry & REST | u64::from(host) << HOST_SHIFT,
-            };
-            M::store(line, slot, entry);
+        if let Some((bucket, slot, entry)) = found {
+            match host {
+                0 => self.remove(bucket, slot, entry),
+                host => {
+                    let entry = entry & REST | u64::from(host) << HOST_SHIFT;
+                    self.write(self.bucket(bucket), slot, entry);
+                }
+            }
         }
         found.is_some()
     }
@@ -207,7 +256,7 @@ impl<M: Writable> Table<M> {
 
     fn entry(&self, bucket: u32, slot: u64) -> Option<(SessionId, HostId)> {
         let id = self.shape.id_of(bucket, slot)?;
-        Some((id, HostId((slot >> HOST_SHIFT) as u16)))
+        Some((id, HostId(host_in(slot))))
     }
 
     /// Removes all entries of a host; says how many there were.
@@ -216,8 +265,9 @@ impl<M: Writable> Table<M> {
         for bucket in 0..self.shape.buckets() {
             let line = self.bucket(bucket);
             for slot in 0..SLOTS {
-                if M::load(line, slot) >> HOST_SHIFT == u64::from(host.0) && host.0 != 0 {
-                    M::store(line, slot, 0);
+                let entry = self.entry_in(line, slot);
+                if host_in(entry) == host.0 && host.0 != 0 {
+                    self.remove(bucket, slot, entry);
                     gone += 1;
                 }
             }
@@ -245,7 +295,7 @@ impl<M: Writable> Table<M> {
     /// A free slot of a bucket.
     fn free(&self, bucket: u32) -> Option<usize> {
         let line = self.bucket(bucket);
-        (0..SLOTS).find(|slot| M::load(line, *slot) == 0)
+        (0..SLOTS).find(|slot| self.entry_in(line, *slot) == 0)
     }
 
     /// Looks for the shortest way on which entries can change places so that a slot in
@@ -312,10 +362,13 @@ impl<M: Writable> Table<M> {
 
     /// Moves an entry to its other bucket. See the module's account of the order.
     pub fn shift(&mut self, (bucket, slot): (u32, usize), (to, free): (u32, usize)) {
-        let entry = M::load(self.bucket(bucket), slot);
+        let entry = self.entry_in(self.bucket(bucket), slot);
         let place = (u64::from(bucket) + 1) * SLOTS as u64 + slot as u64;
         M::store(self.header(), header::MOVING, place);
-        M::store(self.bucket(to), free, entry ^ CHOICE);
+        if entry & CHOICE == 0 {
+            self.count_away(bucket, true);
+        }
+        self.write(self.bucket(to), free, entry ^ CHOICE);
         self.leave(bucket, slot, entry);
         M::store(self.header(), header::MOVING, 0);
     }
@@ -325,7 +378,7 @@ impl<M: Writable> Table<M> {
         let moves = moves_of(entry);
         let count = M::load(self.header(), moves);
         M::store(self.header(), moves, count.wrapping_add(1));
-        M::store(self.bucket(bucket), slot, 0);
+        self.remove(bucket, slot, entry);
     }
 
     fn header(&self) -> M::Line<'_> {

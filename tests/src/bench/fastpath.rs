@@ -54,11 +54,27 @@ struct Sample {
     adjust: f64,
 }
 
-impl Sample {
-    /// The path's own cost: without the wrapper, without the undoing.
-    fn own(&self) -> f64 {
-        let undo = (self.adjust - self.choose) / 2.0;
-        self.path - self.choose - undo
+/// The path's own cost: without the wrapper, without the undoing. Of minima or of medians:
+/// what another program took from the machine in a single round is in neither.
+fn own(samples: &[Sample], of: impl Fn(&[f64]) -> f64) -> f64 {
+    let of = |time: fn(&Sample) -> f64| of(&samples.iter().map(time).collect::<Vec<_>>());
+    let (path, choose) = (of(|sample| sample.path), of(|sample| sample.choose));
+    let undo = (of(|sample| sample.adjust) - choose) / 2.0;
+    path - choose - undo
+}
+
+/// A minimum and a median, nanoseconds per packet.
+struct Figure {
+    min: f64,
+    median: f64,
+}
+
+impl Figure {
+    fn of(samples: &[f64]) -> Self {
+        Self {
+            min: min(samples),
+            median: median(samples),
+        }
     }
 }
 
@@ -71,8 +87,8 @@ enum Way {
 
 /// What was measured.
 pub struct Report {
-    /// By name: nanoseconds per packet, round by round.
-    figures: Vec<(&'static str, Vec<f64>)>,
+    /// By name.
+    figures: Vec<(&'static str, Figure)>,
     /// Instructions that the verifier looked at to accept the program.
     verified_insns: u32,
     /// Size of the program in machine code.
@@ -88,9 +104,9 @@ impl Report {
             "rounds": ROUNDS,
             "runs_per_round": REPEAT,
         });
-        for (name, samples) in &self.figures {
-            json[format!("{name}_ns")] = round(min(samples)).into();
-            json[format!("{name}_ns_median")] = round(median(samples)).into();
+        for (name, figure) in &self.figures {
+            json[format!("{name}_ns")] = round(figure.min).into();
+            json[format!("{name}_ns_median")] = round(figure.median).into();
         }
         json
     }
@@ -101,9 +117,8 @@ impl Report {
             "{:<22}{:>9}{:>9}{:>13}\n",
             "ns per packet", "minimum", "median", "above floor"
         );
-        let floor = self.figures.first().map_or(0.0, |(_, floor)| min(floor));
-        for (name, samples) in &self.figures {
-            let (min, median) = (min(samples), median(samples));
+        let floor = self.figures.first().map_or(0.0, |(_, floor)| floor.min);
+        for (name, Figure { min, median }) in &self.figures {
             let above = min - floor;
             table += &format!("{name:<22}{min:>9.1}{median:>9.1}{above:>13.1}\n");
         }
@@ -165,13 +180,22 @@ fn measure(progress: &mut dyn FnMut(&str)) -> Result<Report> {
         }
     }
 
-    let base = min(&floor);
+    let floor = Figure::of(&floor);
     let info = pass.info()?;
-    let mut figures = vec![("floor", floor), ("pass", pass_ns), ("pass_v6", pass_v6_ns)];
-    for case in &cases {
-        let samples = case.samples.iter().map(|sample| base + sample.own());
-        figures.push((case.name, samples.collect()));
-    }
+    let paths = cases.iter().map(|case| {
+        let figure = Figure {
+            min: floor.min + own(&case.samples, min),
+            median: floor.min + own(&case.samples, median),
+        };
+        (case.name, figure)
+    });
+    let paths: Vec<_> = paths.collect();
+    let mut figures = vec![
+        ("floor", floor),
+        ("pass", Figure::of(&pass_ns)),
+        ("pass_v6", Figure::of(&pass_v6_ns)),
+    ];
+    figures.extend(paths);
     Ok(Report {
         figures,
         verified_insns: info

@@ -46,6 +46,7 @@ pub struct Report {
     insert: Figures,
     cold: Figures,
     hot: Figures,
+    absent: Figures,
     void_ms: f64,
     many: Many,
 }
@@ -98,6 +99,7 @@ impl Report {
         self.insert.json("insert", &mut json);
         self.cold.json("lookup_cold", &mut json);
         self.hot.json("lookup_hot", &mut json);
+        self.absent.json("lookup_absent", &mut json);
         json
     }
 
@@ -110,6 +112,7 @@ impl Report {
         ) + &self.insert.line("insert")
             + &self.cold.line("look-up, 1,048,576 by chance")
             + &self.hot.line("look-up, one")
+            + &self.absent.line("look-up, absent")
             + &format!(
                 "{:.2} bytes per session at a load of {:.3}, where it grows next\n\
                  {:.2} ms to void a host with {} of {} sessions\n\
@@ -193,16 +196,22 @@ impl Case {
 }
 
 const PROGRAMS: [&str; 3] = ["bench_owners", "bench_owners_hash", "bench_owners_lru"];
+/// The same, of sessions that have no entry.
+const ABSENT: [&str; 3] = ["bench_absent", "bench_absent_hash", "bench_absent_lru"];
 
 fn measure(progress: &mut dyn FnMut(&str)) -> Result<Report> {
     progress("loading");
     let mut case = Case::new(2 * SESSIONS, SESSIONS)?;
     let insert = insert(&mut case, progress)?;
-    let (mut cold, mut hot) = (Figures::default(), Figures::default());
+    let [mut cold, mut hot, mut absent] = <[Figures; 3]>::default();
     for number in 1..=ROUNDS {
         progress(&format!("looking up, round {number} of {ROUNDS}"));
-        for (figures, sessions) in [(&mut cold, SESSIONS), (&mut hot, 1)] {
-            let costs = case.look_up(sessions, &PROGRAMS)?;
+        for (figures, sessions, programs) in [
+            (&mut cold, SESSIONS, &PROGRAMS),
+            (&mut hot, 1, &PROGRAMS),
+            (&mut absent, SESSIONS, &ABSENT),
+        ] {
+            let costs = case.look_up(sessions, programs)?;
             for (samples, cost) in figures.0.iter_mut().zip(costs) {
                 samples.push(cost);
             }
@@ -221,6 +230,7 @@ fn measure(progress: &mut dyn FnMut(&str)) -> Result<Report> {
         insert,
         cold,
         hot,
+        absent,
         void_ms,
         many,
     })

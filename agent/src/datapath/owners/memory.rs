@@ -138,11 +138,12 @@ mod types {
     const INT: u32 = 1 << 24;
     const ARRAY: u32 = 3 << 24;
     const STRUCT: u32 = 4 << 24;
+    const BIT_FIELDS: u32 = 1 << 31;
 
     /// All of it.
     pub fn bytes() -> Vec<u8> {
         let names = [
-            "u32", "u16", "Slot", "Bucket", "low", "high", "host", "slots",
+            "u32", "u16", "Slot", "Bucket", "low", "high", "host", "away", "slots",
         ];
         let mut strings = vec![0];
         let names = names.map(|name| {
@@ -150,16 +151,19 @@ mod types {
             strings.extend(name.bytes().chain([0]));
             at
         });
-        let [u32, u16, slot, bucket, low, high, host, slots] = names;
+        let [u32, u16, slot, bucket, low, high, host, away, slots] = names;
         #[rustfmt::skip]
         let words = [
             // Name, kind and count of members, size; then what the kind wants.
             u32, INT, 4, 32,
             u16, INT, 2, 16,
-            slot, STRUCT | 3, 8,
+            // Where members may be bit fields, their place is how many bits (0: all of
+            // the type's), then where they begin.
+            slot, BIT_FIELDS | STRUCT | 4, 8,
                 low, U32, 0,
                 high, U16, 32,
-                host, U16, 48,
+                host, U16, 12 << 24 | 48,
+                away, U16, 4 << 24 | 60,
             0, ARRAY, 0, SLOT, U32, homing_common::owners::SLOTS as u32,
             bucket, STRUCT | 1, 64,
                 slots, SLOTS, 0,
