@@ -118,3 +118,38 @@ fn programs_find_all_sessions_while_the_table_grows() {
         assert_eq!(owners.len(), left - 10);
     });
 }
+
+#[test]
+fn a_writer_that_ends_while_the_table_grows_leaves_it_whole() {
+    in_namespace(|| {
+        let (mut program, mut owners) = program(4 << 20);
+        let small = owners.bytes();
+        let set = |owners: &mut Owners, n| owners.set(session_id(n), HostId(3)).unwrap();
+        let mut number = 1;
+        while owners.bytes() == small {
+            set(&mut owners, number);
+            number += 1;
+        }
+        // Some way into the larger one, which is not in force yet.
+        for _ in 0..1_000 {
+            set(&mut owners, number);
+            number += 1;
+        }
+        assert!(owners.bytes() > 2 * small, "{}", owners.bytes());
+        drop(owners);
+        let mut owners = program.owners(4 << 20).unwrap();
+        assert_eq!(owners.bytes(), small);
+        assert_eq!(u64::from(owners.len()), number);
+        let found = |owners: &Owners, n| owners.get(session_id(n)) == Some(HostId(3));
+        assert!((1..number).all(|number| found(&owners, number)));
+        // It grows with the next one's changes.
+        let (known, _) = watch(&mut program, || {
+            for number in number..SLOTS + SLOTS / 4 {
+                set(&mut owners, number);
+            }
+        });
+        assert!(known > 0);
+        assert_eq!(owners.bytes(), small * 3 / 2);
+        assert!((1..SLOTS + SLOTS / 4).all(|number| found(&owners, number)));
+    });
+}
