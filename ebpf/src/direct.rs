@@ -46,8 +46,8 @@ pub fn handle<const V4: bool>(
     // Only sessions of services have entries, so one that is found needs no
     // look-up of its service.
     let id = segment.tuple.id(&settings::session_key());
-    if let Some(owner) = owners::owner_of(id)? {
-        return encap::send(
+    if let Some(owner) = owners::host_of(id)? {
+        return encap::send_to(
             ctx,
             &segment.inner::<V4>(),
             id.entropy(),

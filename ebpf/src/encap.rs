@@ -3,7 +3,7 @@
 
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use homing_common::{
-    host::{Encapsulation, HostId, MAX_HEADER_LEN, Template},
+    host::{Encapsulation, Host, HostId, MAX_HEADER_LEN, Template},
     net::{IPIP, IPV6_IN_IP},
     outcome::Outcome,
 };
@@ -79,6 +79,19 @@ pub fn send(
     host: HostId,
     origin: Origin,
 ) -> Result<End, Outcome> {
+    let host = hosts::member(host).ok_or(Outcome::NoWay)?;
+    send_to(ctx, inner, entropy, host, origin)
+}
+
+/// The same, to a host that has been looked up: a member.
+#[inline(always)]
+pub fn send_to(
+    ctx: &XdpContext,
+    inner: &Inner,
+    entropy: u32,
+    host: &'static Host,
+    origin: Origin,
+) -> Result<End, Outcome> {
     let template = template(host).ok_or(Outcome::NoWay)?;
     let (l2_len, l3_len) = (template.l2_len as usize, template.l3_len as usize);
     let outer_len = l3_len + inner.len;
@@ -136,10 +149,9 @@ pub fn send(
     })
 }
 
-/// The template in force for a host, if it is a member and a way to it is known.
+/// The template in force for a host, if a way to it is known.
 #[inline(always)]
-fn template(host: HostId) -> Option<&'static Template> {
-    let host = hosts::member(host)?;
+fn template(host: &'static Host) -> Option<&'static Template> {
     // SAFETY: read once, so that a flip in between cannot mix two templates. The
     // agent waits for a grace period before it writes the one that was in force.
     let active = unsafe { core::ptr::read_volatile(&raw const host.active) };

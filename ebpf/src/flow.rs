@@ -34,8 +34,8 @@ pub fn handle<const V4: bool>(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Resul
     }
     let datagram = Segment::datagram(frame, ip).ok_or(Outcome::Malformed)?;
     let id = datagram.tuple.id(&settings::session_key());
-    if let Some(owner) = owners::owner_of(id)? {
-        return encap::send(
+    if let Some(owner) = owners::host_of(id)? {
+        return encap::send_to(
             ctx,
             &datagram.inner::<V4>(),
             id.entropy(),

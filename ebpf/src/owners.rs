@@ -1,7 +1,7 @@
 //! The look-up of a session's owner.
 
 use homing_common::{
-    host::HostId,
+    host::{Host, HostId},
     outcome::Outcome,
     owners::{self, Found, Memory},
     session::SessionId,
@@ -20,11 +20,25 @@ const UNSURE: u32 = 1 << 16;
 /// host is void.
 #[inline(always)]
 pub fn owner_of(id: SessionId) -> Result<Option<HostId>, Outcome> {
-    match owner_in_table(id.0) {
-        NOTHING => Ok(None),
-        UNSURE => Err(Outcome::OwnerUnsure),
-        host => Ok(Some(HostId(host as u16))),
-    }
+    Ok(found(id)?.map(|(id, _)| id))
+}
+
+/// The same, and what is known of that host.
+#[inline(always)]
+pub fn host_of(id: SessionId) -> Result<Option<&'static Host>, Outcome> {
+    Ok(found(id)?.map(|(_, host)| host))
+}
+
+#[inline(always)]
+fn found(id: SessionId) -> Result<Option<(HostId, &'static Host)>, Outcome> {
+    let id = match owner_in_table(id.0) {
+        NOTHING => return Ok(None),
+        UNSURE => return Err(Outcome::OwnerUnsure),
+        id => HostId(id as u16),
+    };
+    // What leads to a host that is no member any more is void, also while its entries
+    // are still being removed: one write to `HOSTS` voids them all.
+    Ok(hosts::member(id).map(|host| (id, host)))
 }
 
 /// The memory of the tables.
@@ -60,12 +74,7 @@ impl Memory for Maps {
 #[unsafe(no_mangle)]
 pub extern "C" fn owner_in_table(id: u64) -> u32 {
     match owners::look_up(&Maps, SessionId(id)) {
-        // What leads to a host that is no member any more is void, also while its entries
-        // are still being removed: one write to `HOSTS` voids them all.
-        Found::Owner(host) => match hosts::member(HostId(host)) {
-            Some(_) => host.into(),
-            None => NOTHING,
-        },
+        Found::Owner(host) => host.into(),
         Found::Nothing => NOTHING,
         Found::Unsure => UNSURE,
     }
