@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     process::Command,
 };
 
@@ -13,6 +13,8 @@ use homing_tests::{
     packet::{SERVICE_V4, SERVICE_V6, Tcp, flags, segment},
     program::{Action, Program, host_1, in_namespace, tunnel_v4},
 };
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::common::{assert_end, outer};
 
@@ -58,6 +60,7 @@ impl Handshake {
         tun.write_all(&syn.ip().bytes()).unwrap();
         let header_len = if v4 { 20 } else { 40 };
         let answer = loop {
+            wait_readable(&tun);
             let mut packet = vec![0; 2048];
             let len = tun.read(&mut packet).unwrap();
             packet.truncate(len);
@@ -78,6 +81,19 @@ impl Handshake {
         };
         (handshake, ack)
     }
+}
+
+/// Waits until the kernel has sent something; says what it counted if it does not.
+fn wait_readable(tun: &File) {
+    let mut fds = [PollFd::new(tun.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::from(10_000u16)).unwrap() > 0 {
+        return;
+    }
+    let counted = ["netstat", "snmp", "snmp6", "dev", "ipv6_route"].map(|name| {
+        let path = format!("/proc/thread-self/net/{name}");
+        fs::read_to_string(&path).unwrap_or_else(|error| format!("{path}: {error}"))
+    });
+    panic!("the kernel answers nothing: {}", counted.join("\n"));
 }
 
 /// Opens a TUN device of this thread's network namespace.
