@@ -442,7 +442,8 @@ impl Program {
             .collect()
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+    /// A map of the program, by its name.
+    pub fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("the object has no map {name}"))
