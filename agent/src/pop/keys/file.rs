@@ -27,6 +27,9 @@ pub struct KeyFile {
     /// `session`, `next-session`, `old-session`: hash session tuples to ids. They stay
     /// when those that sign change.
     pub session: Keyring,
+    /// `fragments`: chooses where fragments meet. None: the key that sessions are looked
+    /// up by. A rotation of that one leaves it as it was.
+    pub fragments: Option<Key>,
 }
 
 /// What a key is for.
@@ -189,6 +192,7 @@ impl KeyFile {
         Self {
             sign: Keyring::of(key),
             session: Keyring::of(key),
+            fragments: None,
         }
     }
 
@@ -269,10 +273,19 @@ impl KeyFile {
             }
             named[place] = Some(parse_key(line, key.trim())?);
         }
-        let [sign, next, old, session, next_session, old_session] = named;
+        let [
+            sign,
+            next,
+            old,
+            session,
+            next_session,
+            old_session,
+            fragments,
+        ] = named;
         Ok(Self {
             sign: keyring(sign, next, old, Use::Sign)?,
             session: keyring(session, next_session, old_session, Use::Session)?,
+            fragments,
         })
     }
 
@@ -294,6 +307,11 @@ impl KeyFile {
         Ok(self.with(which, finished))
     }
 
+    /// The key that chooses where fragments meet.
+    pub fn fragments(&self) -> &Key {
+        self.fragments.as_ref().unwrap_or(&self.session.key)
+    }
+
     /// The keys for a use.
     pub fn keyring(&self, which: Use) -> Keyring {
         match which {
@@ -303,21 +321,29 @@ impl KeyFile {
     }
 
     fn with(&self, which: Use, keyring: Keyring) -> Self {
-        let (sign, session) = match which {
-            Use::Sign => (keyring, self.session),
-            Use::Session => (self.sign, keyring),
-        };
-        Self { sign, session }
+        match which {
+            Use::Sign => Self {
+                sign: keyring,
+                ..self.clone()
+            },
+            // Hosts of this step and of the one before agree on where fragments meet.
+            Use::Session => Self {
+                session: keyring,
+                fragments: Some(*self.fragments()),
+                ..self.clone()
+            },
+        }
     }
 }
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "sign",
     "next",
     "old",
     "session",
     "next-session",
     "old-session",
+    "fragments",
 ];
 
 impl Use {
@@ -372,7 +398,10 @@ impl fmt::Display for KeyFile {
                 None => {}
             }
         }
-        Ok(())
+        match &self.fragments {
+            Some(key) => writeln!(f, "fragments {}", hex(key)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -387,7 +416,7 @@ impl fmt::Debug for KeyFile {
                 write!(f, "other {:02x}, ", key_id(other))?;
             }
         }
-        f.write_str(")")
+        write!(f, "fragments {:02x})", key_id(self.fragments()))
     }
 }
 
@@ -497,6 +526,19 @@ mod tests {
                 format!("sign {KEY}\nsession {KEY}\nold-session {KEY}"),
                 "for `session` have the same id",
             ),
+            (
+                format!("sign {KEY}\nsession {KEY}\nfragments {KEY}\nfragments {other}"),
+                "line 4 is a second `fragments`",
+            ),
+            (
+                format!("sign {KEY}\nsession {KEY}\nfragment {KEY}"),
+                "line 3 names none of sign, next, old, session, next-session, old-session, fragments",
+            ),
+            (
+                format!("sign {KEY}\nsession {KEY}\nfragments {}", &KEY[2..]),
+                "line 3 has 62 characters",
+            ),
+            (format!("sign {KEY}\nfragments {KEY}"), "no line `session`"),
         ] {
             let (_folder, path) = stored(&content, 0o600);
             let error = KeyFile::read(&path).unwrap_err().to_string();
@@ -539,6 +581,35 @@ mod tests {
     }
 
     #[test]
+    fn the_first_step_with_the_key_of_session_ids_keeps_that_of_fragments() {
+        let first = KeyFile::of(key_of_line());
+        let signs = first.begin(Use::Sign).unwrap().unwrap();
+        assert_eq!((signs.fragments, signs.fragments()), (None, &key_of_line()));
+        let begun = first.begin(Use::Session).unwrap().unwrap();
+        assert_eq!(begun.fragments, Some(key_of_line()));
+        // One that has a key of its own keeps it, and one that was begun without a line
+        // gets the key that hosts of the step before have.
+        let own = KeyFile {
+            fragments: Some([9; 32]),
+            ..first
+        };
+        let begun_with_own = own.begin(Use::Session).unwrap().unwrap();
+        assert_eq!(begun_with_own.fragments, Some([9; 32]));
+        let bare = KeyFile {
+            fragments: None,
+            ..begun
+        };
+        let promoted = bare.promote(Use::Session).unwrap();
+        assert_eq!(promoted.fragments, Some(key_of_line()));
+        let bare = KeyFile {
+            fragments: None,
+            ..promoted
+        };
+        let finished = bare.finish(Use::Session).unwrap();
+        assert_eq!(finished.fragments, Some(finished.session.key));
+    }
+
+    #[test]
     fn a_file_is_replaced_whole_and_for_its_owner_alone() {
         let (_folder, path) = stored(KEY, 0o600);
         let begun = KeyFile::read(&path)
@@ -554,7 +625,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_and_back(keys: [Key; 4], forms in (0..3usize, 0..3usize)) {
+        fn text_and_back(
+            keys: [Key; 4],
+            forms in (0..3usize, 0..3usize),
+            fragments: Option<Key>,
+        ) {
             let keyring = |key: Key, other: Key, form: usize| Keyring {
                 key,
                 other: [None, Some(Other::Next(other)), Some(Other::Old(other))][form],
@@ -563,12 +638,12 @@ mod tests {
             prop_assume!(key_id(&keys[2]) != key_id(&keys[3]));
             let sign = keyring(keys[0], keys[1], forms.0);
             let session = keyring(keys[2], keys[3], forms.1);
-            let file = KeyFile { sign, session };
+            let file = KeyFile { sign, session, fragments };
             prop_assert_eq!(KeyFile::parse(&file.to_string()), Ok(file));
         }
 
         #[test]
-        fn no_text_panics(text in "(sign|next|old|(next-|old-)?session|#|[0-9a-f]{0,64}|\\PC|\n| ){0,12}") {
+        fn no_text_panics(text in "(sign|next|old|(next-|old-)?session|fragments|#|[0-9a-f]{0,64}|\\PC|\n| ){0,12}") {
             let _ = KeyFile::parse(&text);
         }
     }
