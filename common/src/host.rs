@@ -28,7 +28,7 @@ pub const GUE_PORT: u16 = 6080;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Host {
-    /// [`Host::MEMBER`] and later flags.
+    /// [`Host::MEMBER`] and [`Host::VOID`].
     pub flags: u32,
     /// Index (0 or 1) of the template in force.
     pub active: u32,
@@ -40,6 +40,10 @@ impl Host {
     /// The host is a member of the POP: packets from its tunnel prefix are
     /// decapsulated.
     pub const MEMBER: u32 = 1;
+
+    /// The host's claims are void and its entries in the table of owners are being
+    /// removed: until they are, none of them counts, nor does [`Host::MEMBER`].
+    pub const VOID: u32 = 2;
 
     /// An entry for no host.
     pub const NONE: Self = Self {

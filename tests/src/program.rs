@@ -171,6 +171,14 @@ impl Program {
         Ok(())
     }
 
+    /// Makes a member void: its entries are about to be removed.
+    pub fn set_void(&mut self, host: u16) -> Result<()> {
+        let mut hosts: Array<_, Host> = self.map("HOSTS")?.try_into()?;
+        let mut entry = hosts.get(&host.into(), 0)?;
+        entry.flags |= Host::VOID;
+        Ok(hosts.set(u32::from(host), entry, 0)?)
+    }
+
     /// Makes a host no member any more.
     pub fn remove_host(&mut self, host: u16) -> Result<()> {
         let mut hosts: Array<_, Host> = self.map("HOSTS")?.try_into()?;

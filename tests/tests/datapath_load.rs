@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -344,5 +345,29 @@ fn a_full_table_of_owners_has_room_for_those_whose_packets_come() {
         assert!(owners.set(session_id(4000), two).is_err());
         assert!(owners.set_asked(session_id(4000), two).unwrap());
         assert_eq!(owners.len(), 1000);
+    });
+}
+
+#[test]
+fn what_an_agent_did_not_come_to_remove_of_a_void_host_goes_with_the_next_start() {
+    sandbox::run(|sandbox| {
+        let options = sandbox.options(&[]);
+        let mut datapath = Datapath::load(&options).unwrap();
+        for (session, host) in [(1, 2), (2, 2), (3, 3)] {
+            datapath
+                .owners
+                .set(session_id(session), HostId(host))
+                .unwrap();
+        }
+        let voids = datapath.hosts.voids();
+        let died = catch_unwind(AssertUnwindSafe(|| {
+            voids.sweep(HostId(2), || panic!("dies here"))
+        }));
+        died.unwrap_err();
+        drop((datapath, voids));
+        let datapath = Datapath::load(&options).unwrap();
+        assert!(datapath.hosts.void().is_empty());
+        let owners = [1, 2, 3].map(|session| datapath.owners.get(session_id(session)));
+        assert_eq!(owners, [None, None, Some(HostId(3))]);
     });
 }

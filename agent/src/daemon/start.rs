@@ -134,7 +134,7 @@ pub(super) async fn start(
     datapath.owners.keep(kept);
     let owners = &datapath.owners;
     owners.scan(|session, host| routes.push((session, host)));
-    let owners = Shared::new(datapath.owners);
+    let owners = Shared::new(datapath.owners, datapath.hosts.voids());
     let open = Arc::new(AtomicU64::new(0));
 
     let flows = Flows::new(

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use homing_common::{host::HostId, session::SessionId};
 
 use crate::{
-    datapath::owners::{Growth, Owners},
+    datapath::{
+        hosts::Voids,
+        owners::{Growth, Owners},
+    },
     gossip::{Table, TableFull},
 };
 
@@ -17,7 +20,10 @@ pub(super) fn kept(limit: u32) -> u32 {
 
 /// The table, for one writer and for whoever asks.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<Owners>>);
+pub(super) struct Shared {
+    owners: Arc<Mutex<Owners>>,
+    voids: Arc<Voids>,
+}
 
 /// How full the table is.
 pub(super) struct Usage {
@@ -30,8 +36,12 @@ pub(super) struct Usage {
 }
 
 impl Shared {
-    pub fn new(owners: Owners) -> Self {
-        Self(Arc::new(Mutex::new(owners)))
+    /// `voids`: what says of hosts that are members of the same POP that they are void.
+    pub fn new(owners: Owners, voids: Voids) -> Self {
+        Self {
+            owners: Arc::new(Mutex::new(owners)),
+            voids: Arc::new(voids),
+        }
     }
 
     /// The table's entry for a session.
@@ -52,7 +62,7 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, Owners> {
         // Every change leaves the table whole, so a panic elsewhere harms nothing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,7 +79,14 @@ impl Table for Shared {
         Table::clear(&mut *self.lock(), id);
     }
 
-    fn void(&mut self, owner: HostId) {
-        Table::void(&mut *self.lock(), owner);
+    /// In the kernel's eyes by one write, at once; the entries go after it.
+    fn void(&mut self, owner: HostId) -> u32 {
+        let sweep = || Table::void(&mut *self.lock(), owner);
+        let (entries, result) = self.voids.sweep(owner, sweep);
+        if let Err(error) = result {
+            // Without the write they were void one by one.
+            tracing::warn!(%owner, %error, "cannot write HOSTS");
+        }
+        entries
     }
 }

@@ -5,12 +5,16 @@
 //! the one in force, and a slot that was in force is not written again before an
 //! RCU grace period has passed. A batch of any size costs one grace period (some
 //! milliseconds, during which the calling thread sleeps), so [`Hosts::commit`]
-//! belongs on a thread that may block.
+//! belongs on a thread that may block. Only that a host is void ([`Voids`]) is written
+//! beside it, at once: by who removes its entries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::atomic::{Ordering, fence},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{Ordering, fence},
+    },
     thread,
     time::Duration,
 };
@@ -47,10 +51,36 @@ impl Change {
 pub type Changes = BTreeMap<HostId, Change>;
 
 /// The hosts as the fast path sees them.
-pub struct Hosts<S = Kernel> {
+pub struct Hosts<S = Kernel>(Shared<S>);
+
+/// Says of hosts that all their entries in the table of owners are void.
+pub struct Voids<S = Kernel>(Shared<S>);
+
+/// The entries, for the two that write them.
+type Shared<S> = Arc<Mutex<Entries<S>>>;
+
+/// What is written where.
+pub struct Entries<S> {
     slots: S,
     /// What the map holds.
     shadow: BTreeMap<HostId, Host>,
+}
+
+impl<S: Slots> Entries<S> {
+    fn get(&self, id: HostId) -> Host {
+        *self.shadow.get(&id).unwrap_or(&Host::NONE)
+    }
+
+    fn write(&mut self, id: HostId, host: Host) -> io::Result<()> {
+        self.slots.write(id, &host)?;
+        self.shadow.insert(id, host);
+        Ok(())
+    }
+}
+
+fn lock<S>(entries: &Mutex<Entries<S>>) -> MutexGuard<'_, Entries<S>> {
+    // Each write leaves an entry whole, so a panic elsewhere harms nothing.
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hosts {
@@ -66,9 +96,9 @@ impl Hosts {
                 shadow.insert(HostId(id), host);
             }
         }
-        let mut hosts = Self { slots, shadow };
+        let hosts = Self(Arc::new(Mutex::new(Entries { slots, shadow })));
         // A former agent may have flipped an entry just before it stopped.
-        hosts.slots.grace_period();
+        Kernel::grace_period(&hosts.0);
         Ok(hosts)
     }
 }
@@ -78,16 +108,17 @@ impl<S: Slots> Hosts<S> {
     /// in force and every slot may be written again. Of several failures the
     /// first is reported; the entries that did not fail are written.
     pub fn commit(&mut self, changes: &Changes) -> io::Result<()> {
+        let mut entries = lock(&self.0);
         let mut failure = Ok(());
         let mut flips = Vec::new();
         for (&id, change) in changes {
-            let old = *self.shadow.get(&id).unwrap_or(&Host::NONE);
+            let old = entries.get(id);
             let mut host = old;
             if let Some(template) = change.template
                 && template != in_force(&old)
             {
                 host.templates[other(old.active)] = template;
-                match self.write(id, host) {
+                match entries.write(id, host) {
                     Ok(()) => host.active = other(old.active) as u32,
                     Err(error) => {
                         failure = failure.and(Err(error));
@@ -111,14 +142,15 @@ impl<S: Slots> Hosts<S> {
         fence(Ordering::SeqCst);
         let mut retired = false;
         for (id, host) in flips {
-            let before = self.shadow.get(&id).map_or(0, |host| host.active);
-            match self.write(id, host) {
+            let before = entries.get(id).active;
+            match entries.write(id, host) {
                 Ok(()) => retired |= host.active != before,
                 Err(error) => failure = failure.and(Err(error)),
             }
         }
+        drop(entries);
         if retired {
-            self.slots.grace_period();
+            S::grace_period(&self.0);
         }
         failure
     }
@@ -128,28 +160,59 @@ impl<S: Slots> Hosts<S> {
     /// membership has settled after a start, because until then the entries of
     /// the agent's former life are right more often than not.
     pub fn retain(&mut self, known: &BTreeSet<HostId>) -> io::Result<()> {
-        let gone = self.ids().filter(|id| !known.contains(id));
-        let changes = gone.map(|id| (id, Change::GONE)).collect();
+        let mut gone = self.ids();
+        gone.retain(|id| !known.contains(id));
+        let changes = gone.into_iter().map(|id| (id, Change::GONE)).collect();
         self.commit(&changes)
     }
 
     /// The hosts that are members or that there is a way to.
-    pub fn ids(&self) -> impl Iterator<Item = HostId> {
-        self.shadow
-            .iter()
-            .filter(|(_, host)| host.flags != 0 || in_force(host) != Template::NONE)
-            .map(|(&id, _)| id)
+    pub fn ids(&self) -> Vec<HostId> {
+        let in_use =
+            |host: &Host| host.flags & Host::MEMBER != 0 || in_force(host) != Template::NONE;
+        self.those(in_use)
+    }
+
+    /// Hosts that an agent before this one has found void, and whose entries it did not
+    /// come to remove.
+    pub fn void(&self) -> Vec<HostId> {
+        self.those(|host| host.flags & Host::VOID != 0)
+    }
+
+    fn those(&self, which: impl Fn(&Host) -> bool) -> Vec<HostId> {
+        let entries = lock(&self.0);
+        let those = entries.shadow.iter().filter(|(_, host)| which(host));
+        those.map(|(&id, _)| id).collect()
     }
 
     /// What the map holds of a host.
     pub fn get(&self, id: HostId) -> Host {
-        *self.shadow.get(&id).unwrap_or(&Host::NONE)
+        lock(&self.0).get(id)
     }
 
-    fn write(&mut self, id: HostId, host: Host) -> io::Result<()> {
-        self.slots.write(id, &host)?;
-        self.shadow.insert(id, host);
-        Ok(())
+    /// What says of these hosts that they are void.
+    pub fn voids(&self) -> Voids<S> {
+        Voids(self.0.clone())
+    }
+}
+
+impl<S: Slots> Voids<S> {
+    /// Makes all entries of a host void by one write, whatever becomes of its membership
+    /// meanwhile, and then has them removed: those that come after that are of another
+    /// life. Waits for no grace period. If the write fails, they are removed all the
+    /// same.
+    pub fn sweep<T>(&self, id: HostId, remove: impl FnOnce() -> T) -> (T, io::Result<()>) {
+        let begun = self.put(id, |flags| flags | Host::VOID);
+        let removed = remove();
+        let ended = self.put(id, |flags| flags & !Host::VOID);
+        (removed, begun.and(ended))
+    }
+
+    fn put(&self, id: HostId, flags: impl Fn(u32) -> u32) -> io::Result<()> {
+        let mut entries = lock(&self.0);
+        let mut host = entries.get(id);
+        host.flags = flags(host.flags);
+        entries.write(id, host)
     }
 }
 
@@ -162,11 +225,12 @@ fn other(active: u32) -> usize {
 }
 
 /// Where entries are written to.
-pub trait Slots {
+pub trait Slots: Sized {
     /// Replaces an entry.
     fn write(&mut self, id: HostId, host: &Host) -> io::Result<()>;
-    /// Returns when every program run that had begun before the call is over.
-    fn grace_period(&mut self);
+    /// Returns when every program run that had begun before the call is over. The
+    /// entries may be written meanwhile.
+    fn grace_period(entries: &Mutex<Entries<Self>>);
 }
 
 /// The map in the kernel.
@@ -184,12 +248,11 @@ impl Slots for Kernel {
         self.map.set(u32::from(id.0), host, 0).map_err(map_io)
     }
 
-    fn grace_period(&mut self) {
+    fn grace_period(entries: &Mutex<Entries<Self>>) {
         if sys::grace_period() {
             return;
         }
-        if !self.no_membarrier {
-            self.no_membarrier = true;
+        if !std::mem::replace(&mut lock(entries).slots.no_membarrier, true) {
             tracing::warn!(
                 error = %io::Error::last_os_error(),
                 "the kernel refuses membarrier (is it a nohz_full kernel?): changes of next hops \
@@ -237,17 +300,25 @@ mod tests {
             Ok(())
         }
 
-        fn grace_period(&mut self) {
-            self.graces += 1;
-            self.read.clear();
+        fn grace_period(entries: &Mutex<Entries<Self>>) {
+            // Who finds a host void meanwhile does not wait.
+            let slots = &mut entries.try_lock().unwrap().slots;
+            slots.graces += 1;
+            slots.read.clear();
         }
     }
 
     fn hosts() -> Hosts<Checked> {
-        Hosts {
+        Hosts(Arc::new(Mutex::new(Entries {
             slots: Checked::default(),
             shadow: BTreeMap::new(),
-        }
+        })))
+    }
+
+    /// How often was written, and how often a grace period was waited for.
+    fn counts(hosts: &Hosts<Checked>) -> (usize, usize) {
+        let slots = &lock(&hosts.0).slots;
+        (slots.writes, slots.graces)
     }
 
     fn template(n: u8) -> Template {
@@ -270,7 +341,7 @@ mod tests {
         let host = hosts.get(HostId(3));
         assert_eq!(host.flags, Host::MEMBER);
         assert!(in_force(&host) == template(1));
-        assert_eq!((hosts.slots.writes, hosts.slots.graces), (2, 1));
+        assert_eq!(counts(&hosts), (2, 1));
     }
 
     #[test]
@@ -279,14 +350,14 @@ mod tests {
         hosts.commit(&one(3, Some(true), Some(1))).unwrap();
         hosts.commit(&one(3, Some(true), Some(1))).unwrap();
         hosts.commit(&one(4, Some(false), None)).unwrap();
-        assert_eq!(hosts.slots.writes, 2);
+        assert_eq!(counts(&hosts), (2, 1));
     }
 
     #[test]
     fn membership_alone_needs_no_grace_period() {
         let mut hosts = hosts();
         hosts.commit(&one(3, Some(true), None)).unwrap();
-        assert_eq!((hosts.slots.writes, hosts.slots.graces), (1, 0));
+        assert_eq!(counts(&hosts), (1, 0));
     }
 
     #[test]
@@ -305,7 +376,7 @@ mod tests {
             })
             .collect();
         hosts.commit(&changes).unwrap();
-        assert_eq!(hosts.slots.graces, 1);
+        assert_eq!(counts(&hosts).1, 1);
     }
 
     #[test]
@@ -314,38 +385,80 @@ mod tests {
         hosts.commit(&one(3, Some(true), Some(1))).unwrap();
         hosts.commit(&one(4, Some(true), Some(2))).unwrap();
         hosts.retain(&[HostId(4)].into()).unwrap();
-        assert_eq!(hosts.ids().collect::<Vec<_>>(), [HostId(4)]);
+        assert_eq!(hosts.ids(), [HostId(4)]);
         assert_eq!(hosts.get(HostId(3)).flags, 0);
         assert!(in_force(&hosts.get(HostId(3))) == Template::NONE);
+    }
+
+    #[test]
+    fn one_write_makes_a_host_void_before_its_entries_go_and_membership_does_not_undo_it() {
+        let mut hosts = hosts();
+        let voids = hosts.voids();
+        hosts.commit(&one(3, Some(true), Some(1))).unwrap();
+        let before = counts(&hosts);
+        let (entries, result) = voids.sweep(HostId(3), || {
+            assert_eq!(counts(&hosts), (before.0 + 1, before.1));
+            for member in [false, true] {
+                hosts.commit(&one(3, Some(member), Some(2))).unwrap();
+                assert_eq!(hosts.void(), [HostId(3)]);
+            }
+            7
+        });
+        result.unwrap();
+        assert_eq!(entries, 7);
+        assert_eq!(hosts.get(HostId(3)).flags, Host::MEMBER);
+        assert!(hosts.void().is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Commit(BTreeMap<u16, (Option<bool>, Option<u8>)>),
+        Void(u16, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let change = (any::<Option<bool>>(), prop::option::of(0u8..4));
+        prop_oneof![
+            3 => prop::collection::btree_map(1u16..4, change, 0..4).prop_map(Step::Commit),
+            1 => (1u16..4, any::<bool>()).prop_map(|(id, begins)| Step::Void(id, begins)),
+        ]
     }
 
     proptest! {
         /// `Checked` asserts at every write; this only has to try many.
         #[test]
-        fn no_reader_can_see_a_torn_template(
-            batches in prop::collection::vec(
-                prop::collection::btree_map(1u16..4, (any::<Option<bool>>(), prop::option::of(0u8..4)), 0..4),
-                0..20,
-            )
-        ) {
+        fn no_reader_can_see_a_torn_template(steps in prop::collection::vec(step(), 0..30)) {
             let mut hosts = hosts();
-            let mut model = BTreeMap::<HostId, (bool, Template)>::new();
-            for batch in batches {
-                let changes: Changes = batch
-                    .into_iter()
-                    .map(|(id, (member, way))| {
-                        (HostId(id), Change { member, template: way.map(template) })
-                    })
-                    .collect();
-                hosts.commit(&changes).unwrap();
-                for (id, change) in changes {
-                    let entry = model.entry(id).or_insert((false, Template::NONE));
-                    entry.0 = change.member.unwrap_or(entry.0);
-                    entry.1 = change.template.unwrap_or(entry.1);
+            let voids = hosts.voids();
+            let mut model = BTreeMap::<HostId, (u32, Template)>::new();
+            for step in steps {
+                match step {
+                    Step::Commit(batch) => {
+                        let changes: Changes = batch
+                            .into_iter()
+                            .map(|(id, (member, way))| {
+                                (HostId(id), Change { member, template: way.map(template) })
+                            })
+                            .collect();
+                        hosts.commit(&changes).unwrap();
+                        for (id, change) in changes {
+                            let entry = model.entry(id).or_insert((0, Template::NONE));
+                            if let Some(member) = change.member {
+                                entry.0 = entry.0 & Host::VOID | u32::from(member);
+                            }
+                            entry.1 = change.template.unwrap_or(entry.1);
+                        }
+                    }
+                    Step::Void(id, begins) => {
+                        let entry = model.entry(HostId(id)).or_insert((0, Template::NONE));
+                        entry.0 = entry.0 & Host::MEMBER | if begins { Host::VOID } else { 0 };
+                        let flags = entry.0;
+                        voids.put(HostId(id), |_| flags).unwrap();
+                    }
                 }
-                for (&id, &(member, way)) in &model {
-                    let host = hosts.slots.entries.get(&id).copied().unwrap_or(Host::NONE);
-                    prop_assert_eq!(host.flags == Host::MEMBER, member);
+                for (&id, &(flags, way)) in &model {
+                    let host = lock(&hosts.0).slots.entries.get(&id).copied().unwrap_or(Host::NONE);
+                    prop_assert_eq!(host.flags, flags);
                     prop_assert!(in_force(&host) == way);
                 }
             }

@@ -146,6 +146,9 @@ impl Datapath {
         let (outer, header) = (&maps("OWNERS")?, &maps("OWNERS_HEADER")?);
         let tables = owners::Maps { outer, header };
         let owners = Owners::open(&tables, options.owners_entries);
+        let mut owners = owners.map_err(of_map("OWNERS"))?;
+        let hosts = Hosts::open(maps("HOSTS")?).map_err(of_map("HOSTS"))?;
+        finish_voiding(&mut owners, &hosts).map_err(of_map("HOSTS"))?;
         let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
 
         let mut sessions = Sessions::open(maps("SESSIONS")?).map_err(of_map("SESSIONS"))?;
@@ -159,8 +162,8 @@ impl Datapath {
         }
         let sessions = Arc::new(sessions);
         Ok(Self {
-            owners: owners.map_err(of_map("OWNERS"))?,
-            hosts: Hosts::open(maps("HOSTS")?).map_err(of_map("HOSTS"))?,
+            owners,
+            hosts,
             services: Services::open(maps("SERVICES")?).map_err(of_map("SERVICES"))?,
             events: Events::open(maps("EVENTS")?, sessions.clone(), stats.clone())
                 .map_err(of_map("EVENTS"))?,
@@ -183,6 +186,22 @@ impl Datapath {
             },
         })
     }
+}
+
+/// Removes the entries of hosts that an agent before this one found void, where it was
+/// killed before it had.
+fn finish_voiding(owners: &mut Owners, hosts: &Hosts) -> io::Result<()> {
+    let voids = hosts.voids();
+    for host in hosts.void() {
+        let (entries, result) = voids.sweep(host, || owners.void(host));
+        result?;
+        tracing::info!(
+            host = host.0,
+            entries,
+            "a host's entries are removed, as the agent before had begun"
+        );
+    }
+    Ok(())
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {

@@ -130,6 +130,11 @@ impl Guests {
         self.next += 1;
     }
 
+    fn retain(&mut self, stays: impl Fn(SessionId) -> bool) {
+        self.came.retain(|session, _| stays(*session));
+        self.order.retain(|_, session| stays(*session));
+    }
+
     fn remove(&mut self, session: SessionId) {
         if let Some(came) = self.came.remove(&session) {
             self.order.remove(&came);
@@ -239,7 +244,10 @@ impl Owners {
 
     /// Removes all entries of a host; says how many there were.
     pub fn void(&mut self, host: HostId) -> u32 {
-        self.table.void(host)
+        let gone = self.table.void(host);
+        let Self { table, guests, .. } = self;
+        guests.retain(|session| table.get(session).is_some());
+        gone
     }
 
     /// The owner of `session`, if it has an entry.

@@ -22,8 +22,10 @@ pub trait Table: Send + 'static {
     fn clear(&mut self, id: SessionId);
 
     /// Packets of no session are sent to this host from now on: all at once, where a
-    /// table can do that, before they are cleared one by one.
-    fn void(&mut self, _owner: HostId) {}
+    /// table can do that, before they are cleared one by one. Says how many there were.
+    fn void(&mut self, _owner: HostId) -> u32 {
+        0
+    }
 }
 
 /// There is no room for another session.
@@ -109,10 +111,10 @@ impl<T: Table> Applier<T> {
         }
     }
 
-    /// All routes to a host are over.
-    pub fn void(&mut self, owner: HostId) {
-        self.table.void(owner);
+    /// All routes to a host are over. Says how many the table removed.
+    pub fn void(&mut self, owner: HostId) -> u32 {
         self.room = true;
+        self.table.void(owner)
     }
 
     /// Tries again what could not be written, if there may be room by now, or in

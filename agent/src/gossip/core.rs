@@ -260,17 +260,20 @@ impl Core {
     /// Removes all claims of a host, and what is known of its log.
     pub fn void(&mut self, now: u64, host: HostId, peer: &mut Peer) {
         let claims = peer.replica.tally.count;
+        let before = self.dirty.len();
         self.claims.sweep(host, None, |id| self.dirty.push_back(id));
         self.provisional.sweep(host, |id| self.dirty.push_back(id));
         peer.replica = Replica::new(now);
         self.pulls.leave(host);
         peer.void_at = None;
-        if claims > 0 {
+        if self.dirty.len() > before {
             self.voids.insert(host);
-            self.counters.voided_hosts += 1;
-            self.counters.voided_claims += claims;
             peer.sweep_end = self.taken + self.dirty.len() as u64;
             self.sweeps.push_back(peer.sweep_end);
+        }
+        if claims > 0 {
+            self.counters.voided_hosts += 1;
+            self.counters.voided_claims += claims;
         }
         if claims > 0 || !peer.voided {
             self.note(Note::Voided { host, claims });

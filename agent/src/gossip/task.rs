@@ -269,7 +269,8 @@ impl<T: Table> Running<T> {
     /// Takes in what has come, a bounded amount of everything, and does what
     /// follows from it. Says whether there is more to do at once.
     fn turn(&mut self) -> Result<bool, Error> {
-        let now = self.clock.now();
+        let began = self.clock.now();
+        let now = began;
         let mut more = self.sockets.receive(DATAGRAMS_PER_TURN, |from, bytes| {
             self.node.receive(now, from, bytes);
         });
@@ -302,6 +303,7 @@ impl<T: Table> Running<T> {
         if self.node.next_time() <= now {
             self.node.on_time(now);
         }
+        self.void(began);
         more |= self.routes(now);
         if let Some(driver) = &mut self.driver {
             driver.give_back(now, &mut self.node);
@@ -365,11 +367,17 @@ impl<T: Table> Running<T> {
         }
     }
 
+    /// Ends the routes to hosts that were found void in a turn that began then.
+    fn void(&mut self, began: u64) {
+        while let Some(host) = self.node.poll_void() {
+            let entries = self.applier.void(host);
+            let took_us = self.clock.now() - began;
+            tracing::info!(%host, entries, took_us, "no entry leads to a void host any more");
+        }
+    }
+
     /// Puts routes in force, a bounded number. Says whether some are left.
     fn routes(&mut self, now: u64) -> bool {
-        while let Some(host) = self.node.poll_void() {
-            self.applier.void(host);
-        }
         for _ in 0..ROUTES_PER_TURN {
             let Some((id, owner)) = self.node.poll_route() else {
                 break;
@@ -479,8 +487,8 @@ impl Table for Owners {
         Self::clear(self, id);
     }
 
-    fn void(&mut self, owner: HostId) {
-        Self::void(self, owner);
+    fn void(&mut self, owner: HostId) -> u32 {
+        Self::void(self, owner)
     }
 }
 

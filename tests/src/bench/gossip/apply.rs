@@ -17,7 +17,11 @@ use homing_agent::{
 };
 use homing_common::{bench::session_id, host::HostId, session::SessionId};
 use nix::time::{ClockId, clock_gettime};
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use crate::{random::Random, sandbox};
 
@@ -27,6 +31,9 @@ const OPEN: usize = 100_000;
 const MEASURED: usize = 1_000_000;
 /// Routes that are put in force at once, as the agent does.
 const DATAGRAMS_PER_TURN: usize = 64;
+
+/// How long the claims of a host are kept that is not heard.
+const VOID_AFTER: Duration = Duration::from_secs(5);
 
 /// Announcements applied per second and core.
 pub struct Applied {
@@ -90,6 +97,59 @@ pub fn claim_bytes(sessions: u64) -> Result<f64> {
     Ok(bytes / sessions as f64)
 }
 
+/// How long it takes from the verdict on a host that has one of `share` of so many
+/// sessions until none of its claims and routes is left. The rest are those of host 2,
+/// which is alive. `sweep` removes a host's entries from the table.
+pub fn void(
+    sessions: u32,
+    share: u32,
+    gone: HostId,
+    sweep: impl FnOnce(HostId),
+) -> Result<Duration> {
+    let is_gone = |n: &u32| n.is_multiple_of(share);
+    let ids = |which: bool| {
+        let numbers = (0..sessions).filter(move |n| is_gone(n) == which);
+        numbers.map(|n| session_id(n.into()))
+    };
+    let routes = ids(true).map(|id| (id, gone));
+    let config = |host| config(host, sessions as usize);
+    let own = ids(false).map(|id| (id, 1));
+    let mut nodes = [
+        Node::new(0, 0, config(1)?, std::iter::empty(), routes),
+        Node::new(0, 0, config(2)?, own, std::iter::empty()),
+    ];
+    let mut now = 0;
+    while now + MS < VOID_AFTER.as_micros() as u64 {
+        now += MS;
+        nodes.iter_mut().for_each(|node| node.on_time(now));
+        exchange(now, &mut nodes);
+        while nodes[0].poll_route().is_some() {}
+        nodes[0].routes_applied(now);
+    }
+    let node = &mut nodes[0];
+    let owned = |node: &Node, which| {
+        ids(which)
+            .filter(|id| node.gossip().owner(*id).is_some())
+            .count() as u32
+    };
+    let (its, others) = (owned(node, true), owned(node, false));
+    ensure!(
+        its + others == sessions,
+        "{its} and {others} claims of {sessions}"
+    );
+    let start = Instant::now();
+    node.on_time(now + MS);
+    let void = node.poll_void();
+    void.map(sweep);
+    let took = start.elapsed();
+    let left = (owned(node, true), owned(node, false));
+    ensure!(
+        void == Some(gone) && left == (0, others),
+        "{void:?} is void, {left:?} claims are left"
+    );
+    Ok(took)
+}
+
 fn resident_bytes() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -124,7 +184,7 @@ fn config(host: u16, claims_max: usize) -> Result<Config> {
         }],
         keys: Keys::derive(&[3; 32]),
         multicast: true,
-        void_after: Duration::from_secs(60),
+        void_after: VOID_AFTER,
         kernel_dead_after: Duration::from_secs(3),
         claims_max,
         random: [host as u8; 32],

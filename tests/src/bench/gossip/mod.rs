@@ -2,7 +2,7 @@
 //! applied per second and core; the memory that claims take; and, on a lab, how soon a
 //! session that opens is known everywhere.
 
-mod apply;
+pub(super) mod apply;
 mod lab;
 
 use anyhow::Result;
