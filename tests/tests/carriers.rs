@@ -125,6 +125,17 @@ impl Host {
         inbox.next().await.unwrap()
     }
 
+    /// Waits until it has no carriers, of its own and of others.
+    async fn until_alone(&self) {
+        let is_alone = || {
+            let status = self.carriers.status();
+            let mut lines = status.peers.iter().flat_map(|peer| &peer.lines);
+            status.accepted + status.handshakes == 0
+                && lines.all(|line| line.carriers == 0 && !line.opening)
+        };
+        eventually("all carriers have ended", is_alone).await;
+    }
+
     /// Waits until the counters say so.
     async fn until(&self, what: &str, holds: impl Fn(&Counters) -> bool) {
         eventually(what, || holds(&self.counters())).await;

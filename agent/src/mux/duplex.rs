@@ -16,8 +16,11 @@ use tokio::{
 
 use super::tls::Protected;
 
-/// Bytes read at once, and gathered to be written at once.
-pub(super) const BUFFER_LEN: usize = 64 << 10;
+/// Bytes gathered to be written at once.
+pub(super) const WRITE_LEN: usize = 64 << 10;
+
+/// Bytes read at once: a record of TLS has no more.
+const READ_LEN: usize = 16 << 10;
 
 /// How long the other side is given to take the last words.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -36,9 +39,9 @@ impl Duplex {
     pub fn new(stream: Protected) -> Self {
         Self {
             stream,
-            read: vec![0; BUFFER_LEN].into(),
+            read: vec![0; READ_LEN].into(),
             read_len: 0,
-            write: BytesMut::with_capacity(BUFFER_LEN),
+            write: BytesMut::new(),
             flushed: true,
         }
     }

@@ -105,9 +105,13 @@ async fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
 pub(super) enum AcceptError {
     #[error("it does not begin like a carrier")]
     Garbage,
-    #[error("refused: {0:?}")]
+    #[error("host {host} with key {key:02x} was told: {1}", host = .0.dialer.0, key = .0.key)]
     Refused(Preamble, Verdict),
-    #[error("it did not prove the POP's key: {1}")]
+    #[error(
+        "host {host} did not prove the POP's key with the id {key:02x}: {1}; compare \
+         `pop.key_file` of both hosts",
+        host = .0.dialer.0, key = .0.key
+    )]
     Unproven(Preamble, io::Error),
     #[error("it took too long")]
     Timeout,

@@ -76,9 +76,11 @@ pub struct Outgoing<T> {
     /// How much of the window is in use.
     window_used: usize,
     offered: Option<Message<T>>,
-    /// What is to be written, and how many bytes that is.
+    /// A message that was offered is on its way. What came after it would have to wait
+    /// for all of it, however much of it is in the kernel's buffers already.
+    is_busy: bool,
+    /// What is to be written.
     out: VecDeque<Bytes>,
-    out_len: usize,
     /// Bytes of the stream that were put into `out`, and taken from it, ever.
     put: u64,
     taken: u64,
@@ -99,8 +101,8 @@ impl<T> Outgoing<T> {
             unacked: VecDeque::new(),
             window_used: 0,
             offered: None,
+            is_busy: false,
             out: VecDeque::new(),
-            out_len: 0,
             put: 0,
             taken: 0,
             decoder: Decoder::default(),
@@ -114,7 +116,7 @@ impl<T> Outgoing<T> {
     /// retired, it takes none.
     pub fn has_room(&self, len: usize) -> bool {
         let fits = cost(len) > WINDOW || self.window_used + cost(len) <= WINDOW;
-        !self.retired && self.offered.is_none() && self.out_len < WINDOW && fits
+        !self.retired && !self.is_busy && fits
     }
 
     /// Takes a message for which there is room.
@@ -123,6 +125,7 @@ impl<T> Outgoing<T> {
         if cost(message.body.len()) > WINDOW {
             self.put_header(Kind::Offer, message.body.len(), self.next);
             self.offered = Some(message);
+            self.is_busy = true;
         } else {
             self.window_used += cost(message.body.len());
             self.put_message(message);
@@ -140,7 +143,6 @@ impl<T> Outgoing<T> {
             if front.is_empty() {
                 self.out.pop_front();
             }
-            self.out_len -= some;
             self.taken += some as u64;
             self.spoke_at = now;
         }
@@ -177,20 +179,21 @@ impl<T> Outgoing<T> {
     fn obey(&mut self, header: &Header, delivered: &mut Vec<Message<T>>) -> Result<(), Garbage> {
         match header.kind {
             Kind::Ack => {
-                if header.number < self.acked {
+                let Some(count) = header.number.checked_sub(self.acked) else {
                     return Err(Garbage("an acknowledgement taken back"));
+                };
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                let last = count.checked_sub(1).map(|last| self.unacked.get(last));
+                if last.is_some_and(|last| last.is_none_or(|sent| sent.ends > self.taken)) {
+                    return Err(Garbage("an acknowledgement of what was not sent"));
                 }
-                while self.acked < header.number {
-                    let ends = self.unacked.front().map(|sent| sent.ends);
-                    if ends.is_none_or(|ends| ends > self.taken) {
-                        return Err(Garbage("an acknowledgement of what was not sent"));
+                self.acked = header.number;
+                for sent in self.unacked.drain(..count) {
+                    match cost(sent.message.body.len()) {
+                        cost if cost > WINDOW => self.is_busy = false,
+                        cost => self.window_used -= cost,
                     }
-                    self.acked += 1;
-                    let sent = self.unacked.pop_front();
-                    delivered.extend(sent.map(|sent| {
-                        self.window_used -= unasked_cost(&sent.message);
-                        sent.message
-                    }));
+                    delivered.push(sent.message);
                 }
             }
             Kind::Go => match self.offered.take() {
@@ -291,15 +294,6 @@ impl<T> Outgoing<T> {
 
     fn put(&mut self, bytes: Bytes) {
         self.put += bytes.len() as u64;
-        self.out_len += bytes.len();
         self.out.push_back(bytes);
-    }
-}
-
-/// What a message that was sent takes of the window.
-fn unasked_cost<T>(message: &Message<T>) -> usize {
-    match cost(message.body.len()) {
-        cost if cost > WINDOW => 0,
-        cost => cost,
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Received,
-    duplex::{BUFFER_LEN, Duplex},
+    duplex::{Duplex, WRITE_LEN},
     frame::Garbage,
     handshake::{self, AcceptError, Carrier},
     incoming::{First, Incoming},
@@ -144,7 +144,7 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
             receiving.incoming.retire();
             retire_by = Some(Instant::now() + shared.limits.retire_within);
         }
-        if duplex.write.len() < BUFFER_LEN {
+        if duplex.write.len() < WRITE_LEN {
             receiving.incoming.take(&mut duplex.write, shared.now());
         }
         let due = shared.instant(receiving.incoming.due());

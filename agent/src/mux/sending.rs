@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    duplex::{BUFFER_LEN, Duplex},
+    duplex::{Duplex, WRITE_LEN},
     frame::Garbage,
     handshake::{self, OpenError, Opened},
     line::{Line, Popped, Queued},
@@ -182,7 +182,7 @@ impl Sending<'_> {
             tend(self.shared, self.line);
         }
         let now = self.shared.now();
-        self.outgoing.take(&mut self.duplex.write, BUFFER_LEN, now);
+        self.outgoing.take(&mut self.duplex.write, WRITE_LEN, now);
         if !self.outgoing.is_idle() || !self.duplex.write.is_empty() {
             return None;
         }

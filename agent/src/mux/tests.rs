@@ -197,7 +197,11 @@ fn a_carrier_that_is_retired_finishes_what_it_has_and_takes_no_more() {
     let mut pair = Pair::new(&[10, 10], [usize::MAX; 2]);
     let first = pair.waiting.pop().unwrap();
     pair.outgoing.give(first);
+    let second = pair.waiting.pop();
     pair.incoming.retire();
+    pair.step(usize::MAX, false);
+    assert!(pair.outgoing.is_retired() && !pair.outgoing.is_idle());
+    pair.waiting.extend(second);
     pair.run(usize::MAX);
     assert_eq!(pair.delivered, [0]);
     assert!(pair.outgoing.is_retired() && pair.outgoing.is_idle());

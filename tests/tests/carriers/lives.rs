@@ -24,23 +24,19 @@ fn fates_are_true_wherever_a_carrier_is_cut() {
         let fate = one.send(&two, MUX, body.clone()).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.next(MUX).await;
-        let whole = wire.said()[0].len();
+        let whole = wire.until_closed(&one, &two).await[0].len();
         let mut unknown = 0;
         for at in 1..=whole {
+            wire.until_closed(&one, &two).await;
             wire.suffer(&[Fault::CutAfter(at)]);
             let body = message(at, 300);
             let received = two.counters().messages_received;
             let fate = one.send(&two, MUX, body.clone()).await;
-            // The next one is not harmed.
+            // The next one takes another carrier, and is not harmed.
+            wire.until_closed(&one, &two).await;
             wire.suffer(&[]);
             let last = one.send(&two, MUX, message(0, 1)).await;
             assert_eq!(last, Fate::Delivered(life(1)), "cut at {at}");
-            // What the cut left on its way came before its carrier ended.
-            eventually("all have ended", || {
-                let status = two.carriers.status();
-                status.accepted + status.handshakes == 0
-            })
-            .await;
             let came = two.counters().messages_received - received;
             let mut bodies = Vec::new();
             for _ in 0..came {
@@ -132,6 +128,8 @@ fn a_host_that_says_it_began_anew_needs_no_word_of_membership() {
         let fate = one.send(&two, MUX, message(0, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.carriers.stop().await;
+        one.until("it has ended", |counters| counters.broken == 1)
+            .await;
         let two = Host::with(2, |options| options.stream = life(5));
         let fate = one.send(&two, MUX, message(1, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(5)));

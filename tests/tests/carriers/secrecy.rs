@@ -1,6 +1,7 @@
 //! Who does not hold the POP's key reads, makes up, changes and repeats nothing.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -22,9 +23,14 @@ use super::{
 
 /// A connection to a host, from any address.
 async fn connect(from: impl Into<IpAddr>, to: u16) -> TcpStream {
+    try_connect(from, to).await.unwrap()
+}
+
+/// The same; one that is closed at once may be an error already.
+async fn try_connect(from: impl Into<IpAddr>, to: u16) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(from.into(), 0)).unwrap();
-    socket.connect(address(to)).await.unwrap()
+    socket.connect(address(to)).await
 }
 
 /// Reads until the other side ends the connection.
@@ -99,13 +105,14 @@ fn a_byte_that_is_changed_on_the_way_ends_the_carrier_and_reaches_nobody() {
         let wire = Wire::between(&one).await;
         let fate = one.send(&two, MUX, message(0, 100)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
-        let whole = wire.said()[0].len();
+        let whole = wire.until_closed(&one, &two).await[0].len();
         let mut bodies = vec![message(0, 100)];
         for at in 0..whole {
             wire.suffer(&[Fault::FlipAt(at)]);
             let body = message(at + 1, 100);
             let fate = one.send(&two, MUX, body.clone()).await;
             wire.suffer(&[]);
+            wire.until_closed(&one, &two).await;
             assert!(!matches!(fate, Fate::NotSent(_)), "byte {at}: {fate:?}");
             bodies.push(body);
         }
@@ -131,14 +138,14 @@ fn what_is_no_carrier_is_closed_and_counted() {
         // Plain text.
         let mut tcp = connect(from, 2).await;
         tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        assert_eq!(rest(&mut tcp).await, []);
+        assert!(rest(&mut tcp).await.is_empty());
         two.until("plain text", |counters| counters.handshake_garbage == 1)
             .await;
         // A preamble, and then no TLS.
         let preamble = [b'H', b'c', 1, 1, keys().id(), MUX.number, 0, 1, 0, 2];
         let mut tcp = connect(from, 2).await;
         tcp.write_all(&preamble).await.unwrap();
-        tcp.write_all(&[0x5a; 3000]).await.unwrap();
+        tcp.write_all(&[0x5a; 30_000]).await.unwrap();
         assert_eq!(rest(&mut tcp).await[..4], [b'H', b'c', 1, 0]);
         two.until("no TLS", |counters| counters.handshake_failures == 1)
             .await;
@@ -178,7 +185,7 @@ fn what_is_no_carrier_is_closed_and_counted() {
         })
         .await;
         let mut silent = connect(from, 2).await;
-        assert_eq!(rest(&mut silent).await, []);
+        assert!(rest(&mut silent).await.is_empty());
         two.until("what is silent", |counters| {
             counters.handshake_timeouts == 1
         })
@@ -194,13 +201,14 @@ fn strangers_and_crowds_are_turned_away_before_the_handshake() {
     run(|| async {
         let [one, two] =
             [1, 2].map(|host| Host::with(host, |options| options.limits.handshakes_per_source = 4));
-        let mut stranger = connect([127, 0, 0, 200], 2).await;
-        assert_eq!(rest(&mut stranger).await, []);
+        if let Ok(mut stranger) = try_connect([127, 0, 0, 200], 2).await {
+            assert!(rest(&mut stranger).await.is_empty());
+        }
         two.until("a stranger", |counters| counters.refused_strangers == 1)
             .await;
         let mut crowd = Vec::new();
         for _ in 0..20 {
-            crowd.push(connect([127, 0, 0, 3], 2).await);
+            crowd.push(try_connect([127, 0, 0, 3], 2).await);
         }
         two.until("a crowd", |counters| counters.refused_crowded == 16)
             .await;

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use homing_agent::mux::Peer;
@@ -76,6 +79,13 @@ impl Wire {
         self.0.lock().unwrap().faults = faults.iter().rev().copied().collect();
     }
 
+    /// Waits until two hosts have no carriers. Returns what dialers said, by connection.
+    pub async fn until_closed(&self, one: &Host, two: &Host) -> Vec<Vec<u8>> {
+        one.until_alone().await;
+        two.until_alone().await;
+        self.said()
+    }
+
     /// What dialers said, by connection.
     pub fn said(&self) -> Vec<Vec<u8>> {
         self.0.lock().unwrap().said.clone()
@@ -101,9 +111,14 @@ impl Wire {
         let (mut from_dialer, mut to_dialer) = dialer.into_split();
         let (mut from_acceptor, mut to_acceptor) = acceptor.into_split();
         let wire = self.clone();
+        let swallowed = Arc::new(AtomicBool::new(false));
+        let is_swallowed = swallowed.clone();
         let back = tokio::spawn(async move {
             let mut bytes = vec![0; 1 << 16];
             while let Ok(len @ 1..) = from_acceptor.read(&mut bytes).await {
+                if is_swallowed.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
                 wire.0.lock().unwrap().answered[number].extend(&bytes[..len]);
                 if to_dialer.write_all(&bytes[..len]).await.is_err() {
                     break;
@@ -132,7 +147,7 @@ impl Wire {
             match fault {
                 Fault::CutAfter(at) if passed == at => break,
                 Fault::SwallowAfter(_) if through < len => {
-                    back.abort();
+                    swallowed.store(true, Ordering::Relaxed);
                     std::future::pending::<()>().await;
                 }
                 _ => {}
