@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::outgoing::{Pace, WINDOW, cost};
+use super::outgoing::{Pace, cost};
 
 /// A channel: who shares a carrier. Carriers belong to one, so that whoever reads one
 /// slowly delays no other.
@@ -121,11 +121,6 @@ impl Limits {
         let least = bounds.into_iter().min().unwrap_or_default();
         let room = least.saturating_sub(cost(0));
         channel.message_max.min(room)
-    }
-
-    /// What carriers to this host hold at most of messages that found no room yet.
-    pub fn unasked_total(&self) -> usize {
-        self.accepted_total * WINDOW
     }
 }
 

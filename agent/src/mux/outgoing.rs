@@ -248,11 +248,6 @@ impl<T> Outgoing<T> {
         self.unacked.is_empty() && self.offered.is_none()
     }
 
-    /// Messages whose fate is open.
-    pub fn open_messages(&self) -> usize {
-        self.unacked.len() + usize::from(self.offered.is_some())
-    }
-
     /// The carrier has ended: what that means for its messages.
     pub fn end(self) -> Ended<T> {
         let taken = self.taken;

@@ -213,6 +213,10 @@ impl Sending<'_> {
                 counters.bytes_delivered += bytes as u64;
             });
         }
+        // Who is told may send the next one at once: this carrier takes it.
+        if self.outgoing.has_room(0) {
+            self.line.set_free(&mut self.free, true);
+        }
         for message in delivered {
             tell(message, Fate::Delivered(self.peer));
         }

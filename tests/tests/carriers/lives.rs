@@ -151,7 +151,10 @@ fn who_is_no_member_any_more_is_sent_nothing() {
             wire.said().first().is_some_and(|said| said.len() > 2000)
         })
         .await;
-        one.carriers.set_peers(&members(&[1, 3]));
+        let waits = one.queue(3, MUX, message(1, 10)).await;
+        one.carriers.set_peers(&members(&[1]));
+        let gone = NotSent::NoMember(HostId(3));
+        assert_eq!(waits.told().await, Fate::NotSent(gone));
         assert!(matches!(begun.told().await, Fate::Unknown(_)));
         let fate = one.send(&two, MUX, message(1, 10)).await;
         assert_eq!(fate, Fate::NotSent(NotSent::NoMember(HostId(2))));
