@@ -10,3 +10,4 @@ pub mod daemon;
 pub mod datapath;
 pub mod gossip;
 pub mod pop;
+pub mod unix;
