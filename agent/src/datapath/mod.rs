@@ -16,6 +16,8 @@
 //! [`parked`]; [`inject`] gives them back. [`answer`] asks this host's kernel what
 //! it knows itself.
 //!
+//! [`repair`] takes a connection out of this host's kernel, and puts one into it.
+//!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
 pub mod answer;
@@ -41,6 +43,7 @@ pub mod owners;
 pub mod parked;
 pub mod pins;
 pub mod rendezvous;
+pub mod repair;
 pub mod resolver;
 pub mod services;
 pub mod sessions;
