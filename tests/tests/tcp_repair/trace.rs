@@ -112,7 +112,10 @@ pub fn judge(segments: &[Segment]) {
     for from_client in [true, false] {
         let seed = if from_client { UP } else { DOWN };
         let (mut parts, mut window_end, mut clock) = (Vec::new(), 0, None);
-        for segment in segments.iter().filter(|s| s.from_client == from_client) {
+        for (at, segment) in segments.iter().enumerate() {
+            if segment.from_client != from_client {
+                continue;
+            }
             assert!(!segment.rst, "a reset: {segment:?}");
             let mut expected = vec![0; segment.payload.len()];
             random::stream(seed, segment.offset, &mut expected);
@@ -127,7 +130,15 @@ pub fn judge(segments: &[Segment]) {
             window_end = window_end.max(segment.window_end);
             if let (Some(before), Some(now)) = (clock, segment.timestamp) {
                 let step = u32::wrapping_sub(now, before) as i32;
-                assert!(step >= 0, "the clock goes back by {}", -step);
+                assert!(
+                    step >= 0,
+                    "the clock goes back by {} (of the client: {from_client}): {at} of {}, {} of \
+                     {} bytes",
+                    -step,
+                    segments.len(),
+                    segment.offset,
+                    segment.payload.len(),
+                );
             }
             clock = segment.timestamp.or(clock);
             if !segment.payload.is_empty() {

@@ -41,7 +41,7 @@ pub(super) const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 /// The beginning of `struct tcp_info`.
 pub(super) struct Info([u8; INFO_LEN]);
 
-const INFO_LEN: usize = 112;
+const INFO_LEN: usize = 20;
 
 impl Info {
     pub fn read(socket: Socket<'_>) -> io::Result<Self> {
@@ -71,13 +71,6 @@ impl Info {
 
     pub fn ecn(&self) -> bool {
         self.0[5] & 8 != 0
-    }
-
-    /// What the kernel means to send at most, bytes per second.
-    pub fn pacing_rate(&self) -> u64 {
-        let mut rate = [0; 8];
-        rate.copy_from_slice(&self.0[104..112]);
-        u64::from_ne_bytes(rate)
     }
 
     /// By how many bits windows are shifted: the peer's, and this side's. Two bit

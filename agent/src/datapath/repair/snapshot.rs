@@ -18,10 +18,9 @@ use super::{
 /// may stand there, if the peer acknowledged half a segment.
 const SEGMENT_MAX: usize = 512 << 10;
 
-/// More than is ever due and not sent, bytes: a few of the largest segments.
-const PACED_MAX: u64 = 256 << 10;
-/// However slowly it is paced.
-const LEAD_MAX_US: u64 = 1_000_000;
+/// How far stamps may be ahead of the clock: a few of the largest segments at a very low
+/// rate. (What the rate was when they were stamped cannot be known.)
+const LEAD_US: u32 = 1_000_000;
 
 /// A connection, as [`restore`](super::restore) needs it. [`Snapshot::encode`] and
 /// [`Snapshot::decode`] make bytes of it and back.
@@ -94,12 +93,10 @@ impl Clock {
     /// `tcp_update_skb_after_send`): stamps may be ahead of the clock. If the clock began
     /// again behind them, the client would take segments for old ones and drop them; that
     /// it jumps ahead is nothing to anyone.
-    fn ahead_of(time: u32, info: &Info) -> Self {
+    fn ahead_of(time: u32) -> Self {
         // The lowest bit is the unit, in the place of one of the clock's.
         let micros = time & 1 != 0;
-        let lead = PACED_MAX.saturating_mul(1_000_000) / info.pacing_rate().max(1);
-        let lead = lead.min(LEAD_MAX_US) as u32;
-        let lead = if micros { lead } else { lead / 1000 };
+        let lead = if micros { LEAD_US } else { LEAD_US / 1000 };
         Self {
             value: time.wrapping_add(lead + 1),
             micros,
@@ -221,7 +218,7 @@ pub(super) fn read(socket: Socket<'_>, unsent: u32) -> Result<Snapshot, Error> {
         mss: tcp(libc::TCP_MAXSEG).said("read the MSS")? as u32,
         sack: info.sack(),
         ecn: info.ecn(),
-        clock: info.timestamps().then(|| Clock::ahead_of(clock, &info)),
+        clock: info.timestamps().then(|| Clock::ahead_of(clock)),
         receive_buffer: buffer(libc::SO_RCVBUF, kernel::RCVBUF_LOCK)?,
         send_buffer: buffer(libc::SO_SNDBUF, kernel::SNDBUF_LOCK)?,
         congestion: read_congestion(socket).said("read the congestion control")?,
