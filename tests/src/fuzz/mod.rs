@@ -5,6 +5,7 @@
 //! memory. `fuzz/` has a program for each (`cargo xtask fuzz`); the corpora are
 //! replayed by an ordinary test as well.
 
+pub mod carrier;
 pub mod pop;
 pub mod seeds;
 
@@ -28,12 +29,13 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
     ("ask", asks),
     ("liveness", kernels),
+    ("carrier", carrier::hear),
     ("node", node),
     ("frame", frames),
     ("config", config),
