@@ -1,6 +1,6 @@
 //! The Homing agent: daemon and command line, one folder per subsystem.
 //!
-//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `admin` ← `cli`;
+//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `migration` ← `admin` ← `cli`;
 //! `config` is read by all and knows none of them; `daemon` puts them together.
 
 pub mod admin;
@@ -9,4 +9,5 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod gossip;
+pub mod migration;
 pub mod pop;
