@@ -310,9 +310,10 @@ impl Source {
                 _ => m.repeat = None,
             }
         }
+        let is_late = m.step < Step::Releasing && m.deadline <= ctx.now;
         if m.step == Step::Withdrawing {
             self.withdrawn_for_long(ctx, number);
-        } else if m.until <= ctx.now {
+        } else if is_late || m.until <= ctx.now {
             self.over(ctx, number);
         }
     }

@@ -10,6 +10,9 @@ use super::{
     Answer, Application, MoveId, Moves, Order, Reason,
 };
 
+/// Whether an order is one that is meant.
+pub(super) type Is = fn(&Order) -> bool;
+
 /// A connection's socket.
 pub(super) struct Socket {
     /// How far the session had come when this socket last served it.
@@ -38,7 +41,7 @@ pub(super) struct Host {
     pub hangs: bool,
     pub drains: bool,
     /// What cannot be done here, why, and how often it is said.
-    pub refuses: Option<(fn(&Order) -> bool, Reason, u32)>,
+    pub refuses: Option<(Is, Reason, u32)>,
     pub agent: Option<Moves>,
     /// Counts the agent's starts.
     pub life: u64,

@@ -31,7 +31,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use self::host::{Host, View};
 use super::{
-    Answer, Command, Ended, Limits, MoveId, Moves, Order, Outcome, Output, Reason,
+    Answer, Command, Counters, Ended, Limits, MoveId, Moves, Order, Outcome, Output, Reason,
     local::Application,
 };
 use crate::pop::{MS, SECOND};
@@ -105,6 +105,8 @@ struct Pop {
     worked: usize,
     /// Messages that were sent.
     sent: usize,
+    /// Timers that were due.
+    wakes: usize,
 }
 
 fn tuple(n: u16) -> Tuple {
@@ -138,6 +140,7 @@ impl Pop {
             ended: Vec::new(),
             worked: 0,
             sent: 0,
+            wakes: 0,
         };
         pop.hosts = (1..=hosts).map(|h| (h, Host::new(u64::from(h)))).collect();
         pop.push(0, Event::Look);
@@ -303,6 +306,7 @@ impl Pop {
             (None, None) => return false,
             (Some((at, host)), event) if event.is_none_or(|event| at < event) => {
                 self.now = at;
+                self.wakes += 1;
                 self.with_agent(host, |agent, now, view| agent.on_time(now, view));
             }
             _ => {

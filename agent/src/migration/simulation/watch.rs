@@ -1,6 +1,6 @@
 //! Whom the POP hears and takes for dead; and what must hold after every event.
 
-use super::{DEAD_AFTER, HostId, Outcome, Pop, Tuple, tuple};
+use super::{Counters, DEAD_AFTER, HostId, Outcome, Pop, Tuple, tuple};
 
 impl Pop {
     pub(super) fn reaches(&self, a: u16, b: u16) -> bool {
@@ -127,7 +127,7 @@ impl Pop {
     }
 
     /// What an agent counts.
-    pub(super) fn counters(&self, host: u16) -> super::Counters {
+    pub(super) fn counters(&self, host: u16) -> Counters {
         *self.hosts[&host].agent.as_ref().unwrap().counters()
     }
 }
