@@ -14,6 +14,7 @@ pub struct Limits {
     /// Bytes of states held at once, on either side.
     pub bytes: usize,
     /// Moves that are confirmed and still divert stragglers. More make the oldest end.
+    /// Together with the moves under way they must fit into the journal.
     pub settling: usize,
     /// The most that each step may take which has no bound of its own.
     pub step: u64,
@@ -40,7 +41,7 @@ impl Default for Limits {
             to_here: 64,
             waiting: 1 << 16,
             bytes: 64 << 20,
-            settling: 1 << 16,
+            settling: 3_500,
             step: 2 * SECOND,
             hold: 4 * SECOND,
             doubt: 30 * SECOND,

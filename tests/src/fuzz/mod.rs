@@ -5,6 +5,7 @@
 //! memory. `fuzz/` has a program for each (`cargo xtask fuzz`); the corpora are
 //! replayed by an ordinary test as well.
 
+pub mod moves;
 pub mod pop;
 pub mod seeds;
 
@@ -28,13 +29,14 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
     ("ask", asks),
     ("liveness", kernels),
     ("node", node),
+    ("migration", migration),
     ("frame", frames),
     ("config", config),
     ("keys", keys),
@@ -135,6 +137,11 @@ pub fn kernels(bytes: &[u8]) {
 /// Whole games with a host of a small POP: see [`pop::Step`].
 pub fn node(bytes: &[u8]) {
     pop::play(bytes);
+}
+
+/// Whole games with the moves of one host: see [`moves::play`].
+pub fn migration(bytes: &[u8]) {
+    moves::play(bytes);
 }
 
 /// Frames that the kernel side has parked: their bytes are a client's.

@@ -12,7 +12,10 @@ use homing_common::{
     session::{SessionKey, Tuple},
 };
 
-use super::pop::{self, DOMAINS, Event, Said, Step};
+use super::{
+    moves,
+    pop::{self, DOMAINS, Event, Said, Step},
+};
 use crate::packet::{Ip, Tcp, flags, segment, udp};
 
 /// Messages of one kind and length that are enough.
@@ -60,6 +63,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("ask", bodies(3)),
         ("liveness", liveness),
         ("node", games(&said)),
+        ("migration", moves::games()),
         ("frame", frames()),
         ("config", configs()),
         ("keys", keys()),

@@ -82,7 +82,7 @@ fn perform(pop: &mut Pop, op: &Op) {
 fn cases() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok();
     ProptestConfig {
-        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(200),
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(100),
         max_shrink_iters: 4_000,
         failure_persistence: None,
         ..ProptestConfig::default()
