@@ -37,8 +37,10 @@ pub struct KnownMember {
     pub services: u32,
     /// The public ids of its session keys.
     pub session_keys: [u8; 2],
+    /// The public id of its key of fragments.
+    pub fragments_key: u8,
     /// Always zero; makes the padding explicit.
-    pub zero: u16,
+    pub zero: u8,
     /// A bit for each address of its services.
     pub addresses: u64,
     /// Its domain's name, then zeros.

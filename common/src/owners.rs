@@ -44,6 +44,7 @@
 //! into the header, and then `active` is flipped. A reader that began before goes on with
 //! the former table, which stays as it is until no such reader is left (an RCU grace
 //! period): then it goes, and its place is free for the next one.
+//! `tests/owners_dying.rs` has the writer die at every store of that.
 //!
 //! # How it is read while it is written
 //!

@@ -77,7 +77,8 @@ impl Tuple {
     }
 }
 
-/// The key of the session-id hash, shared by the POP.
+/// The key of the session-id hash, shared by the POP; other uses of SipHash have keys of
+/// this form, too.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct SessionKey(pub [u64; 2]);

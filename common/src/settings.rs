@@ -13,6 +13,9 @@ use crate::{
 pub struct Settings {
     /// The key of the session-id hash.
     pub session_key: SessionKey,
+    /// The key of the hash that chooses where fragments meet: it stays when that of
+    /// session ids changes.
+    pub fragments_key: SessionKey,
     /// The POP's tunnel network.
     pub tunnel: TunnelNetwork,
     /// This host's tunnel address.
@@ -36,4 +39,4 @@ pub struct Settings {
     pub fragments_entries: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 96);
+const _: () = assert!(size_of::<Settings>() == 112);

@@ -1,8 +1,9 @@
-//! The table of owners against a plain map, with a writer that dies anywhere, and with
-//! readers that look while it is written.
+//! The table of owners against a plain map, and with readers that look while it is
+//! written.
+
+mod crowd;
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     sync::{
         Arc,
@@ -25,7 +26,7 @@ use homing_common::{
 };
 use proptest::prelude::*;
 
-type Words = [AtomicU64; SLOTS];
+use crowd::{Few, Words, crowded_id};
 
 /// Memory of its own, of one table: the header, then the buckets.
 #[derive(Clone)]
@@ -67,100 +68,11 @@ impl Writable for Heap {
     }
 }
 
-/// Memory of the smallest shape in which only the buckets of [`crowded`] ids are there
-/// to be written, so that it is soon copied; and its writer may die.
-struct Few {
-    header: Words,
-    buckets: Vec<Words>,
-    /// Where in `buckets` each one is; 0 where it is not.
-    at: Arc<[u8]>,
-}
-
-thread_local! {
-    /// How many stores of this thread take effect still: then its writer is dead.
-    static STORES: Cell<u64> = const { Cell::new(u64::MAX) };
-}
-
-impl Few {
-    fn new() -> Self {
-        let shape = Shape::new(BUCKETS_MIN).unwrap();
-        let ids = (0..9u64).map(|n| crowded_id(n / 3, n % 3, 0));
-        let places = ids.map(|id| shape.place(id));
-        let (mut at, mut count) = (vec![0; BUCKETS_MIN as usize], 1);
-        for number in places.flat_map(|place| [place.first, place.second]) {
-            let at = &mut at[number as usize];
-            if *at == 0 {
-                *at = count;
-                count += 1;
-            }
-        }
-        Self {
-            header: Words::default(),
-            buckets: (0..count).map(|_| Words::default()).collect(),
-            at: at.into(),
-        }
-    }
-
-    /// A table in force.
-    fn table(&self) -> Table<&Self> {
-        let mut table = Table::create(self, 0, BUCKETS_MIN).unwrap();
-        table.activate();
-        table
-    }
-}
-
-fn copy(words: &Words) -> Words {
-    words.each_ref().map(|word| word.load(Relaxed).into())
-}
-
-impl Clone for Few {
-    fn clone(&self) -> Self {
-        Self {
-            header: copy(&self.header),
-            buckets: self.buckets.iter().map(copy).collect(),
-            at: self.at.clone(),
-        }
-    }
-}
-
-impl Memory for &Few {
-    type Line<'a>
-        = &'a Words
-    where
-        Self: 'a;
-
-    fn header(&self) -> Option<&Words> {
-        Some(&self.header)
-    }
-
-    fn bucket(&self, table: u32, number: u32) -> Option<&Words> {
-        let at = *self.at.get(number as usize)?;
-        self.buckets.get(usize::from(at)).filter(|_| table == 0)
-    }
-
-    fn load(line: &Words, word: usize) -> u64 {
-        line[word].load(Acquire)
-    }
-}
-
-impl Writable for &Few {
-    fn store(line: &Words, word: usize, value: u64) {
-        if let Some(left) = STORES.get().checked_sub(1) {
-            STORES.set(left);
-            line[word].store(value, Release);
-        }
-    }
-}
-
 /// Ids that stand in ten buckets of a table of the smallest shape, three of which are
 /// the first ones of all.
 fn crowded() -> impl Strategy<Value = SessionId> {
     let bits = (0u64..3, 0u64..3, 0u64..20);
     bits.prop_map(|(first, second, rest)| crowded_id(first, second, rest))
-}
-
-fn crowded_id(first: u64, second: u64, rest: u64) -> SessionId {
-    SessionId(first << 47 | second << 32 | rest)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -278,41 +190,6 @@ proptest! {
             prop_assert_eq!(entries(&table), sorted(&model));
             assert_counts(&table);
         }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
-
-    /// Wherever in an insertion its writer dies, the next one finds all entries, each
-    /// once, and that one or not.
-    #[test]
-    #[cfg_attr(miri, ignore = "goes through whole tables, over and over")]
-    fn a_writer_may_die_anywhere(ids in prop::collection::vec(crowded(), 90..120)) {
-        let memory = Few::new();
-        let mut table = memory.table();
-        let mut model = HashMap::new();
-        for id in ids {
-            let (old, before) = (memory.clone(), model.clone());
-            STORES.set(1_000);
-            take(&mut table, &mut model, Op::Set(id, 1));
-            let stores = 1_000 - STORES.replace(u64::MAX);
-            // Those that move nothing are one store.
-            for stores in (0..stores).filter(|_| stores > 1) {
-                let memory = old.clone();
-                let mut table = Table::open(&memory).unwrap();
-                STORES.set(stores);
-                // What a dead writer returns says nothing.
-                table.set(id, HostId(1)).ok();
-                STORES.set(u64::MAX);
-                let table = Table::open(&memory).unwrap();
-                let there = |id: &SessionId| table.get(*id) == Some(HostId(1));
-                prop_assert!(before.keys().all(there));
-                let found = before.len() + usize::from(there(&id));
-                prop_assert_eq!(table.len() as usize, found);
-            }
-        }
-        prop_assert!(memory.buckets[0].iter().all(|word| word.load(Relaxed) == 0));
     }
 }
 

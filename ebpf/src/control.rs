@@ -88,7 +88,7 @@ pub fn rendezvous(id: SessionId) -> Option<HostId> {
     (host != 0 && host != settings::host().0).then_some(HostId(host))
 }
 
-/// The slot of `RENDEZVOUS` that a session has.
+/// The slot of `RENDEZVOUS` that a session has, or a tuple under another key.
 #[inline(always)]
 pub fn slot(id: SessionId) -> u32 {
     id.0 as u32 & (RENDEZVOUS_ENTRIES - 1)

@@ -3,7 +3,9 @@
 //! Only the first fragment of a datagram says whose it is, and routers spread
 //! fragments by their addresses alone or worse. So all fragments of a datagram meet
 //! on one host, which what every one of them carries chooses: source, destination
-//! and identification. There the first one is decided on, and the others follow it.
+//! and identification, under a key of their own: hosts agree on it also while they have
+//! different keys of session ids. There the first one is decided on, and the others
+//! follow it.
 //! The host that they are for gets them marked as decided, and takes them whatever
 //! it thinks of them: a fragment makes two hops through the tunnel at most.
 //!
@@ -116,9 +118,11 @@ fn owner(case: &Case<'_>, head: &Parked, kind: u64) -> Result<HostId, Outcome> {
         return Ok(owner);
     }
     // The datagrams of a flow meet here and there. So that they go to one host also
-    // while the POP has not been told whose the flow is, its id chooses one.
+    // while the POP has not been told whose the flow is, its tuple chooses one: not by
+    // its id, which hosts with different keys of session ids do not have in common.
     if begins_datagram(kind, head) {
-        let host = control::meeting(control::slot(id));
+        let chosen = head.tuple.id(&settings::fragments_key());
+        let host = control::meeting(control::slot(chosen));
         if host != me && !flow::is_told(&head.tuple) && !flow::is_new(id) {
             return Ok(host);
         }
@@ -302,7 +306,7 @@ fn examine<const V4: bool>(frame: &Frame, ip: &Ip, head: &mut Parked) -> u64 {
     let Some(piece) = Piece::read::<V4>(frame, ip) else {
         return Seen::MALFORMED;
     };
-    let key = settings::session_key();
+    let key = settings::fragments_key();
     let protocol = if V4 { piece.protocol } else { 0 };
     let (source, destination) = (ip.source, ip.destination);
     head.datagram = Datagram::new(source, destination, piece.identification, protocol, &key);
@@ -315,7 +319,7 @@ fn examine<const V4: bool>(frame: &Frame, ip: &Ip, head: &mut Parked) -> u64 {
     match session::<V4>(frame, ip, &piece) {
         Some(Some((tuple, flags, kind))) => {
             head.tuple = tuple;
-            (head.id, head.flags) = (tuple.id(&key).0, flags);
+            (head.id, head.flags) = (tuple.id(&settings::session_key()).0, flags);
             kind
         }
         Some(None) => Seen::OTHER,

@@ -17,6 +17,7 @@ use homing_common::{
 #[unsafe(link_section = ".rodata.cfg")]
 static SETTINGS: Settings = Settings {
     session_key: SessionKey([0; 2]),
+    fragments_key: SessionKey([0; 2]),
     tunnel: TunnelNetwork {
         network: Address([0; 16]),
         base: 0,
@@ -51,6 +52,8 @@ macro_rules! getters {
 getters! {
     /// The key of the session-id hash.
     session_key: SessionKey = session_key;
+    /// The key of the hash that chooses where fragments meet.
+    fragments_key: SessionKey = fragments_key;
     /// The agents' UDP port.
     fabric_port: u16 = fabric_port;
     /// This host's id.

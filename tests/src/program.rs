@@ -91,6 +91,7 @@ pub fn settings(tunnel: TunnelNetwork, encapsulation: Encapsulation) -> Settings
     let host = HostId(1);
     Settings {
         session_key: SessionKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]),
+        fragments_key: SessionKey([0x1716_1514_1312_1110, 0x1f1e_1d1c_1b1a_1918]),
         tunnel,
         tunnel_address: tunnel.address_of(host),
         fabric: Address::v4([10, 1, 0, 1]),
@@ -450,7 +451,8 @@ impl Program {
             .collect()
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+    /// A map of the program, by its name.
+    pub fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("the object has no map {name}"))

@@ -58,6 +58,7 @@ impl Sandbox {
             cgroup: self.cgroup.clone(),
             settings: Settings {
                 session_key: SessionKey([1, 2]),
+                fragments_key: SessionKey([3, 4]),
                 tunnel,
                 tunnel_address: tunnel.address_of(HostId(1)),
                 fabric: Address::v4([10, 1, 0, 1]),

@@ -13,6 +13,7 @@ mod pop {
     mod edge;
     mod flood;
     mod flows;
+    mod fragments;
     mod hangs;
     mod join;
     mod kernels;

@@ -34,6 +34,8 @@ pub(super) struct Report {
     next_session: Option<String>,
     /// Public id of the key that they were looked up by, and are still told by as well.
     old_session: Option<String>,
+    /// Public id of the key that chooses where fragments meet.
+    fragments: String,
     /// What to do now.
     then: &'static str,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Report {
         if let Some(old) = &self.old_session {
             write!(f, ", still told by {old} as well")?;
         }
+        write!(f, "; fragments meet by {}", self.fragments)?;
         write!(f, "\n{}", self.then)
     }
 }
@@ -206,6 +209,7 @@ fn report(path: PathBuf, step: &KeyStep, file: &KeyFile) -> Report {
         session: name(&file.session.key),
         next_session,
         old_session,
+        fragments: name(file.fragments()),
         then,
     }
 }

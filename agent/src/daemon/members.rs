@@ -74,6 +74,7 @@ fn to_known(member: &Member) -> KnownMember {
         network: member.fingerprint.network,
         services: member.fingerprint.services,
         session_keys: member.fingerprint.session_keys,
+        fragments_key: member.fingerprint.fragments_key,
         zero: 0,
         addresses: member.fingerprint.addresses,
         domain,
@@ -95,6 +96,7 @@ fn to_member(host: HostId, known: &KnownMember) -> Option<Member> {
         services: known.services,
         addresses: known.addresses,
         session_keys: known.session_keys,
+        fragments_key: known.fragments_key,
     };
     Some(Member {
         renewal: known.renewal,
@@ -124,6 +126,7 @@ mod tests {
                     services: 8,
                     addresses: 7,
                     session_keys: [6, 5],
+                    fragments_key: 4,
                 },
             )
         };

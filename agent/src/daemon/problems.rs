@@ -67,6 +67,9 @@ fn of_member(id: HostId, difference: Difference) -> Option<String> {
         Difference::SessionKeys => Some(format!(
             "host {id} and this host do not tell each other of sessions by the key that they look them up by, and ask for each: on the way to another session key one of them has left out a step; look at `homing key show` on both, and restart their agents with the file of the step that is next"
         )),
+        Difference::FragmentsKey => Some(format!(
+            "fragments that come to host {id} do not meet those that come to this host, and the datagrams are lost: make `fragments` in the key file the same on all hosts (`homing key show`), and restart their agents"
+        )),
         Difference::Network | Difference::Addresses => None,
     }
 }

@@ -35,8 +35,8 @@ impl Reload {
     ///
     /// # Errors
     ///
-    /// The file cannot be read or is wrong, or its keys of session ids are others: then
-    /// nothing changes.
+    /// The file cannot be read or is wrong, or its keys of session ids or of fragments
+    /// are others: then nothing changes.
     pub async fn run(&self) -> Result<api::Reloaded> {
         let mut present = self.file.lock().await;
         let path = self.key_file.clone();
@@ -47,6 +47,12 @@ impl Reload {
             "the keys of session ids in {} are others: restart this agent to put them in force \
              (its sessions stay), or keep the lines `session`, `next-session` and `old-session` \
              (or, where there was one bare key, add `session KEY` with it)",
+            self.key_file.display()
+        );
+        ensure!(
+            file.fragments() == present.fragments(),
+            "the key of fragments in {} is another: restart this agent to put it in force (its \
+             sessions stay), or keep the line `fragments`",
             self.key_file.display()
         );
         let changed = *present != file;

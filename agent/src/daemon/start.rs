@@ -309,6 +309,7 @@ fn load_options(config: &Config, keys: &Keys) -> LoadOptions {
         cgroup: config.host.cgroup.clone(),
         settings: Settings {
             session_key: keys.session.key,
+            fragments_key: keys.fragments,
             tunnel: config.tunnel.network,
             tunnel_address: config.tunnel_address(),
             fabric: config.pop.address.ip().into(),
@@ -333,7 +334,12 @@ fn gossip_options(
     vitals: KernelVitals,
 ) -> Result<gossip::Options> {
     let domain = Domain::try_from(config.host.domain.as_str())?;
-    let fingerprint = Fingerprint::of(&config.tunnel.network, &config.services, keys.session_ids);
+    let fingerprint = Fingerprint::of(
+        &config.tunnel.network,
+        &config.services,
+        keys.session_ids,
+        keys.fragments_id,
+    );
     let seeds = config.pop.seeds.iter().map(|seed| Seed {
         host: seed.host,
         address: seed.address,

@@ -18,6 +18,8 @@ pub struct Fingerprint {
     /// The public ids of the session keys: of the one that this host looks sessions up
     /// by, and of the one that it tells of its own by as well, or the same again.
     pub session_keys: [u8; 2],
+    /// The public id of the key that chooses where fragments meet.
+    pub fragments_key: u8,
 }
 
 /// How a host's configuration differs from that of another.
@@ -30,15 +32,22 @@ pub enum Difference {
     /// One does not tell of its sessions by the key that the other looks them up by:
     /// what it has is found by asking alone.
     SessionKeys,
+    /// Fragments of a datagram that come to both do not meet.
+    FragmentsKey,
     /// There are services that only one of them answers for: a POP whose services
     /// change one host after the other is like that for a while.
     Services,
 }
 
 impl Fingerprint {
-    /// The fingerprint of a host with this tunnel network, these services, and session
-    /// keys with these public ids.
-    pub fn of(network: &TunnelNetwork, services: &[Service], session_keys: [u8; 2]) -> Self {
+    /// The fingerprint of a host with this tunnel network, these services, and keys with
+    /// these public ids: those of session ids, and that of fragments.
+    pub fn of(
+        network: &TunnelNetwork,
+        services: &[Service],
+        session_keys: [u8; 2],
+        fragments_key: u8,
+    ) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&network.network.0);
         hash.update(&network.base.to_be_bytes());
@@ -61,6 +70,7 @@ impl Fingerprint {
             services: first_word(&all),
             addresses,
             session_keys,
+            fragments_key,
         }
     }
 
@@ -72,6 +82,8 @@ impl Fingerprint {
             Some(Difference::Addresses)
         } else if !(self.is_told_by(other) && other.is_told_by(self)) {
             Some(Difference::SessionKeys)
+        } else if self.fragments_key != other.fragments_key {
+            Some(Difference::FragmentsKey)
         } else if self.services != other.services {
             Some(Difference::Services)
         } else {
@@ -118,7 +130,7 @@ mod tests {
             shift: 4,
             id_mask: 0xfff,
         };
-        Fingerprint::of(&network, services, [1, 1])
+        Fingerprint::of(&network, services, [1, 1], 1)
     }
 
     #[test]
@@ -141,6 +153,17 @@ mod tests {
         let addresses = Some(Difference::Addresses);
         let other_address = service(3, 443, TCP);
         assert_eq!(found(of([10, 77, 0, 0], &[other_address])), addresses);
+    }
+
+    #[test]
+    fn hosts_with_different_keys_of_fragments_are_of_one_pop_and_differ() {
+        let one = Fingerprint::default();
+        let two = Fingerprint {
+            fragments_key: 1,
+            ..one
+        };
+        assert_eq!(one.difference(&two), Some(Difference::FragmentsKey));
+        assert!(one.is_of_one_pop(&two));
     }
 
     #[test]

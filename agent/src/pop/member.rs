@@ -162,6 +162,7 @@ impl Member {
         buf.put_u32(self.fingerprint.services);
         buf.put_u64(self.fingerprint.addresses);
         buf.put_slice(&self.fingerprint.session_keys);
+        buf.put_u8(self.fingerprint.fragments_key);
         buf.put_u32(match self.leaving {
             Some(hold) => u32::try_from(hold.as_millis())
                 .unwrap_or(NOT_LEAVING)
@@ -185,7 +186,7 @@ impl Member {
     }
 
     /// The longest form of a member on the wire, in bytes.
-    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 18 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
+    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 19 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
 
     /// Bytes of this member on the wire.
     pub(super) fn encoded_len(&self) -> usize {
@@ -206,6 +207,7 @@ impl Member {
             services: buf.try_get_u32()?,
             addresses: buf.try_get_u64()?,
             session_keys: [buf.try_get_u8()?, buf.try_get_u8()?],
+            fragments_key: buf.try_get_u8()?,
         };
         let leaving = match buf.try_get_u32()? {
             NOT_LEAVING => None,
@@ -296,7 +298,7 @@ mod tests {
             incarnation: u64,
             generation: u64,
             renewal: u16,
-            (network, services, addresses, session_keys) in any::<(u32, u32, u64, [u8; 2])>(),
+            (network, services, addresses, session_keys, fragments_key) in any::<(u32, u32, u64, [u8; 2], u8)>(),
             hold_ms in prop::option::of(0..NOT_LEAVING),
             draining: bool,
             ip: IpAddr,
@@ -309,7 +311,7 @@ mod tests {
                 renewal,
                 address: SocketAddr::new(ip, port),
                 domain: Domain::try_from(domain.as_str()).unwrap(),
-                fingerprint: Fingerprint { network, services, addresses, session_keys },
+                fingerprint: Fingerprint { network, services, addresses, session_keys, fragments_key },
                 leaving: hold_ms.map(|ms| Duration::from_millis(ms.into())),
                 draining,
             }

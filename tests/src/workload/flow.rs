@@ -24,8 +24,8 @@ use crate::lab::{Lab, Node, node, wait_until};
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long a server waits before it looks whether it is to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of a client's packet.
-const LEN: usize = 64;
+/// Bytes of a client's packet: eight of them its number, two the host that answers.
+pub const FLOW_LEN: usize = 64;
 
 /// A server for each address on each host; they end when this is dropped.
 pub struct FlowServers {
@@ -64,13 +64,13 @@ impl Drop for FlowServers {
 }
 
 fn serve(socket: &UdpSocket, host: u16, stop: &AtomicBool) {
-    let mut packet = [0; LEN];
+    let mut packet = [0; FLOW_LEN];
     while !stop.load(Relaxed) {
         // A timeout, or an error that tells of a client that has gone.
         let Ok((len, client)) = socket.recv_from(&mut packet) else {
             continue;
         };
-        if len == LEN {
+        if len == FLOW_LEN {
             packet[8..10].copy_from_slice(&host.to_be_bytes());
             socket.send_to(&packet, client).ok();
         }
@@ -195,7 +195,7 @@ fn exchange(
     let mut number = 0u64;
     while !stop.load(Relaxed) {
         number += 1;
-        let mut packet = [0; LEN];
+        let mut packet = [0; FLOW_LEN];
         packet[..8].copy_from_slice(&number.to_be_bytes());
         socket.send(&packet)?;
         match answer(socket, number) {
@@ -217,7 +217,7 @@ fn exchange(
 
 /// The host that answers the packet with this number; older answers are passed by.
 fn answer(socket: &UdpSocket, number: u64) -> io::Result<u16> {
-    let mut packet = [0; LEN];
+    let mut packet = [0; FLOW_LEN];
     loop {
         socket.recv(&mut packet)?;
         let (head, rest) = packet.split_at(8);
@@ -241,7 +241,7 @@ pub fn forge(lab: &Lab, machine: Node, target: SocketAddr, clients: u32) -> Resu
             // 198.18.0.0/15 is for tests (RFC 2544).
             let source = std::net::Ipv4Addr::from(0xc612_0000 + client / 4);
             let port = 10_000 + (client % 4) as u16;
-            let mut body = crate::packet::udp(port, target.port(), &[7; LEN]);
+            let mut body = crate::packet::udp(port, target.port(), &[7; FLOW_LEN]);
             body[6..8].fill(0);
             let packet = crate::packet::Ip::new(source.into(), (*target.ip()).into(), 17, body);
             loop {

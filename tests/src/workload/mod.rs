@@ -18,7 +18,7 @@ pub mod server;
 
 pub use client::{Clients, Options, Report};
 pub use connection::{End, churn};
-pub use flow::{FlowReport, FlowServers, Flows, forge};
+pub use flow::{FLOW_LEN, FlowReport, FlowServers, Flows, forge};
 
 /// The first eight bytes of every connection.
 pub const MAGIC: [u8; 8] = *b"homing\x001";

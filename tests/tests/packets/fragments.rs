@@ -6,7 +6,7 @@ use homing_common::{
     limit::{Limit, Room},
     outcome::{Hook, Outcome},
     park::{Datagram, PARKED_FRAME_MAX, Why},
-    session::SessionKey,
+    session::{SessionKey, Tuple},
 };
 use homing_tests::{
     packet::{ICMP, ICMPV6, Ip, Tcp, flags, icmp, segment, udp},
@@ -147,7 +147,7 @@ fn what_goes_to_the_owner_is_marked_and_whole() {
 fn entropy_of(program: &Program, piece: &Ip, id: u32) -> u64 {
     let protocol = if piece.source.is_ipv4() { 6 } else { 0 };
     let (source, destination) = (piece.source.into(), piece.destination.into());
-    let key: &SessionKey = &program.settings().session_key;
+    let key: &SessionKey = &program.settings().fragments_key;
     Datagram::new(source, destination, id, protocol, key).rest
 }
 
@@ -281,20 +281,18 @@ fn a_flow_of_fragments_comes_to_one_host_that_makes_it_its_own() {
             let mut pop = Pop::new(tunnel_v4(), Encapsulation::Ipip, HOSTS);
             let session = segment(v4, 0);
             let (client, service) = (session.source, session.destination);
-            let id = pop
-                .host(1)
-                .id_of(&client.to_string(), &service.to_string(), UDP)
-                .unwrap();
+            let key = pop.host(1).settings().fragments_key;
+            let chosen = Tuple::between(client, service, UDP).id(&key);
             for host in &mut pop.hosts {
                 host.add_service_of(&service.to_string(), UDP).unwrap();
                 // Datagrams meet at 1 and 2, and the flow belongs to 3.
-                host.set_rendezvous_of(id, 3, 1).unwrap();
+                host.set_rendezvous_of(chosen.0, 3, 1).unwrap();
             }
             for n in 0..6u32 {
                 for host in &mut pop.hosts {
                     let entropy = |id| {
                         let protocol = if v4 { UDP } else { 0 };
-                        let key = &host.settings().session_key;
+                        let key = &host.settings().fragments_key;
                         let (source, destination) = (client.ip().into(), service.ip().into());
                         Datagram::new(source, destination, id, protocol, key).rest
                     };

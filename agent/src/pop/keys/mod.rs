@@ -4,7 +4,9 @@
 //! while it runs ([`KeyFile`]). Session ids come from a key of their own: a session
 //! keeps its id when the others change. That key changes in three steps, too: while
 //! there is another one beside it, hosts tell of each of their sessions by both ids, so
-//! it does not matter by which one a host looks them up.
+//! it does not matter by which one a host looks them up. Where fragments meet all hosts
+//! must choose alike at every moment: that key stays while the key of session ids
+//! changes.
 
 mod file;
 
@@ -20,6 +22,7 @@ pub use file::{Key, KeyError, KeyFile, Keyring, Other, Untimely, Use};
 /// turned against another.
 const DATAGRAMS: &str = "homing v1 2026 datagram authentication";
 const SESSIONS: &str = "homing v1 2026 session id";
+const FRAGMENTS: &str = "homing v1 2026 meeting of fragments";
 const ECHOES: &str = "homing v1 2026 echo";
 const KEY_ID: &str = "homing v1 2026 key id";
 
@@ -34,6 +37,10 @@ pub struct Keys {
     pub session: SessionKeys,
     /// The public ids of both. Where there is no other one, they are the same.
     pub session_ids: [u8; 2],
+    /// Chooses where fragments meet.
+    pub fragments: SessionKey,
+    /// Its public id.
+    pub fragments_id: u8,
     /// Sign echoes between kernels: what is asked is signed with the first, and
     /// either is accepted. One of zeros is none.
     pub echo: [SessionKey; 2],
@@ -67,6 +74,8 @@ impl Keys {
                 other: other_session.map(|other| siphash_key(SESSIONS, other)),
             },
             session_ids: [session_id, other_session.map_or(session_id, key_id)],
+            fragments: siphash_key(FRAGMENTS, file.fragments()),
+            fragments_id: key_id(file.fragments()),
             echo: [
                 echo(&file.sign.key),
                 other.map_or_else(Default::default, echo),
@@ -140,6 +149,7 @@ mod tests {
         let session = keys.session.key.0.map(u64::to_le_bytes).concat();
         assert_ne!(keys.sign.key[..16], session[..]);
         assert!(keys.echo[0] != keys.session.key);
+        assert!(![keys.session.key, keys.echo[0]].contains(&keys.fragments));
         assert!(keys.echo[1] == SessionKey::default());
         assert_ne!(keys.sign.key, [7; 32]);
         assert_ne!(Keys::derive(&[8; 32]).sign.key, keys.sign.key);
@@ -176,5 +186,22 @@ mod tests {
         let [before, .., after] = &steps;
         assert!(before.session.key != after.session.key && after.session.other.is_none());
         assert!(before.id() == after.id() && before.echo == after.echo);
+    }
+
+    #[test]
+    fn fragments_meet_by_one_key_however_often_that_of_session_ids_changes() {
+        let mut file = KeyFile::of([7; 32]);
+        let first = Keys::of(&file);
+        for _ in 0..2 {
+            file = file.begin(Use::Session).unwrap().unwrap();
+            assert!(Keys::of(&file).fragments == first.fragments);
+            file = file.promote(Use::Session).unwrap();
+            assert!(Keys::of(&file).fragments == first.fragments);
+            file = file.finish(Use::Session).unwrap();
+            let keys = Keys::of(&file);
+            assert!(keys.fragments == first.fragments && keys.session != first.session);
+            assert_eq!(keys.fragments_id, first.fragments_id);
+            assert_ne!(keys.fragments_id, keys.session_ids[0]);
+        }
     }
 }
