@@ -36,6 +36,9 @@ impl Control {
     pub const FLOWS_FULL: u32 = 4;
     /// Sessions of others found no room in `OWNERS` here; elsewhere they may have.
     pub const OWNERS_FULL: u32 = 8;
+    /// `MOVING` may have entries: without this nobody looks there. Set before the first
+    /// one is made, cleared after the last one has gone.
+    pub const MOVING: u32 = 16;
     /// An agent whose last beat is older than this is down, nanoseconds.
     pub const BEAT_MAX_NS: u64 = 1_000_000_000;
     /// After a silence of so long the members count the agent as down, nanoseconds: what

@@ -17,6 +17,7 @@ pub mod flow;
 pub mod host;
 pub mod limit;
 pub mod maps;
+pub mod moving;
 pub mod net;
 pub mod outcome;
 pub mod owners;

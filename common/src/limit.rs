@@ -38,6 +38,8 @@ pub enum Limit {
     TooBig,
     /// Flows made sessions.
     Flows,
+    /// Packets of moving sessions parked.
+    Moving,
 }
 
 impl Limit {
@@ -63,6 +65,7 @@ impl Limit {
             Self::Fragments => SOURCES + MAX_HOSTS + 1,
             Self::Flows => SOURCES + MAX_HOSTS + 2,
             Self::TooBig => SOURCES + MAX_HOSTS + 3,
+            Self::Moving => SOURCES + MAX_HOSTS + 7,
         }
     }
 
@@ -82,6 +85,9 @@ impl Limit {
             // Some 15,000 a second: what a flood of forged clients that each send
             // several packets can make of gossip.
             Self::Flows => 2048,
+            // Some 60,000 a second: a few sessions at full speed, for as long as a move
+            // takes.
+            Self::Moving => 8192,
         }
     }
 }
@@ -127,7 +133,7 @@ impl Room {
 }
 
 /// Entries of `LIMITS`.
-pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 7;
+pub const LIMITS_ENTRIES: u32 = SOURCES + MAX_HOSTS + 8;
 
 /// A counter after one more event: its new value, and whether the event is within
 /// the limit.
@@ -183,7 +189,8 @@ mod tests {
             Limit::TooBig,
         ];
         let rooms = [Room::Closed, Room::Fragments, Room::Flows].map(Room::index);
-        let indices = [&limits.map(Limit::index)[..], &rooms].concat();
+        let last = [Limit::Moving.index()];
+        let indices = [&limits.map(Limit::index)[..], &rooms, &last].concat();
         assert!(indices.is_sorted_by(|a, b| a < b));
         assert_eq!(indices[indices.len() - 1], LIMITS_ENTRIES - 1);
     }

@@ -115,7 +115,7 @@ counters! {
     TunnelNested = 21, "tunnel_nested", Drop;
     /// Came through the tunnel, must be sent on, and has used up its hops.
     TunnelHops = 22, "tunnel_hops", Drop;
-    /// Came through the tunnel from the very host that the table calls its owner.
+    /// Came through the tunnel from the very host that the table, or a move, gives it to.
     TunnelBounce = 23, "tunnel_bounce", Drop;
     /// This host closed the session a moment ago.
     LocalClosed = 24, "local_closed", Pass;
@@ -179,6 +179,18 @@ counters! {
     StrippedFlow = 82, "stripped_flow", Pass;
     /// Came through the tunnel: a UDP flow that no other host is known to own.
     StrippedFlowNew = 83, "stripped_flow_new", Pass;
+    /// Its session is moving to another host, or has moved: sent to that one.
+    Diverted = 84, "diverted", Forward;
+    /// Its session is moving here: held by the agent until it is served.
+    Parked = 85, "parked", Drop;
+    /// Its session is moving here, but the frame is too long to be held.
+    ParkTooLong = 86, "park_too_long", Drop;
+    /// Its session is moving here, and the agent has not taken what was held for it.
+    ParkFull = 87, "park_full", Drop;
+    /// A first fragment of a moving session, to a host where it can be neither held nor sent on.
+    MovingFragment = 88, "moving_fragment", Drop;
+    /// Came through the tunnel, diverted by a host that the session moves from, and is not served here.
+    TunnelStray = 89, "tunnel_stray", Drop;
 }
 
 counters! {
@@ -206,6 +218,10 @@ counters! {
     /// Packets of UDP flows that were not recorded as sessions: too many at once, or
     /// flows have taken their share of `SESSIONS`.
     FlowsRefused = 16, "flows_refused";
+    /// Packets of moving sessions that this host was about to send: dropped.
+    MovingSilenced = 17, "moving_silenced";
+    /// Sockets of moving sessions that were established or closed: recorded nowhere.
+    MovingMuted = 18, "moving_muted";
 }
 
 /// Number of the first counter of [`Hook`]; those below are of [`Outcome`].

@@ -1,5 +1,5 @@
 //! Packets that the kernel side hands to the agent until it is known where they
-//! belong: what stands in the ring buffer `ASK`.
+//! belong: what stands in the ring buffers `ASK` and `PARKED`.
 
 use core::mem::offset_of;
 
@@ -9,11 +9,11 @@ use crate::{
     session::{SessionKey, Sip, Tuple},
 };
 
-/// Head of every record in `ASK`; `captured` bytes of frame follow it.
+/// Head of every record in `ASK` and `PARKED`; `captured` bytes of frame follow it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Parked {
-    /// The session, where [`Why::Unknown`]; without meaning otherwise.
+    /// The session, where [`Why::Unknown`] or [`Why::Moving`]; without meaning otherwise.
     pub tuple: Tuple,
     /// The fragmented datagram, where the packet is a fragment; zero otherwise.
     pub datagram: Datagram,
@@ -38,7 +38,7 @@ pub struct Parked {
 
 const _: () = assert!(size_of::<Parked>() == 96 && offset_of!(Parked, flags) == 92);
 
-/// Why a record stands in `ASK`.
+/// Why a record stands in `ASK`, or in `PARKED`.
 #[repr(u16)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
@@ -49,6 +49,8 @@ pub enum Why {
     /// The way of a fragmented datagram is decided, and `FRAGMENTS` holds it:
     /// fragments held for it can go. No frame follows.
     Decided = 3,
+    /// In `PARKED`, and there alone: the session is moving here, and not served yet.
+    Moving = 4,
 }
 
 /// The longest frame that can be parked, bytes.

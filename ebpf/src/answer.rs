@@ -20,6 +20,7 @@ use network_types::{
 use crate::{
     control,
     local::{self, Socket, TCP_LISTEN, TCP_TIME_WAIT},
+    moving,
     packet::{Flags, Frame},
     unowned,
 };
@@ -70,6 +71,15 @@ pub extern "C" fn answer(ctx: *mut xdp_md, offset: u32) -> u32 {
 
 #[inline(always)]
 fn look<const V4: bool>(ctx: &XdpContext, asked: &Question) -> Found {
+    // A session that moves is the source's until the target serves it: the source sends
+    // what arrives for it there.
+    if let Some(moving) = moving::find_at(&asked.tuple) {
+        return if moving.parks() {
+            Found::Nothing
+        } else {
+            Found::Socket
+        };
+    }
     let found = local::with_socket::<V4, _>(ctx, &asked.tuple, |socket| match socket.state() {
         TCP_LISTEN if Flags(asked.flags).may_belong() && takes_cookie::<V4>(&socket, asked) => {
             Found::Cookie

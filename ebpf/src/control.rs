@@ -61,6 +61,13 @@ pub fn owners_full() -> bool {
     flags & Control::OWNERS_FULL != 0
 }
 
+/// Whether `MOVING` may have entries.
+#[inline(always)]
+pub fn moving() -> bool {
+    let flags: u32 = field!(flags);
+    flags & Control::MOVING != 0
+}
+
 /// Whether no more flows are to be made sessions.
 #[inline(always)]
 pub fn flows_full() -> bool {

@@ -11,7 +11,7 @@ use crate::{
     Next, control, encap, flow,
     local::{self, Local},
     maps::SERVICES,
-    owners,
+    moving, owners,
     packet::{Frame, Ip, Link, Segment},
     settings, tunnel,
     uncommon::{Uncommon, is_icmp},
@@ -43,6 +43,9 @@ pub fn handle<const V4: bool>(
     }
     let segment = Segment::parse(frame, &ip).ok_or(Outcome::Malformed)?;
 
+    if let Some(found) = moving::find(&segment.tuple) {
+        return Ok(Next::Moving(Uncommon::off_the_wire::<V4>(link), found));
+    }
     // Only sessions of services have entries, so one that is found needs no
     // look-up of its service.
     let id = segment.tuple.id(&settings::session_key());

@@ -2,14 +2,15 @@
 //! interface that XDP runs on.
 //!
 //! It reads the packet once and hands it to the steps that have something to do
-//! with it. It drops nothing and sends nothing elsewhere: whatever it finds or
-//! does not understand goes on its way.
+//! with it. It sends nothing elsewhere, and drops nothing but what belongs to a session
+//! that is moving: whatever else it finds or does not understand goes on its way.
 
 use core::mem::size_of;
 
 use aya_ebpf::programs::TcContext;
 use homing_common::{
     net::{Address, Port, TCP, UDP},
+    outcome::Hook,
     session::Tuple,
 };
 use network_types::{
@@ -18,21 +19,35 @@ use network_types::{
 };
 
 use crate::{
-    flow, mss,
+    flow, moving, mss,
     packet::{IPV4, IPV6, MAX_VLAN_TAGS, is_vlan},
+    stats,
 };
+
+/// Whether a packet may leave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Leaves {
+    /// It may.
+    Yes,
+    /// Its session is moving, and this host is not the one to answer.
+    No,
+}
 
 /// Takes one packet through the steps.
 #[inline(always)]
-pub fn handle(ctx: &TcContext) {
+pub fn handle(ctx: &TcContext) -> Leaves {
     let Some(leaving) = Leaving::parse(ctx) else {
-        return;
+        return Leaves::Yes;
     };
-    if leaving.tuple.protocol == TCP {
-        mss::lower(ctx, &leaving);
-    } else {
+    if leaving.tuple.protocol != TCP {
         flow::flow_answered(&raw const leaving.tuple);
+    } else if moving::find(&leaving.tuple).is_some() {
+        stats::count(Hook::MovingSilenced.index());
+        return Leaves::No;
+    } else {
+        mss::lower(ctx, &leaving);
     }
+    Leaves::Yes
 }
 
 /// A TCP or UDP packet that leaves this host.

@@ -39,6 +39,13 @@ pub enum Origin {
         /// What is left of its hops.
         ttl: u8,
     },
+    /// Of a session that moves, or has moved, from here: to the host that it moves to.
+    Diverted {
+        /// The hops it has.
+        ttl: u8,
+        /// Whether it came from the tunnel.
+        tunnelled: bool,
+    },
 }
 
 const IPV4_LEN: usize = 20;
@@ -99,7 +106,10 @@ pub fn send_to(
         return Err(match origin {
             // What another host sent here went through as long a header before:
             // the ways differ, and the sender is not where the frame came from.
-            Origin::Tunnel { .. } => Outcome::TooBig,
+            Origin::Tunnel { .. }
+            | Origin::Diverted {
+                tunnelled: true, ..
+            } => Outcome::TooBig,
             _ => too_big::tell(ctx, inner, template.mtu as usize - l3_len),
         });
     }
@@ -110,7 +120,7 @@ pub fn send_to(
     }
     let ttl = match origin {
         Origin::Wire | Origin::Rendezvous { .. } => settings::hop_limit(),
-        Origin::Tunnel { ttl } | Origin::Fragment { ttl, .. } => ttl,
+        Origin::Tunnel { ttl } | Origin::Fragment { ttl, .. } | Origin::Diverted { ttl, .. } => ttl,
     };
     // Fragments that are decided on have the last bit of their entropy set, all others
     // have it clear; only they are looked at for it.
@@ -118,6 +128,10 @@ pub fn send_to(
         Origin::Fragment { decided: true, .. } => (Mark::Decided, entropy | 1),
         Origin::Fragment { decided: false, .. } => (Mark::None, entropy & !1),
         Origin::Tunnel { .. } => (Mark::SentOn, entropy),
+        Origin::Diverted {
+            tunnelled: true, ..
+        } => (Mark::DivertedOn, entropy),
+        Origin::Diverted { .. } => (Mark::Diverted, entropy),
         Origin::Wire | Origin::Rendezvous { .. } => (Mark::None, entropy),
     };
     let outer = Outer {
@@ -142,6 +156,7 @@ pub fn send_to(
         Origin::Fragment { decided: false, .. } => Outcome::FragmentGathered,
         Origin::Fragment { decided: true, .. } => Outcome::FragmentForwarded,
         Origin::Tunnel { .. } => Outcome::SentOn,
+        Origin::Diverted { .. } => Outcome::Diverted,
     };
     Ok(End {
         outcome,
@@ -264,7 +279,7 @@ impl Outer {
             for offset in [8, 16, 24, 32] {
                 store(ip.add(offset), load::<u64>(template.add(offset)));
             }
-            if self.mark == Mark::SentOn {
+            if self.mark.is_in_source() {
                 ip.add(Mark::SOURCE_OFFSET).write(self.mark as u8);
             }
             if is_gue {

@@ -30,7 +30,7 @@ use crate::{
     flow, limit,
     maps::{FRAGMENTS, SCRATCH, SERVICES},
     mark::Mark,
-    owners,
+    moving, owners,
     packet::{Flags, Frame, Ip},
     park::{self, Head, Held},
     related, settings,
@@ -55,7 +55,12 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     if !is_service_address(&head.tuple.service) {
         return Err(case.either(Outcome::Fragment, Outcome::TunnelNotService));
     }
+    // Only a first fragment has the tuple of a session.
+    let moving = moving::find_at(&head.tuple);
     if case.tunnelled() && Mark::Decided.is_on(&case.frame, case.packet.link_len) {
+        if moving.is_some() {
+            return Err(Outcome::MovingFragment);
+        }
         if begins_datagram(seen.kind, head) {
             flow::decide(&head.tuple, SessionId(head.id), flow::Arrival::Tunnel);
         }
@@ -79,7 +84,12 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
     let host = if seen.kind == Seen::LATER {
         course(head, case)?
     } else {
-        let host = owner(case, head, seen.kind)?;
+        let host = match moving {
+            // What is held here is held whole.
+            Some(found) if found.parks() => return Err(Outcome::MovingFragment),
+            Some(found) => found.peer(),
+            None => owner(case, head, seen.kind)?,
+        };
         set_course(head, host, case);
         host
     };

@@ -23,12 +23,14 @@ pub mod limit;
 pub mod local;
 pub mod maps;
 pub mod mark;
+pub mod moving;
 pub mod mss;
 pub mod owners;
 pub mod packet;
 pub mod park;
 pub mod related;
 pub mod settings;
+pub mod silence;
 pub mod sockops;
 pub mod stats;
 pub mod too_big;
@@ -71,9 +73,12 @@ pub enum Next {
     Fragment(Uncommon),
     /// On: it is an ICMP packet.
     Icmp(Uncommon),
+    /// On: it is a segment of a session that is moving.
+    Moving(Uncommon, moving::Found),
 }
 
 impl Next {
+    const MOVING: u64 = 1 << 61;
     const FRAGMENT: u64 = 1 << 62;
     const ICMP: u64 = 1 << 63;
 
@@ -83,6 +88,7 @@ impl Next {
             Self::End(end) => end.pack(),
             Self::Fragment(uncommon) => Self::FRAGMENT | uncommon.pack(),
             Self::Icmp(uncommon) => Self::ICMP | uncommon.pack(),
+            Self::Moving(uncommon, found) => Self::MOVING | found.pack(uncommon),
         }
     }
 }
@@ -108,15 +114,20 @@ impl End {
 #[inline(always)]
 pub fn handle(ctx: &XdpContext) -> End {
     let next = homing_plain(ctx.ctx);
-    End::unpack(if next & Next::ICMP != 0 {
-        let read = related::icmp_read(ctx.ctx, next);
-        uncommon::homing_icmp(ctx.ctx, next, read)
-    } else if next & Next::FRAGMENT != 0 {
-        let read = fragment::fragment_read(ctx.ctx, next);
-        uncommon::homing_fragment(ctx.ctx, next, read)
-    } else {
-        next
-    })
+    End::unpack(
+        if next & (Next::ICMP | Next::FRAGMENT | Next::MOVING) == 0 {
+            next
+        } else if next & Next::ICMP != 0 {
+            let read = related::icmp_read(ctx.ctx, next);
+            uncommon::homing_icmp(ctx.ctx, next, read)
+        } else if next & Next::FRAGMENT != 0 {
+            let read = fragment::fragment_read(ctx.ctx, next);
+            uncommon::homing_fragment(ctx.ctx, next, read)
+        } else {
+            let read = moving::moving_read(ctx.ctx, next);
+            moving::homing_moving(ctx.ctx, next, read)
+        },
+    )
 }
 
 /// Takes a packet to its end, packed, or to where it turns out to be uncommon.

@@ -5,13 +5,13 @@
 #![allow(missing_docs, reason = "the macros of aya do not hand comments on")]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::bpf_redirect,
-    macros::{classifier, sock_ops, xdp},
-    programs::{SockOpsContext, TcContext, XdpContext},
+    macros::{cgroup_skb, classifier, sock_ops, xdp},
+    programs::{SkBuffContext, SockOpsContext, TcContext, XdpContext},
 };
 use homing_common::outcome::Verdict;
-use homing_ebpf::{answer, egress, handle, sockops, stats};
+use homing_ebpf::{answer, egress, handle, silence, sockops, stats};
 
 /// Every packet that reaches an interface of this host.
 #[xdp]
@@ -27,12 +27,20 @@ pub fn homing_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Every packet that leaves by an interface of this host. Whatever was done to it,
-/// other programs and the interface come next.
+/// Every packet that leaves by an interface of this host. What is not dropped goes on to
+/// other programs and the interface, whatever was done to it.
 #[classifier]
 pub fn homing_egress(ctx: TcContext) -> i32 {
-    egress::handle(&ctx);
-    TC_ACT_UNSPEC
+    match egress::handle(&ctx) {
+        egress::Leaves::No => TC_ACT_SHOT,
+        egress::Leaves::Yes => TC_ACT_UNSPEC,
+    }
+}
+
+/// Every packet that a socket under the cgroup sends, by whatever interface.
+#[cgroup_skb(egress)]
+pub fn homing_silence(ctx: SkBuffContext) -> i32 {
+    silence::handle(&ctx)
 }
 
 /// A packet that the agent gives back to the local stack. Attached to nothing: the

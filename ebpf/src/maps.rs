@@ -12,6 +12,7 @@ use homing_common::{
     host::{Host, MAX_HOSTS},
     limit::LIMITS_ENTRIES,
     maps::{EVENTS_BYTES, Identity, KnownMember, SERVICES_ENTRIES, SESSIONS_ENTRIES},
+    moving::{MOVING_ENTRIES, Moving, PARKED_BYTES},
     net::Service,
     outcome::STATS_ENTRIES,
     owners::{Bucket, Header, TABLES},
@@ -43,6 +44,11 @@ pub static SERVICES: HashMap<Service, u32, { SERVICES_ENTRIES as usize }> = Hash
 #[btf_map]
 pub static SESSIONS: HashMap<Tuple, Session, { SESSIONS_ENTRIES as usize }> = HashMap::new();
 
+/// Sessions that are moving between this host and another. Written by the agent, whose
+/// journal it is.
+#[btf_map]
+pub static MOVING: HashMap<Tuple, Moving, { MOVING_ENTRIES as usize }> = HashMap::new();
+
 /// What the hooks on sockets tell the agent.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
@@ -63,6 +69,11 @@ pub static FLOWS: LruHashMap<u64, Flow, { FLOWS_ENTRIES as usize }> = LruHashMap
 #[btf_map]
 pub static ASK: RingBuf<Parked, { ASK_BYTES as usize }> = RingBuf::new();
 
+/// Packets of sessions that are moving here, for the agent to hold: a [`Parked`] and the
+/// frame behind it. Apart from `ASK`, so that no flood of strangers crowds them out.
+#[btf_map]
+pub static PARKED: RingBuf<Parked, { PARKED_BYTES as usize }> = RingBuf::new();
+
 /// Where the rest of a fragmented datagram goes. Written by XDP; the oldest make
 /// room.
 #[btf_map]
@@ -82,8 +93,8 @@ pub static RENDEZVOUS: Array<
     { BPF_F_MMAPABLE as usize },
 > = Array::new();
 
-/// Room for what is too large for the stack, on the ways of fragments and ICMP
-/// errors.
+/// Room for what is too large for the stack, on the ways of fragments, of ICMP errors
+/// and of moving sessions.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Parked, 1> = PerCpuArray::new();
 

@@ -8,6 +8,8 @@
 //! |---|---|---|
 //! | [`Mark::Decided`] | identification 1 | the flow label's last bit (before fragments alone) |
 //! | [`Mark::SentOn`] | identification 2 | a source that ends in `::2`, not `::1` |
+//! | [`Mark::Diverted`] | identification 4 | a source that ends in `::4` |
+//! | [`Mark::DivertedOn`] | identification 6 | a source that ends in `::6` |
 //!
 //! The identification has no meaning in a packet that must not be fragmented (RFC
 //! 6864), and the whole of an IPv6 prefix is its host's.
@@ -24,6 +26,11 @@ pub enum Mark {
     /// It was sent on to this host by one that is not its owner any more: it is not
     /// sent on a second time.
     SentOn = 2,
+    /// Its session is moving, or has moved, to this host: it is for that session, or for
+    /// nothing here.
+    Diverted = 4,
+    /// Both.
+    DivertedOn = 6,
 }
 
 impl Mark {
@@ -32,7 +39,13 @@ impl Mark {
     /// The last byte of an IPv6 source.
     pub const SOURCE_OFFSET: usize = 23;
 
-    /// Whether the outer header, which begins at `start`, says this.
+    /// Whether an IPv6 source says it.
+    #[inline(always)]
+    pub const fn is_in_source(self) -> bool {
+        self as u8 & Self::DivertedOn as u8 != 0
+    }
+
+    /// Whether the outer header, which begins at `start`, says this, be it with more.
     ///
     /// Off the ways of packets that are many: nothing is read there for it.
     #[inline(always)]

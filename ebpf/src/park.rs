@@ -1,20 +1,25 @@
 //! Packets for the agent to hold until it is known where they belong: the ring
-//! buffer `ASK`.
+//! buffers `ASK` and `PARKED`.
 //!
 //! Limits come before a place is reserved: reserving takes a lock that all CPUs
 //! share, and a flood must not fight for it.
 
 use core::ptr::{addr_of_mut, read_volatile};
 
-use aya_ebpf::{helpers::bpf_xdp_load_bytes, programs::XdpContext};
+use aya_ebpf::{btf_maps::RingBuf, helpers::bpf_xdp_load_bytes, programs::XdpContext};
 use homing_common::{
     limit::Limit,
     net::Address,
+    outcome::Outcome,
     park::{Datagram, PARKED_FRAME_MAX, Parked, Why},
     session::Tuple,
 };
 
-use crate::{limit, maps::ASK, settings};
+use crate::{
+    limit,
+    maps::{ASK, PARKED},
+    settings,
+};
 
 /// Frames up to this length are held in records that are this much shorter than
 /// the longest: most segments of an unknown session carry no payload.
@@ -49,7 +54,7 @@ pub struct Head<'a> {
     pub flags: u8,
 }
 
-/// A record of `ASK`.
+/// A record.
 #[repr(C)]
 struct Record<const N: usize> {
     head: Parked,
@@ -66,14 +71,45 @@ pub fn park(ctx: &XdpContext, head: &Head<'_>, source: &Address, why: Why, now_n
     let all = match why {
         Why::Unknown => Limit::Unknown,
         Why::Fragment | Why::Decided => Limit::Fragments,
+        Why::Moving => Limit::Moving,
     };
     if !limit::take(all, now_ns) {
         return Held::Limited;
     }
+    put(&ASK, ctx, head, why, now_ns)
+}
+
+/// Parks a packet of a session that is moving here. Its source has no limit: it is the
+/// session's client, which sends what its window allows.
+#[inline(always)]
+pub fn hold(ctx: &XdpContext, head: &Head<'_>, now_ns: u64) -> Outcome {
+    if !limit::take(Limit::Moving, now_ns) {
+        return Outcome::ParkFull;
+    }
+    match put(&PARKED, ctx, head, Why::Moving, now_ns) {
+        Held::Whole => Outcome::Parked,
+        Held::Head => Outcome::ParkTooLong,
+        Held::LimitedSource | Held::Limited | Held::Full => Outcome::ParkFull,
+    }
+}
+
+/// Puts a frame into a ring, in a record of the size that it needs.
+#[inline(always)]
+fn put<const BYTES: usize>(
+    ring: &RingBuf<Parked, BYTES>,
+    ctx: &XdpContext,
+    head: &Head<'_>,
+    why: Why,
+    now_ns: u64,
+) -> Held {
     match ctx.data_end() - ctx.data() {
-        len @ ..=SHORT_FRAME_MAX => reserve::<SHORT_FRAME_MAX>(ctx, head, why, now_ns, len),
-        len @ ..=PARKED_FRAME_MAX => reserve::<PARKED_FRAME_MAX>(ctx, head, why, now_ns, len),
-        _ => reserve::<0>(ctx, head, why, now_ns, 0),
+        len @ ..=SHORT_FRAME_MAX => {
+            reserve::<SHORT_FRAME_MAX, _>(ring, ctx, head, why, now_ns, len)
+        }
+        len @ ..=PARKED_FRAME_MAX => {
+            reserve::<PARKED_FRAME_MAX, _>(ring, ctx, head, why, now_ns, len)
+        }
+        _ => reserve::<0, _>(ring, ctx, head, why, now_ns, 0),
     }
 }
 
@@ -81,14 +117,15 @@ pub fn park(ctx: &XdpContext, head: &Head<'_>, source: &Address, why: Why, now_n
 #[inline(always)]
 pub fn tell(ctx: &XdpContext, head: &Head<'_>, why: Why, now_ns: u64) {
     if limit::take(Limit::Fragments, now_ns) {
-        reserve::<0>(ctx, head, why, now_ns, 0);
+        reserve::<0, _>(&ASK, ctx, head, why, now_ns, 0);
     }
 }
 
 /// Takes a record with room for `len` bytes of frame, which are at most `N`, and
 /// fills it. With room for none, the frame is left out.
 #[inline(always)]
-fn reserve<const N: usize>(
+fn reserve<const N: usize, const BYTES: usize>(
+    ring: &RingBuf<Parked, BYTES>,
     ctx: &XdpContext,
     head: &Head<'_>,
     why: Why,
@@ -104,7 +141,7 @@ fn reserve<const N: usize>(
         0 => 0,
         _ => (len.wrapping_sub(1) & (N - 1)) + 1,
     };
-    let Some(mut record) = ASK.reserve_untyped::<Record<N>>(0) else {
+    let Some(mut record) = ring.reserve_untyped::<Record<N>>(0) else {
         return Held::Full;
     };
     let at = record.as_mut_ptr();

@@ -17,7 +17,7 @@ use crate::{
     flow,
     maps::SCRATCH,
     mark::Mark,
-    owners,
+    moving, owners,
     packet::{FRAGMENT, Frame, Ip, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper},
     settings,
     uncommon::{Case, Uncommon, is_icmp},
@@ -45,6 +45,9 @@ pub fn decide(case: &Case<'_>, read: u64) -> Result<End, Outcome> {
         MALFORMED => return Err(malformed),
         NO_SESSION => return Err(none),
         _ => {}
+    }
+    if let Some(found) = moving::find_at(&head.tuple) {
+        return moving::decide(case, head, len, tos, found);
     }
     let id = SessionId(head.id);
     let entropy = id.entropy();

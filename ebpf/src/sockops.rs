@@ -24,11 +24,11 @@ use crate::{
     direct::is_service,
     limit,
     maps::{CLOSED, EVENTS, SESSIONS},
-    settings, stats,
+    moving, settings, stats,
 };
 
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
 const TCP_CLOSE: u32 = 7;
 
 /// Records what a socket of a service has done.
@@ -51,6 +51,11 @@ fn opened(ctx: &SockOpsContext) {
     if !is_service(&tuple.service()) {
         return;
     }
+    if is_muted(&tuple) {
+        // It is served later, and then its end is to be told.
+        let _ = tell_of_its_end(ctx);
+        return;
+    }
     let now = now_ns();
     let session = Session {
         id: tuple.id(&settings::session_key()),
@@ -63,10 +68,7 @@ fn opened(ctx: &SockOpsContext) {
     // Without the flag the kernel would not tell when the socket closes; without
     // an entry nobody would know what to close. The order is such that a session
     // that is recorded is also closed.
-    if ctx
-        .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
-        .is_err()
-    {
+    if tell_of_its_end(ctx).is_err() {
         return;
     }
     if SESSIONS.insert(tuple, session, BPF_ANY as u64).is_err() {
@@ -81,9 +83,29 @@ fn opened(ctx: &SockOpsContext) {
     tell(EventKind::Opened, tuple, session, now);
 }
 
+/// Has the kernel tell when the socket changes its state.
+#[inline(always)]
+fn tell_of_its_end(ctx: &SockOpsContext) -> Result<(), i32> {
+    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
+}
+
+/// Whether a session is moving: the sockets that come and go for it here are none of a
+/// client's doing, and the agent records what becomes of it.
+#[inline(always)]
+fn is_muted(tuple: &Tuple) -> bool {
+    let muted = moving::find(tuple).is_some();
+    if muted {
+        stats::count(Hook::MovingMuted.index());
+    }
+    muted
+}
+
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let Some(tuple) = tuple_of(ctx) else { return };
+    if is_muted(&tuple) {
+        return;
+    }
     // SAFETY: the entry is copied at once; only the hooks on this tuple's socket
     // replace it.
     let Some(session) = unsafe { SESSIONS.get(tuple) }.copied() else {
@@ -157,8 +179,9 @@ fn tuple_of(ctx: &SockOpsContext) -> Option<Tuple> {
     Some(Tuple::new(client, client_port, service, service_port, TCP))
 }
 
+/// An IPv6 address as the kernel gives it, in four words.
 #[inline(always)]
-fn address_v6(words: [u32; 4]) -> Address {
+pub(crate) fn address_v6(words: [u32; 4]) -> Address {
     let mut bytes = [0; 16];
     let mut i = 0;
     while i < 4 {

@@ -9,10 +9,10 @@ use homing_common::{
 };
 
 use crate::{
-    Next, direct, encap, flow, hosts,
+    Next, control, direct, encap, flow, hosts,
     local::{self, Local},
     mark::Mark,
-    owners,
+    moving, owners,
     packet::{Frame, IPV4, IPV6, Ip, Link, Segment},
     settings,
     uncommon::{Uncommon, is_icmp},
@@ -162,6 +162,12 @@ impl Arrival {
         if !direct::is_service(&segment.tuple.service()) {
             return Err(Outcome::TunnelNotService);
         }
+        if let Some(found) = moving::find(&segment.tuple) {
+            if start > Uncommon::START_MAX {
+                return Err(Outcome::TunnelMalformed);
+            }
+            return Ok(Next::Moving(uncommon, found));
+        }
         let outcome = match local::find::<V4>(ctx, frame, &segment) {
             Local::Socket | Local::TimeWait => Outcome::StrippedSocket,
             Local::Cookie => Outcome::StrippedCookie,
@@ -172,6 +178,7 @@ impl Arrival {
                     Some(owner) if owner != self.from => {
                         return self.send_on::<V4>(ctx, &segment, id, owner);
                     }
+                    _ if Mark::Diverted.is_on(frame, self.link.len) => stray(&segment, id)?,
                     _ if segment.flags.opens() => Outcome::StrippedSyn,
                     _ => self.unowned(ctx, &segment, id, owner.is_some())?,
                 }
@@ -252,6 +259,21 @@ impl Arrival {
         let origin = encap::Origin::Tunnel { ttl: self.ttl - 1 };
         encap::send(ctx, &segment.inner::<V4>(), id.entropy(), owner, origin).map(Next::End)
     }
+}
+
+/// A segment that was diverted here, of a session that this host does not have. Whether
+/// it goes up: only if this host has had the session, and closed it. If not, the move was
+/// given up: what the local stack did with the segment it would do in the source's place.
+#[inline(always)]
+fn stray(segment: &Segment, id: SessionId) -> Result<Outcome, Outcome> {
+    if !unowned::closed_lately(id, control::now_ns()) {
+        return Err(Outcome::TunnelStray);
+    }
+    Ok(if segment.flags.opens() {
+        Outcome::StrippedSyn
+    } else {
+        Outcome::StrippedClosed
+    })
 }
 
 /// Whether an inner packet is itself a tunnel packet.

@@ -120,8 +120,9 @@ pub struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
+    /// The packet that [`Uncommon`] leads to.
     #[inline(always)]
-    fn new(ctx: &'a XdpContext, packet: u64) -> Self {
+    pub fn new(ctx: &'a XdpContext, packet: u64) -> Self {
         Self {
             ctx,
             frame: Frame::of(ctx),

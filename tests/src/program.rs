@@ -1,5 +1,7 @@
 //! The XDP program by `BPF_PROG_TEST_RUN`: packet in, outcome and packet out.
 
+mod moving;
+
 use std::{net::SocketAddr, thread};
 
 use crate::packet;
@@ -319,6 +321,15 @@ impl Program {
     /// Runs one frame through the egress program, as if this host sent it, and
     /// returns it as it would leave.
     pub fn leave(&mut self, frame: &[u8]) -> Result<Vec<u8>> {
+        let (action, out) = self.egress(frame)?;
+        if action != TCX_NEXT {
+            bail!("the egress program returned {action}");
+        }
+        Ok(out)
+    }
+
+    /// What the egress program returns for a frame, and makes of it.
+    fn egress(&mut self, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
         let egress: &mut SchedClassifier = self
             .ebpf
@@ -331,10 +342,7 @@ impl Program {
             ..TestRunOptions::new()
         })?;
         out.truncate(result.data_size_out as usize);
-        if result.return_value as i32 != TCX_NEXT {
-            bail!("the egress program returned {}", result.return_value);
-        }
-        Ok(out)
+        Ok((result.return_value as i32, out))
     }
 
     /// Changes what the agent tells the programs.
@@ -397,7 +405,11 @@ impl Program {
 
     /// Takes the packets that were parked for the agent.
     pub fn parked(&mut self) -> Result<Vec<(Parked, Vec<u8>)>> {
-        let mut ring: RingBuf<_> = self.map("ASK")?.try_into()?;
+        self.records("ASK")
+    }
+
+    fn records(&mut self, ring: &str) -> Result<Vec<(Parked, Vec<u8>)>> {
+        let mut ring: RingBuf<_> = self.map(ring)?.try_into()?;
         let mut all = Vec::new();
         while let Some(record) = ring.next() {
             let (head, frame) = record.split_at(size_of::<Parked>());

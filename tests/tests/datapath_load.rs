@@ -20,7 +20,7 @@ use homing_common::{
 };
 use homing_tests::sandbox::{self, ip};
 
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 21] = [
     "ASK",
     "AYA_LOGS",
     "CLOSED",
@@ -33,8 +33,10 @@ const MAPS: [&str; 19] = [
     "LAYOUT",
     "LIMITS",
     "MEMBERS",
+    "MOVING",
     "OWNERS",
     "OWNERS_HEADER",
+    "PARKED",
     "RENDEZVOUS",
     "SCRATCH",
     "SERVICES",
@@ -97,19 +99,24 @@ fn everything_is_pinned_and_outlives_the_agent() {
         ip("link add eth0 type veth peer name peer0");
         let options = sandbox.options(&["eth0"]);
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::New; 3]);
+        assert_eq!(hows(&datapath), [How::New; 4]);
         assert!(matches!(
-            &datapath.attachment.attached[1].to,
+            &datapath.attachment.attached[2].to,
             Point::Xdp { interface, mode: XdpMode::Native, .. } if interface == "eth0"
         ));
         assert_eq!(names(&options.pin_dir.join("maps")), MAPS);
         assert_eq!(
             names(&options.pin_dir.join("links")),
-            ["egress_eth0", "sockops", "xdp_eth0"]
+            ["egress_eth0", "silence", "sockops", "xdp_eth0"]
         );
         assert_eq!(
             names(&options.pin_dir.join("programs")),
-            ["homing_egress", "homing_sockops", "homing_xdp"]
+            [
+                "homing_egress",
+                "homing_silence",
+                "homing_sockops",
+                "homing_xdp"
+            ]
         );
         let program = running("eth0").expect("XDP runs");
         let leaving = egress("eth0").expect("the egress program runs");
@@ -133,14 +140,14 @@ fn a_second_load_replaces_programs_in_place_and_finds_what_the_first_wrote() {
         drop(first);
 
         let mut second = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&second), [How::Replaced; 3]);
+        assert_eq!(hows(&second), [How::Replaced; 4]);
         assert_eq!(link_ids(&second), ids);
         assert_ne!(running("eth0"), program, "the program is another");
         assert_ne!(egress("eth0"), leaving);
         assert_eq!(second.owners.get(session_id(7)), Some(HostId(3)));
         assert_eq!(second.owners.len(), 1);
         assert_eq!(second.identity.begin().unwrap().generation, 2);
-        assert_eq!(names(&options.pin_dir.join("programs")).len(), 3);
+        assert_eq!(names(&options.pin_dir.join("programs")).len(), 4);
     });
 }
 
@@ -151,8 +158,8 @@ fn unload_removes_everything_and_may_be_called_again() {
         let options = sandbox.options(&["eth0"]);
         drop(Datapath::load(&options).unwrap());
         let report = unload(&options.pin_dir).unwrap();
-        assert_eq!(report.links.len(), 3);
-        assert_eq!(report.programs.len(), 3);
+        assert_eq!(report.links.len(), 4);
+        assert_eq!(report.programs.len(), 4);
         assert_eq!(report.maps.len(), MAPS.len());
         assert!(!sandbox.bpf.join("homing").exists());
         assert_eq!(running("eth0"), None);
@@ -196,7 +203,7 @@ fn an_interface_that_is_dropped_from_the_configuration_is_let_go() {
         assert!(egress("eth0").is_some());
         assert_eq!(egress("eth1.7"), None);
         let links = names(&one.pin_dir.join("links"));
-        assert_eq!(links, ["egress_eth0", "sockops", "xdp_eth0"]);
+        assert_eq!(links, ["egress_eth0", "silence", "sockops", "xdp_eth0"]);
     });
 }
 
@@ -209,7 +216,10 @@ fn an_interface_that_was_made_anew_is_attached_anew() {
         ip("link del eth0");
         ip("link add eth0 type veth peer name peer0");
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::Replaced, How::Moved, How::Moved]);
+        assert_eq!(
+            hows(&datapath),
+            [How::Replaced, How::Replaced, How::Moved, How::Moved]
+        );
         assert!(running("eth0").is_some());
         assert!(egress("eth0").is_some());
     });
@@ -223,7 +233,10 @@ fn another_xdp_mode_comes_into_force() {
         drop(Datapath::load(&options).unwrap());
         options.xdp_mode = XdpMode::Skb;
         let datapath = Datapath::load(&options).unwrap();
-        assert_eq!(hows(&datapath), [How::Replaced, How::Moved, How::Replaced]);
+        assert_eq!(
+            hows(&datapath),
+            [How::Replaced, How::Replaced, How::Moved, How::Replaced]
+        );
         assert!(running("eth0").is_some());
     });
 }

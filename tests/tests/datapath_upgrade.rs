@@ -25,6 +25,7 @@ use homing_common::{
     control::Control,
     host::HostId,
     maps::KnownMember,
+    moving::{Moving, Phase},
     net::{Address, Port, Service, TCP},
     outcome::Hook,
     session::{Session, Tuple},
@@ -37,12 +38,13 @@ use homing_tests::{
 /// Entries that `MEMBERS` and the table of owners have before.
 const ENTRIES: u16 = 300;
 
-/// The object as an older build has it: `SESSIONS` of the same size with two fields
-/// exchanged, `MEMBERS` with longer values, and other records in `EVENTS`.
+/// The object as an older build has it: `SESSIONS` and `MOVING` of the same size with two
+/// fields exchanged, `MEMBERS` with longer values, and other records in `EVENTS`.
 fn older() -> Vec<u8> {
     let mut object = Object::parse(OBJECT).unwrap();
     object.append("KnownMember", "since").unwrap();
     object.exchange("Session", "generation", "flags").unwrap();
+    object.exchange("Moving", "number", "since_ns").unwrap();
     object.exchange("Event", "kind", "zero").unwrap();
     object.build()
 }
@@ -116,6 +118,7 @@ fn audit(datapath: &Datapath, options: &LoadOptions) {
     runtime.block_on(async {
         let mut watcher = Watcher::open(
             datapath.sessions.clone(),
+            datapath.moving.clone(),
             datapath.stats.clone(),
             options.settings.session_key,
             &SERVICES,
@@ -156,8 +159,28 @@ fn check_all(datapath: &mut Datapath, options: &LoadOptions, server: &Server) {
     }
     assert_eq!(datapath.owners.len(), u32::from(ENTRIES));
     assert_eq!(datapath.services.list().unwrap(), SERVICES.into());
+    assert_eq!(datapath.moving.list().unwrap(), [(MOVES, MOVING)]);
+    assert!(datapath.control.is_moving());
     assert!(names(&options.pin_dir.join("new_maps")).is_empty());
 }
+
+/// A session that is in doubt while builds change.
+const MOVES: Tuple = Tuple::new(
+    Address::v4([198, 51, 100, 7]),
+    Port::new(40_312),
+    SERVICES[0].address,
+    SERVICES[0].port,
+    TCP,
+);
+
+const MOVING: Moving = Moving {
+    number: 7,
+    since_ns: 11,
+    generation: 3,
+    peer: 2,
+    phase: Phase::Prepared as u8,
+    zero: 0,
+};
 
 /// All steps of a load: what an agent of that build does, but for opening the maps.
 fn load(options: &LoadOptions, object: &[u8]) {
@@ -203,6 +226,13 @@ fn older_ran(options: &LoadOptions, server: &mut Server) {
     }
     let mut services = pinned::<Service, u32>(options, "SERVICES");
     services.insert(SERVICES[0], 1, 0).unwrap();
+    let mut moving = pinned::<Tuple, Moving>(options, "MOVING");
+    let older_moving = Moving {
+        number: MOVING.since_ns,
+        since_ns: MOVING.number,
+        ..MOVING
+    };
+    moving.insert(MOVES, older_moving, 0).unwrap();
     for _ in 0..5 {
         server.connect();
     }

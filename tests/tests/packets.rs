@@ -13,6 +13,7 @@ mod packets {
     mod headers;
     mod local;
     mod loops;
+    mod moving;
     mod order;
     mod parse;
     mod related;

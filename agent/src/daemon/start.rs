@@ -93,6 +93,10 @@ pub(super) async fn start(
                 cgroup = %path.display(), link = attached.link_id, how = ?attached.how,
                 "the hooks on sockets are attached"
             ),
+            Point::CgroupEgress { path, .. } => tracing::info!(
+                cgroup = %path.display(), link = attached.link_id, how = ?attached.how,
+                "the program on what sockets send is attached"
+            ),
         }
     }
     let services = datapath
@@ -286,7 +290,8 @@ pub(super) async fn start(
 /// it. An agent that cannot goes on with what the hooks recorded.
 async fn watcher(datapath: &Datapath, key: SessionKey, services: &[Service]) -> Option<Watcher> {
     let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
-    let opened = Watcher::open(sessions, stats, key, services, datapath.events.finder());
+    let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
+    let opened = Watcher::open(sessions, moving, stats, key, services, finder);
     let failure = match opened {
         Ok(mut watcher) => match watcher.audit().await {
             Ok(()) => return Some(watcher),

@@ -60,6 +60,16 @@ impl ControlMap {
         self.set_flag(Control::OWNERS_FULL, full);
     }
 
+    /// Whether `MOVING` may have entries.
+    pub(super) fn set_moving(&self, moving: bool) {
+        self.set_flag(Control::MOVING, moving);
+    }
+
+    /// Whether the programs look into `MOVING`.
+    pub fn is_moving(&self) -> bool {
+        self.flag(Control::MOVING)
+    }
+
     /// What [`ControlMap::set_synced`] said last.
     pub fn is_synced(&self) -> bool {
         self.flag(Control::SYNCED)
@@ -149,6 +159,8 @@ mod tests {
         map.set_draining(true);
         map.set_synced(true);
         map.set_synced(false);
+        map.set_moving(true);
+        map.set_moving(false);
         let found = read(&map);
         assert_eq!(found.beat_ns, map.beat_ns());
         assert_eq!((found.incarnation, found.flags), (7, Control::DRAINING));

@@ -5,7 +5,8 @@
 //! the bytes, runs an XDP program on it as if it had come in by an interface, and
 //! does what the program says. So a packet that is given back is decided on by
 //! the same program as all others, counted as all others, and needs no device of
-//! its own. It may be overtaken by packets that come in meanwhile.
+//! its own. It may be overtaken by packets that come in meanwhile; of several that one
+//! thread gives back for one session, none overtakes another.
 //!
 //! What the kernel does with a packet after the program is not told here. To send
 //! one (`XDP_TX`), the interface's driver must be able to send XDP frames, as for

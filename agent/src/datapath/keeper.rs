@@ -117,7 +117,7 @@ impl Keeper {
             lacking: BTreeMap::new(),
         };
         now.attached.retain(|attached| match &attached.to {
-            Point::Cgroup { .. } => true,
+            Point::Cgroup { .. } | Point::CgroupEgress { .. } => true,
             Point::Xdp { interface, .. } | Point::Egress { interface, .. } => {
                 !self.interfaces.contains(interface)
             }

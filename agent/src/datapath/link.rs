@@ -50,6 +50,13 @@ pub enum Point {
         /// Its id.
         id: u64,
     },
+    /// To what the sockets of a cgroup send.
+    CgroupEgress {
+        /// The cgroup's folder.
+        path: PathBuf,
+        /// Its id.
+        id: u64,
+    },
 }
 
 /// How a program came to be attached.
@@ -178,7 +185,7 @@ fn check(link: &OwnedFd, point: &Point) -> Result<u32, String> {
                 return Err(format!("it is not among the links of {interface}"));
             }
         }
-        (Target::Cgroup(found), Point::Cgroup { id, path }) => {
+        (Target::Cgroup(found), Point::Cgroup { id, path } | Point::CgroupEgress { id, path }) => {
             if found != *id {
                 return Err(format!(
                     "it is attached to cgroup {found}, but {} is cgroup {id}",
@@ -219,13 +226,17 @@ fn create(point: &Point, program: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
                 },
             })
         }
-        Point::Cgroup { path, .. } => {
+        Point::Cgroup { path, .. } | Point::CgroupEgress { path, .. } => {
             let refused = |error: io::Error| Error::AttachCgroup {
                 cgroup: path.clone(),
                 why: explain_cgroup(&error),
             };
             let cgroup = fs::File::open(path).map_err(refused)?;
-            sys::link_sockops(program, cgroup.as_fd()).map_err(refused)
+            let link = match point {
+                Point::Cgroup { .. } => sys::link_sockops,
+                _ => sys::link_cgroup_egress,
+            };
+            link(program, cgroup.as_fd()).map_err(refused)
         }
     }
 }

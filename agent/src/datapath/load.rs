@@ -36,6 +36,7 @@ use super::{
     kernel_log::KernelLog,
     link::Attached,
     members::MembersMap,
+    moving::{MovingMap, park::Park},
     owners::{self, Owners},
     parked::ParkedReader,
     pins::{Lock, Pins},
@@ -96,6 +97,10 @@ pub struct Datapath {
     pub parked: ParkedReader,
     /// Gives them back.
     pub injector: Injector,
+    /// Sessions that are moving.
+    pub moving: Arc<MovingMap>,
+    /// Packets of those that are moving here.
+    pub park: Park,
     /// Asks this host's kernel which sessions it knows.
     pub answerer: Answerer,
     /// Where the rest of fragmented datagrams goes.
@@ -110,7 +115,7 @@ pub struct Datapath {
 /// long as any part of the [`Datapath`] is in use.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The programs' places: first the cgroup, then the interfaces.
+    /// The programs' places: first those of the cgroup, then the interfaces.
     pub attached: Vec<Attached>,
     /// Where it is pinned.
     pub pins: Pins,
@@ -161,6 +166,15 @@ impl Datapath {
             );
         }
         let sessions = Arc::new(sessions);
+        let control = ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?;
+        let moving = MovingMap::open(maps("MOVING")?, control.clone());
+        let moving = Arc::new(moving.map_err(of_map("MOVING"))?);
+        let park = Park::open(
+            maps("PARKED")?,
+            moving.clone(),
+            sessions.clone(),
+            injector.clone(),
+        );
         Ok(Self {
             owners,
             hosts,
@@ -170,11 +184,13 @@ impl Datapath {
             kernel_log,
             identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
             members: MembersMap::open(maps("MEMBERS")?).map_err(of_map("MEMBERS"))?,
-            control: ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?,
+            control,
             rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,
             parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
             injector,
+            moving,
+            park: park.map_err(of_map("PARKED"))?,
             answerer,
             fragments: maps("FRAGMENTS")?,
             sessions,

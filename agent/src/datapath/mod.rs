@@ -14,7 +14,8 @@
 //! route and neighbour tables. The sessions that this host has itself are
 //! reported by [`events`], and packets that the programs cannot decide on by
 //! [`parked`]; [`inject`] gives them back. [`answer`] asks this host's kernel what
-//! it knows itself.
+//! it knows itself. [`moving`] has the sessions that are on their way to another host
+//! or from one.
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
@@ -37,6 +38,7 @@ pub mod load;
 pub mod local;
 mod mapped;
 pub mod members;
+pub mod moving;
 pub mod owners;
 pub mod parked;
 pub mod pins;

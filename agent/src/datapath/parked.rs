@@ -130,6 +130,11 @@ fn drain(ring: &mut RingBuf<MapData>, counters: &ParkedCounters, news: &mut News
         let (counter, packets) = match why {
             Why::Unknown => (&counters.unknown, &mut news.unknown),
             Why::Fragment | Why::Decided => (&counters.fragments, &mut news.fragments),
+            // It has a ring of its own.
+            Why::Moving => {
+                counters.malformed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         packets.push(packet);
@@ -146,11 +151,11 @@ fn deliver(to: &mpsc::Sender<Packets>, packets: Packets, counters: &ParkedCounte
 
 /// Reads a record. The kernel side reserves records of a few sizes, so bytes may
 /// follow the frame.
-fn parse(record: &[u8]) -> Option<(Packet, Why)> {
+pub(super) fn parse(record: &[u8]) -> Option<(Packet, Why)> {
     let (head, rest) = record.split_at_checked(size_of::<Parked>())?;
     // SAFETY: there are as many bytes as a `Parked` has, and any bytes are one.
     let head = unsafe { head.as_ptr().cast::<Parked>().read_unaligned() };
-    let why = [Why::Unknown, Why::Fragment, Why::Decided]
+    let why = [Why::Unknown, Why::Fragment, Why::Decided, Why::Moving]
         .into_iter()
         .find(|&why| why as u16 == head.why)?;
     let captured = head.captured as usize;
@@ -213,7 +218,7 @@ mod tests {
             assert!(parse(&whole[..len]).is_none());
         }
         assert!(parse(&record(0, 0, &[])).is_none());
-        assert!(parse(&record(4, 0, &[])).is_none());
+        assert!(parse(&record(5, 0, &[])).is_none());
         let long = PARKED_FRAME_MAX + 1;
         assert!(parse(&record(1, long as u32, &vec![0; long])).is_none());
     }

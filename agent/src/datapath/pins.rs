@@ -70,6 +70,11 @@ impl Pins {
         self.links().join("sockops")
     }
 
+    /// The pin of the link to what sockets send.
+    pub fn silence_link(&self) -> PathBuf {
+        self.links().join("silence")
+    }
+
     /// Makes the folders, on a BPF file system, and locks them.
     pub(super) fn create(&self) -> Result<Lock, Error> {
         self.check_file_system()?;

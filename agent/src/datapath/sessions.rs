@@ -41,8 +41,8 @@ impl Sessions {
         sys::scan(self.fd(), each)
     }
 
-    /// Records a session, unless there is one of its tuple.
-    pub(super) fn record(&self, tuple: &Tuple, session: Session) -> io::Result<Recorded> {
+    /// Records a session, unless there is one of its tuple. Nobody is told.
+    pub fn record(&self, tuple: &Tuple, session: Session) -> io::Result<Recorded> {
         match sys::update(self.fd(), tuple, &session, NOEXIST) {
             Ok(()) => Ok(Recorded::New),
             Err(error) => match error.raw_os_error() {
@@ -53,8 +53,9 @@ impl Sessions {
         }
     }
 
-    /// Removes the session of a tuple if it has this cookie, and returns it.
-    pub(super) fn forget(&self, tuple: &Tuple, cookie: u64) -> io::Result<Option<Session>> {
+    /// Removes the session of a tuple if it has this cookie, and returns it. Nobody is
+    /// told.
+    pub fn forget(&self, tuple: &Tuple, cookie: u64) -> io::Result<Option<Session>> {
         match self.get(tuple)? {
             Some(session) if session.cookie == cookie => {}
             _ => return Ok(None),
@@ -98,7 +99,7 @@ impl Sessions {
 
 /// How recording a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Recorded {
+pub enum Recorded {
     /// It is recorded now.
     New,
     /// There is a session of that tuple already.

@@ -85,6 +85,16 @@ pub(super) fn link_sockops(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> i
     link_create(program, cgroup, bpf_attach_type::BPF_CGROUP_SOCK_OPS, 0)
 }
 
+/// Attaches `program` to what the sockets of a cgroup, and of those below it, send,
+/// beside other programs that may be there.
+pub(super) fn link_cgroup_egress(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let cgroup = cgroup.as_raw_fd() as u32;
+    link_create(program, cgroup, bpf_attach_type::BPF_CGROUP_INET_EGRESS, 0)
+}
+
 fn link_create(
     program: BorrowedFd<'_>,
     target: u32,

@@ -35,7 +35,9 @@ fn with_watcher<F: Future<Output = ()>>(
         let (to, from) = mpsc::channel(16);
         let finder = datapath.events.finder();
         let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
-        let mut watcher = Watcher::open(sessions, stats, KEY, &SERVICES, finder).unwrap();
+        let moving = datapath.moving.clone();
+        let watcher = Watcher::open(sessions, moving, stats, KEY, &SERVICES, finder);
+        let mut watcher = watcher.unwrap();
         watcher.audit().await.unwrap();
         let facts = Facts {
             sessions: datapath.sessions.clone(),
@@ -79,7 +81,7 @@ fn detach_hooks(sandbox: &Sandbox, options: &LoadOptions) {
             .arg(&sandbox.cgroup)
             .output()
             .unwrap();
-        !output.stdout.is_empty()
+        String::from_utf8_lossy(&output.stdout).contains("homing_sockops")
     };
     eventually("the hooks are detached", || !attached());
 }

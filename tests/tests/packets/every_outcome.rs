@@ -6,7 +6,10 @@ use homing_common::{
     control::Control,
     host::{Encapsulation, HostId, Template},
     limit::Limit,
+    moving::Phase,
+    net::TCP,
     outcome::{Outcome, Verdict},
+    session::Tuple,
 };
 use homing_tests::{
     packet::{CLIENT_V4, Ip, SERVICE_V4, Tcp, flags, segment},
@@ -14,7 +17,12 @@ use homing_tests::{
 };
 
 use super::{
-    ask, common::outer, echo, flows, local::Handshake, loops::marked, related::unreachable,
+    ask,
+    common::outer,
+    echo, flows,
+    local::Handshake,
+    loops::{marked, marked_as},
+    related::unreachable,
 };
 
 /// A packet whose way ends like this. A new outcome does not compile until it has
@@ -201,8 +209,42 @@ fn reach(outcome: Outcome) -> Run {
         Outcome::LocalFlowNew => program.run(&flow.frame(&[])),
         Outcome::StrippedFlow => until(outcome, || arrive(&mut program, 2, &flow)),
         Outcome::StrippedFlowNew => arrive(&mut program, 2, &flow),
+        Outcome::Diverted => {
+            moving(&mut program, Phase::Frozen);
+            program.run(&ack.frame())
+        }
+        Outcome::Parked => {
+            moving(&mut program, Phase::Awaiting);
+            program.run(&ack.frame())
+        }
+        Outcome::ParkTooLong => {
+            moving(&mut program, Phase::Awaiting);
+            program.run(&ack.payload(vec![0; 3000]).frame())
+        }
+        Outcome::ParkFull => {
+            moving(&mut program, Phase::Awaiting);
+            until(outcome, || {
+                program.exhaust(Limit::Moving)?;
+                program.run(&ack.frame())
+            })
+        }
+        Outcome::MovingFragment => {
+            moving(&mut program, Phase::Awaiting);
+            program.run(&pieces(flags::ACK)[0].frame(&[]))
+        }
+        Outcome::TunnelStray => {
+            let packet = marked_as(outer(&program, 2, 1, &ack.ip(), 0), 4);
+            program.run(&packet.frame(&[]))
+        }
     }
     .unwrap()
+}
+
+/// Makes the test's session move between this host and host 2.
+fn moving(program: &mut Program, phase: Phase) {
+    let (client, service) = (CLIENT_V4.parse().unwrap(), SERVICE_V4.parse().unwrap());
+    let session = Tuple::between(client, service, TCP);
+    program.set_moving(session, phase, 2).unwrap();
 }
 
 /// The fragments of a segment.

@@ -5,7 +5,10 @@
 use homing_common::{
     control::Control,
     host::{Encapsulation, TunnelNetwork},
+    moving::Phase,
+    net::TCP,
     outcome::{Outcome, Verdict},
+    session::Tuple,
 };
 use homing_tests::{
     packet::{Ip, Tcp, flags, segment},
@@ -110,6 +113,15 @@ struct Belief {
     flags: u32,
     alive: bool,
     rendezvous: (u16, u16),
+    /// The phase and the other host of a move.
+    moving: Option<(Phase, u16)>,
+}
+
+/// The one session.
+#[derive(Clone, Copy)]
+struct One {
+    id: u64,
+    tuple: Tuple,
 }
 
 /// `Control`'s flags are what `Belief` takes them to be.
@@ -119,17 +131,20 @@ impl Belief {
     /// Anything, in a POP of so many hosts.
     fn any(random: &mut Random, hosts: u16) -> Self {
         let mut host = || random.below(u64::from(hosts) + 1) as u16;
-        let (owner, rendezvous) = (host(), (host(), host()));
+        let (owner, rendezvous, peer) = (host(), (host(), host()), host());
+        let phase = Phase::of(random.below(12) as u8);
         Self {
             owner: (owner > 0).then_some(owner),
             closed: random.below(4) == 0,
             flags: random.below(4) as u32,
             alive: random.below(4) > 0,
             rendezvous,
+            moving: phase.map(|phase| (phase, peer)),
         }
     }
 
-    fn tell(&self, program: &mut Program, id: u64) {
+    fn tell(&self, program: &mut Program, one: One) {
+        let id = one.id;
         match self.owner {
             Some(owner) => program.set_owner_of(id, owner).unwrap(),
             None => program.clear_owner_of(id).unwrap(),
@@ -144,6 +159,10 @@ impl Belief {
             control.beat_ns = if self.alive { u64::MAX } else { 0 };
         };
         program.control(tell).unwrap();
+        match self.moving {
+            Some((phase, peer)) => program.set_moving(one.tuple, phase, peer).unwrap(),
+            None => program.clear_moving(&one.tuple).unwrap(),
+        }
     }
 }
 
@@ -153,8 +172,8 @@ const EACH_FAMILY: [Tunnel; 2] = [TUNNELS[0], TUNNELS[3]];
 /// Hosts of the largest POP.
 const MANY: u16 = 8;
 
-/// A packet of a session of its own, and the session's id.
-fn any_packet(random: &mut Random, program: &Program, session: u16) -> (Ip, u64) {
+/// A packet of a session of its own, and the session.
+fn any_packet(random: &mut Random, program: &Program, session: u16) -> (Ip, One) {
     const FLAGS: [u8; 6] = [
         flags::ACK,
         flags::ACK,
@@ -167,18 +186,17 @@ fn any_packet(random: &mut Random, program: &Program, session: u16) -> (Ip, u64)
     let mut segment = segment(v4, FLAGS[random.below(6) as usize]);
     segment.source.set_port(10_000 + session);
     let (client, service) = (segment.source.to_string(), segment.destination.to_string());
-    match random.below(4) {
-        0 => {
-            let id = program.id_of(&client, &service, flows::UDP).unwrap();
-            (flows::datagram(&client, &service), id)
-        }
+    let (packet, protocol) = match random.below(4) {
+        0 => (flows::datagram(&client, &service), flows::UDP),
         1 => {
             let sent = Tcp::new(&service, &client, flags::ACK).payload([9; 64]);
-            let id = program.id(&client, &service).unwrap();
-            (related::unreachable_about(&sent.ip()), id)
+            (related::unreachable_about(&sent.ip()), TCP)
         }
-        _ => (segment.ip(), program.id(&client, &service).unwrap()),
-    }
+        _ => (segment.ip(), TCP),
+    };
+    let tuple = Tuple::between(segment.source, segment.destination, protocol);
+    let id = tuple.id(&program.settings().session_key).0;
+    (packet, One { id, tuple })
 }
 
 type Tunnel = (fn() -> TunnelNetwork, Encapsulation);
@@ -188,7 +206,7 @@ type Tunnel = (fn() -> TunnelNetwork, Encapsulation);
 fn with_sessions(
     tunnels: &[Tunnel],
     plain: u64,
-    mut body: impl FnMut(&mut Pop, &mut Random, u16, Ip, u64, &mut Vec<Belief>) + Send,
+    mut body: impl FnMut(&mut Pop, &mut Random, u16, Ip, One, &mut Vec<Belief>) + Send,
 ) {
     let seed = Random::fresh_seed();
     println!("seed {seed}");
@@ -206,16 +224,17 @@ fn with_sessions(
             }
             for session in 0..cases(plain).min(50_000) as u16 {
                 let hosts = 2 + random.below(u64::from(MANY) - 1) as u16;
-                let (packet, id) = any_packet(&mut random, &pop.hosts[0], session);
+                let (packet, one) = any_packet(&mut random, &pop.hosts[0], session);
                 let belief = |_| Belief::any(&mut random, hosts);
                 let mut beliefs: Vec<_> = (0..hosts).map(belief).collect();
                 for (belief, program) in beliefs.iter().zip(&mut pop.hosts) {
-                    belief.tell(program, id);
+                    belief.tell(program, one);
                 }
-                body(&mut pop, &mut random, hosts, packet, id, &mut beliefs);
+                body(&mut pop, &mut random, hosts, packet, one, &mut beliefs);
                 // The tables are for the next ones.
                 for program in &mut pop.hosts {
-                    program.clear_owner_of(id).unwrap();
+                    program.clear_owner_of(one.id).unwrap();
+                    program.clear_moving(&one.tuple).unwrap();
                 }
             }
         }
@@ -233,7 +252,7 @@ fn assert_never_back(way: &[u16], what: &str) {
 
 #[test]
 fn no_belief_makes_a_loop() {
-    with_sessions(&TUNNELS, 150, |pop, random, hosts, packet, id, beliefs| {
+    with_sessions(&TUNNELS, 150, |pop, random, hosts, packet, one, beliefs| {
         let first = 1 + random.below(u64::from(hosts)) as u16;
         let (mut way, mut outcome) = pop.follow(first, packet.frame(&[]));
         if outcome == Outcome::Asked {
@@ -241,7 +260,7 @@ fn no_belief_makes_a_loop() {
             let at = *way.last().unwrap();
             let (_, held) = pop.host(at).parked().unwrap().pop().unwrap();
             let owner = 1 + random.below(u64::from(hosts)) as u16;
-            pop.host(at).set_owner_of(id, owner).unwrap();
+            pop.host(at).set_owner_of(one.id, owner).unwrap();
             beliefs[usize::from(at) - 1].owner = Some(owner);
             let (rest, end) = pop.follow(at, held);
             way.extend(&rest[1..]);
@@ -251,9 +270,10 @@ fn no_belief_makes_a_loop() {
         assert_ne!(outcome.verdict(), Verdict::Forward, "{what}");
         assert!(way.len() <= 3, "more than two hops: {what}");
         assert_never_back(&way, &what);
-        // The second hop is one that a table of owners led to.
+        // The second hop is one that a table of owners led to, or a move.
         if let [_, between, _] = way[..] {
-            assert!(beliefs[usize::from(between) - 1].owner.is_some(), "{what}");
+            let belief = &beliefs[usize::from(between) - 1];
+            assert!(belief.owner.is_some() || belief.moving.is_some(), "{what}");
         }
         // Nothing of this needs the hop limit.
         assert_ne!(outcome, Outcome::TunnelHops, "{what}");
@@ -262,11 +282,11 @@ fn no_belief_makes_a_loop() {
 
 #[test]
 fn no_change_of_mind_makes_a_loop() {
-    with_sessions(&EACH_FAMILY, 80, |pop, random, hosts, packet, id, _| {
+    with_sessions(&EACH_FAMILY, 80, |pop, random, hosts, packet, one, _| {
         let first = 1 + random.below(u64::from(hosts)) as u16;
         let (way, outcome) = pop.follow_with(first, packet.frame(&[]), |pop, _, _| {
             let host = 1 + random.below(u64::from(hosts)) as u16;
-            Belief::any(random, hosts).tell(pop.host(host), id);
+            Belief::any(random, hosts).tell(pop.host(host), one);
         });
         let what = format!("{packet:?} {way:?} {outcome:?}");
         assert!(way.len() <= 3, "more than two hops: {what}");
@@ -347,12 +367,17 @@ fn datagram(v4: bool) -> Ip {
 }
 
 /// A tunnel packet with the mark of one that was sent on.
-pub fn marked(mut outer: Ip) -> Ip {
+pub fn marked(outer: Ip) -> Ip {
+    marked_as(outer, 2)
+}
+
+/// A tunnel packet with a mark.
+pub fn marked_as(mut outer: Ip, mark: u8) -> Ip {
     match &mut outer.source {
-        std::net::IpAddr::V4(_) => outer.id = 2,
+        std::net::IpAddr::V4(_) => outer.id = mark.into(),
         std::net::IpAddr::V6(source) => {
             let mut octets = source.octets();
-            octets[15] = 2;
+            octets[15] = mark;
             *source = octets.into();
         }
     }

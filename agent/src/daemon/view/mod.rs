@@ -272,7 +272,7 @@ impl View for AgentView {
             .iter()
             .filter_map(|attached| match &attached.to {
                 Point::Xdp { interface, .. } => Some(interface.clone()),
-                Point::Egress { .. } | Point::Cgroup { .. } => None,
+                Point::Egress { .. } | Point::Cgroup { .. } | Point::CgroupEgress { .. } => None,
             })
             .collect();
         let (counts, interfaces) = blocking("STATS", move || {

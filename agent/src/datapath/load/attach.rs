@@ -13,7 +13,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::{
     LoadOptions, list,
-    programs::{self, EGRESS_PROGRAM, SOCKOPS_PROGRAM, XDP_PROGRAM},
+    programs::{self, EGRESS_PROGRAM, SILENCE_PROGRAM, SOCKOPS_PROGRAM, XDP_PROGRAM},
 };
 use crate::datapath::{
     Error, interface,
@@ -24,7 +24,14 @@ use crate::datapath::{
 /// Everything to attach to, examined: the cgroup first, so that no session that
 /// XDP lets pass goes unrecorded.
 pub(super) fn points(options: &LoadOptions) -> Result<Vec<Point>, Error> {
-    let mut points = vec![cgroup_point(&options.cgroup)?];
+    let (path, id) = cgroup(&options.cgroup)?;
+    let mut points = vec![
+        Point::Cgroup {
+            path: path.clone(),
+            id,
+        },
+        Point::CgroupEgress { path, id },
+    ];
     for name in &options.interfaces {
         let found = interface::look_up(name).map_err(|why| Error::NoInterface {
             interface: name.clone(),
@@ -43,7 +50,8 @@ pub(super) fn points(options: &LoadOptions) -> Result<Vec<Point>, Error> {
     Ok(points)
 }
 
-fn cgroup_point(path: &Path) -> Result<Point, Error> {
+/// A cgroup's folder and id.
+fn cgroup(path: &Path) -> Result<(PathBuf, u64), Error> {
     let refused = |why: String| Error::AttachCgroup {
         cgroup: path.to_owned(),
         why: format!("{why}; set `cgroup` to the cgroup v2 that the services run under"),
@@ -53,21 +61,20 @@ fn cgroup_point(path: &Path) -> Result<Point, Error> {
     if file_system.filesystem_type() != CGROUP2_SUPER_MAGIC {
         return Err(refused("it is no cgroup v2".into()));
     }
-    Ok(Point::Cgroup {
-        path: path.to_owned(),
-        // A cgroup's id is the number of its folder's inode.
-        id: data.ino(),
-    })
+    // A cgroup's id is the number of its folder's inode.
+    Ok((path.to_owned(), data.ino()))
 }
 
 /// Attaches what belongs to `point`, in the place of what is attached there. `None`:
 /// it is not attached, and the fast path can do without.
 pub(super) fn attach(pins: &Pins, ebpf: &Ebpf, point: Point) -> Result<Option<Attached>, Error> {
-    let (pin, program) = match &point {
-        Point::Cgroup { .. } => (pins.sockops_link(), SOCKOPS_PROGRAM),
-        Point::Xdp { interface, .. } => (pins.xdp_link(interface), XDP_PROGRAM),
-        Point::Egress { interface, .. } => (pins.egress_link(interface), EGRESS_PROGRAM),
+    let program = match &point {
+        Point::Cgroup { .. } => SOCKOPS_PROGRAM,
+        Point::CgroupEgress { .. } => SILENCE_PROGRAM,
+        Point::Xdp { .. } => XDP_PROGRAM,
+        Point::Egress { .. } => EGRESS_PROGRAM,
     };
+    let pin = pin_of(pins, &point);
     match link::ensure(&pin, point, programs::fd(ebpf, program)?) {
         Ok(link) => {
             tracing::info!(to = ?link.to, link = link.link_id, how = ?link.how, "attached");
@@ -89,6 +96,7 @@ pub(super) fn attach(pins: &Pins, ebpf: &Ebpf, point: Point) -> Result<Option<At
 pub(in crate::datapath) fn pin_of(pins: &Pins, point: &Point) -> PathBuf {
     match point {
         Point::Cgroup { .. } => pins.sockops_link(),
+        Point::CgroupEgress { .. } => pins.silence_link(),
         Point::Xdp { interface, .. } => pins.xdp_link(interface),
         Point::Egress { interface, .. } => pins.egress_link(interface),
     }

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError,
-    programs::{ProgramError, SchedClassifier, SockOps, Xdp},
+    programs::{CgroupSkb, ProgramError, SchedClassifier, SockOps, Xdp},
 };
 
 use crate::datapath::{Error, pins::Pins, sys};
@@ -19,6 +19,7 @@ pub(super) const UP_PROGRAM: &str = "homing_up";
 /// Likewise.
 pub(super) const ANSWER_PROGRAM: &str = "homing_answer";
 pub(super) const SOCKOPS_PROGRAM: &str = "homing_sockops";
+pub(super) const SILENCE_PROGRAM: &str = "homing_silence";
 
 /// Has the kernel verify all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
@@ -37,6 +38,12 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     egress
         .load()
         .map_err(|error| refused(EGRESS_PROGRAM, error))?;
+    let silence: &mut CgroupSkb = program_mut(ebpf, SILENCE_PROGRAM)?
+        .try_into()
+        .map_err(|error| refused(SILENCE_PROGRAM, error))?;
+    silence
+        .load()
+        .map_err(|error| refused(SILENCE_PROGRAM, error))?;
     let sockops: &mut SockOps = program_mut(ebpf, SOCKOPS_PROGRAM)?
         .try_into()
         .map_err(|error| refused(SOCKOPS_PROGRAM, error))?;

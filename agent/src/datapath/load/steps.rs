@@ -28,7 +28,7 @@ use super::{
     attach::{self, name_of, pin_of},
     fill::{Carry, Kind, fill},
     list,
-    programs::{self, EGRESS_PROGRAM, SOCKOPS_PROGRAM, XDP_PROGRAM},
+    programs::{self, EGRESS_PROGRAM, SILENCE_PROGRAM, SOCKOPS_PROGRAM, XDP_PROGRAM},
     wanted::{LAYOUT, Wanted, read_layouts, write_layouts},
 };
 use crate::datapath::{
@@ -89,7 +89,7 @@ pub(super) struct Loaded {
 }
 
 /// Maps that only the agent writes: they do not change while no agent runs.
-const OF_THE_AGENT: [&str; 1] = ["SERVICES"];
+const OF_THE_AGENT: [&str; 2] = ["SERVICES", "MOVING"];
 /// The map that no program uses.
 const OF_NO_PROGRAM: &str = "IDENTITY";
 
@@ -282,7 +282,12 @@ impl<'a> Load<'a> {
             hash && !OF_THE_AGENT.contains(&name.as_str())
         });
         let names = in_order(self.changes.iter().map(|(name, _)| name.clone()));
-        let programs = [XDP_PROGRAM, EGRESS_PROGRAM, SOCKOPS_PROGRAM];
+        let programs = [
+            XDP_PROGRAM,
+            EGRESS_PROGRAM,
+            SILENCE_PROGRAM,
+            SOCKOPS_PROGRAM,
+        ];
         let steps = [Step::Create]
             .into_iter()
             .chain(carried().map(|(name, _)| Step::Fill(name.clone())))

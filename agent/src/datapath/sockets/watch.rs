@@ -30,6 +30,7 @@ use super::{
 use crate::datapath::{
     clock::monotonic_ns,
     events::Found,
+    moving::MovingMap,
     sessions::{Recorded, Sessions},
     stats::Stats,
 };
@@ -52,6 +53,7 @@ pub struct Watcher {
     /// By cookie: the sessions whose end only the kernel's notices tell.
     adopted: HashMap<u64, Tuple>,
     sessions: Arc<Sessions>,
+    moving: Arc<MovingMap>,
     stats: Arc<Stats>,
     /// How often a session had found no room when the last comparison began.
     full: u64,
@@ -84,9 +86,11 @@ struct Changes {
 
 impl Watcher {
     /// A watcher over the sessions of `services`, which tells `found` what it
-    /// changes. In a runtime; the network namespace is that of this thread.
+    /// changes, and leaves alone what is `moving`. In a runtime; the network namespace is
+    /// that of this thread.
     pub fn open(
         sessions: Arc<Sessions>,
+        moving: Arc<MovingMap>,
         stats: Arc<Stats>,
         key: SessionKey,
         services: &[Service],
@@ -96,6 +100,7 @@ impl Watcher {
             auditor: Some(Auditor {
                 diag: Diag::open()?,
                 sessions: sessions.clone(),
+                moving: moving.clone(),
                 services: services.iter().copied().collect(),
                 key,
             }),
@@ -103,6 +108,7 @@ impl Watcher {
             listening: false,
             adopted: HashMap::new(),
             sessions,
+            moving,
             stats,
             full: 0,
             found,
@@ -199,7 +205,13 @@ impl Watcher {
             let Some(tuple) = self.adopted.remove(&cookie) else {
                 continue;
             };
-            match self.sessions.forget(&tuple, cookie) {
+            let forgotten = match self.moving.get(&tuple) {
+                // Its source destroyed it. Whoever ends the move removes it.
+                Ok(Some(_)) => Ok(None),
+                Ok(None) => self.sessions.forget(&tuple, cookie),
+                Err(error) => Err(error),
+            };
+            match forgotten {
                 Ok(session) => ended.extend(session.map(|_| (tuple, cookie))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot remove a session that has ended from SESSIONS");
@@ -259,6 +271,7 @@ fn by_cookie(sockets: &[Socket]) -> HashMap<u64, Tuple> {
 struct Auditor {
     diag: Diag,
     sessions: Arc<Sessions>,
+    moving: Arc<MovingMap>,
     services: BTreeSet<Service>,
     key: SessionKey,
 }
@@ -286,6 +299,10 @@ impl Auditor {
             self.forget_if_gone(&socket, &mut changes)?;
         }
         for socket in findings.unrecorded {
+            // Restored, and not served yet. It is recorded before its move is over.
+            if self.moving.get(&socket.tuple)?.is_some() {
+                continue;
+            }
             let session = Session {
                 id: socket.tuple.id(&self.key),
                 cookie: socket.cookie,
@@ -309,7 +326,9 @@ impl Auditor {
     }
 
     fn forget_if_gone(&mut self, socket: &Socket, changes: &mut Changes) -> io::Result<()> {
-        if !self.diag.find(socket)? {
+        // What a move destroyed here is served elsewhere, and was not closed. Looked for in
+        // this order: the entry of a move outlives the socket.
+        if !self.diag.find(socket)? && self.moving.get(&socket.tuple)?.is_none() {
             let forgotten = self.sessions.forget(&socket.tuple, socket.cookie)?;
             changes.forgotten += u64::from(forgotten.is_some());
         }
