@@ -45,6 +45,7 @@ mod simulation;
 
 use homing_common::{host::HostId, session::Tuple};
 
+pub use homing_common::moving::Phase;
 pub use limits::{Counters, Limits};
 pub use local::Local;
 pub use moves::{Command, Moves};
@@ -82,19 +83,6 @@ impl MoveId {
 /// The Art of Computer Programming, volume 3, 6.4).
 fn tag(incarnation: u64) -> u64 {
     incarnation.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> COUNT_BITS
-}
-
-/// How far a move is, as the journal has it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Phase {
-    /// Target: packets are parked; nothing was promised yet.
-    Awaiting = 1,
-    /// Target: it has said that it is prepared, or is about to; packets are parked.
-    Prepared = 2,
-    /// Source: ingress is diverted to the target, egress dropped.
-    Frozen = 3,
-    /// Source: the same, and it never resumes.
-    Released = 4,
 }
 
 /// An entry of the journal: what an agent finds in `MOVING` at its start.
