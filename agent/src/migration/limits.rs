@@ -57,7 +57,7 @@ impl Limits {
     /// longer than any target is in doubt or waits for its application, so that one
     /// that still asks is told.
     pub fn kept(&self) -> u64 {
-        self.doubt + self.recover + 2 * self.step
+        self.doubt + self.recover + 6 * self.step
     }
 
     /// Until when after its first entry in the journal a target may serve because the

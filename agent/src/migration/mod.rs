@@ -92,7 +92,7 @@ pub struct Entry {
     pub tuple: Tuple,
     /// The move, as its source numbers it.
     pub number: u64,
-    /// When the host first wrote an entry for this move. A later phase keeps it.
+    /// When this was written.
     pub since: u64,
     /// The session's generation before the move.
     pub generation: u32,

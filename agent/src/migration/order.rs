@@ -28,8 +28,6 @@ pub enum Order {
         generation: u32,
         /// The other host.
         peer: HostId,
-        /// When the first entry for the move was written, or this is it.
-        since: u64,
     },
     /// Source, datapath: put the connection into repair mode and read its state.
     /// Answered [`Answer::Read`].

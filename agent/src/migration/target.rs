@@ -67,6 +67,8 @@ struct Incoming {
     /// When the first entry for it was written into the journal: the source froze the
     /// session later, because *ready* was said later.
     since: u64,
+    /// An agent before this one began it, and `since` is when the last entry was written.
+    found: bool,
     /// The session is this host's.
     released: bool,
     /// What the source is told once the copy is dropped, and by which way.
@@ -127,7 +129,13 @@ impl Target {
             tuple: entry.tuple,
             generation: entry.generation,
         };
-        self.insert(id, Incoming::new(life, 0, 0, entry.since));
+        self.insert(
+            id,
+            Incoming {
+                found: true,
+                ..Incoming::new(life, 0, 0, entry.since)
+            },
+        );
         if entry.phase == Phase::Prepared {
             self.order(ctx, id, Step::Recovering, Order::Recover);
         } else {
@@ -256,6 +264,7 @@ impl Incoming {
             ready,
             blob: Vec::new(),
             since,
+            found: false,
             released: false,
             farewell: None,
         }

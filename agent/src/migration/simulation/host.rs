@@ -171,7 +171,13 @@ impl Host {
 
     /// Carries an order out. Gives the answer, if there is one, and whether the session
     /// has ended by it.
-    pub fn carry_out(&mut self, id: MoveId, tuple: Tuple, order: &Order) -> (Option<Answer>, bool) {
+    pub fn carry_out(
+        &mut self,
+        id: MoveId,
+        tuple: Tuple,
+        order: &Order,
+        now: u64,
+    ) -> (Option<Answer>, bool) {
         if let Some((is_meant, reason, times)) = &mut self.refuses
             && *times > 0
             && is_meant(order)
@@ -212,12 +218,11 @@ impl Host {
                 phase,
                 generation,
                 peer,
-                since,
             } => {
                 let entry = Entry {
                     tuple,
                     number: id.number,
-                    since: *since,
+                    since: now,
                     generation: *generation,
                     peer: *peer,
                     phase: *phase,

@@ -335,7 +335,8 @@ impl Pop {
             Event::Order { host, life, at } => {
                 if self.hosts[&host].life == life && self.hosts[&host].agent.is_some() {
                     let (id, tuple, _, order, _) = self.orders[at].clone();
-                    let (answer, over) = self.host(host).carry_out(id, tuple, &order);
+                    let now = self.now;
+                    let (answer, over) = self.host(host).carry_out(id, tuple, &order, now);
                     self.over.extend(over.then_some(tuple));
                     if let Some(answer) = answer {
                         self.orders[at].4 = answer;

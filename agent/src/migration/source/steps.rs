@@ -80,7 +80,7 @@ impl Source {
             }
             (Step::Checking, Answer::Done) => {
                 m.frozen_at = Some(ctx.now);
-                let order = self.journal(ctx, number, Phase::Frozen);
+                let order = self.journal(number, Phase::Frozen);
                 self.order(ctx, number, Step::Freezing, order);
             }
             (Step::Freezing, Answer::Done) => {
@@ -119,13 +119,12 @@ impl Source {
     }
 
     /// The order that writes into the journal.
-    fn journal(&self, ctx: &Context<'_>, number: u64, phase: Phase) -> Order {
+    fn journal(&self, number: u64, phase: Phase) -> Order {
         let m = &self.moves[&number];
         Order::Journal {
             phase,
             generation: m.generation,
             peer: m.target,
-            since: m.frozen_at.unwrap_or(ctx.now),
         }
     }
 
@@ -144,7 +143,7 @@ impl Source {
 
     /// Writes *released*: from here on there is no way back.
     pub(super) fn release(&mut self, ctx: &mut Context<'_>, number: u64) {
-        let order = self.journal(ctx, number, Phase::Released);
+        let order = self.journal(number, Phase::Released);
         self.order(ctx, number, Step::Releasing, order);
     }
 

@@ -57,7 +57,6 @@ impl Target {
             phase: Phase::Awaiting,
             generation: offer.life.generation,
             peer: id.source,
-            since,
         };
         self.order(ctx, id, Step::Marking, order);
     }
@@ -202,14 +201,14 @@ impl Target {
     /// That alone does not say that it had not resumed before: a copy that its session
     /// has outlived must not be served. But no source resumes without a word from here
     /// before it has held the session for some time, and that time began after this
-    /// host said that it was ready.
+    /// host said that it was ready. An agent that finds a copy does not know when that was.
     pub fn voided(&mut self, ctx: &mut Context<'_>, host: HostId) {
         let mut ids: Vec<_> = self.moves.keys().copied().collect();
         ids.retain(|id| id.source == host);
         ids.sort_unstable();
         for id in ids {
             let m = &self.moves[&id];
-            let in_time = ctx.now < m.since + ctx.limits.void_window();
+            let in_time = !m.found && ctx.now < m.since + ctx.limits.void_window();
             match m.step {
                 _ if m.released => {}
                 Step::Recovering | Step::Prepared if in_time => {

@@ -52,7 +52,6 @@ impl Target {
                     phase: Phase::Prepared,
                     generation: m.life.generation,
                     peer: id.source,
-                    since: m.since,
                 };
                 self.order(ctx, id, Step::Preparing, order);
             }
