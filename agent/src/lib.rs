@@ -1,7 +1,7 @@
 //! The Homing agent: daemon and command line, one folder per subsystem.
 //!
 //! Imports run one way: `datapath` ← `pop` ← `gossip` ← `migration` ← `admin` ← `cli`;
-//! `config` is read by all and knows none of them; `daemon` puts them together.
+//! `config` and `unix` are used by all and know none of them; `daemon` puts them together.
 
 pub mod admin;
 pub mod cli;
@@ -11,3 +11,4 @@ pub mod datapath;
 pub mod gossip;
 pub mod migration;
 pub mod pop;
+pub mod unix;

@@ -23,7 +23,7 @@ const CARGO_FUZZ: &str = "0.13.1";
 
 /// Programs of the lab and the packages that have them: Debian's, and Ubuntu's
 /// where it calls them something else.
-const PROGRAMS: [(&str, &str, Option<&str>); 7] = [
+const PROGRAMS: [(&str, &str, Option<&str>); 8] = [
     ("ip", "iproute2", None),
     ("ethtool", "ethtool", None),
     (
@@ -36,6 +36,8 @@ const PROGRAMS: [(&str, &str, Option<&str>); 7] = [
     ("tcpdump", "tcpdump", None),
     // With the library that gives a process another time of day.
     ("faketime", "faketime", None),
+    // An application in another language than Rust.
+    ("python3", "python3", None),
 ];
 
 /// Debian's Rust compiler with the library sources of the same version.

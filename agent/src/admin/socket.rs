@@ -1,38 +1,19 @@
-//! The Unix socket that the admin server listens on.
-//!
-//! Owner and group may talk to the agent (mode 0660), others may not, and at no
-//! instant could they. A socket that an agent left behind when it was killed is
-//! replaced; one that still answers is not.
+//! The Unix socket that the admin server listens on: see [`crate::unix`] for who may
+//! talk to the agent.
 
-use std::{
-    fs,
-    io::{self, ErrorKind},
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use tokio::net::{UnixListener, UnixSocket};
+use anyhow::{Context, Result};
+use nix::sys::socket::SockType;
+use tokio::net::UnixListener;
 
-/// Who may talk to the agent.
-const MODE: u32 = 0o660;
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 64;
+use crate::unix::{SocketFile, listen_on};
 
 /// A listening socket; its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct AdminSocket {
     pub(super) listener: UnixListener,
     file: SocketFile,
-}
-
-/// The file of a socket.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    /// Device and inode, to know it again.
-    identity: (u64, u64),
 }
 
 impl AdminSocket {
@@ -48,23 +29,8 @@ impl AdminSocket {
     }
 
     fn try_bind(path: &Path) -> Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        }
-        remove_stale(path)?;
-        let socket = UnixSocket::new_stream()?;
-        // The kernel gives the file the mode of the socket, less the umask: so it
-        // is never wider than this, not even before the next line.
-        nix::sys::stat::fchmod(&socket, nix::sys::stat::Mode::from_bits_truncate(MODE))?;
-        socket.bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
-        let identity = identity(path)?;
-        let listener = socket.listen(BACKLOG)?;
-        let file = SocketFile {
-            path: path.to_owned(),
-            identity,
-        };
+        let (socket, file) = listen_on(path, SockType::Stream, "admin.socket")?;
+        let listener = UnixListener::from_std(socket.into())?;
         Ok(Self { listener, file })
     }
 
@@ -73,42 +39,10 @@ impl AdminSocket {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Another agent may have taken the place since.
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let meta = fs::symlink_metadata(path)?;
-    Ok((meta.dev(), meta.ino()))
-}
-
-fn remove_stale(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            bail!("there is something else than a socket; remove it, or set admin.socket")
-        }
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => bail!("an agent answers there; stop it, or set another instance or admin.socket"),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            tracing::info!(socket = %path.display(), "replacing the socket of an agent that is gone");
-            fs::remove_file(path)?;
-            Ok(())
-        }
-        Err(error) => Err(error).context("cannot tell whether an agent answers there"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[tokio::test]
@@ -117,7 +51,7 @@ mod tests {
         let path = folder.0.join("deep/er/admin.sock");
         let socket = AdminSocket::bind(&path).expect("bind");
         let mode = fs::metadata(&path).expect("file").permissions().mode();
-        assert_eq!(mode & 0o7777, MODE);
+        assert_eq!(mode & 0o7777, 0o660);
         let refusal = AdminSocket::bind(&path).expect_err("it is live");
         assert!(
             format!("{refusal:#}").contains("an agent answers there"),

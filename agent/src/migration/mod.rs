@@ -20,14 +20,18 @@
 //! look up on their own host; [`limits`]; `source` and `target`, the two sides of a
 //! move; [`moves`] all moves of one host.
 //!
-//! All of it is sans-IO: inputs and the time go in, orders, messages and results come
-//! out. Times are microseconds of `CLOCK_MONOTONIC`, because the journal (the map
+//! The machines are sans-IO: inputs and the time go in, orders, messages and results
+//! come out. Times are microseconds of `CLOCK_MONOTONIC`, because the journal (the map
 //! `MOVING`) holds such times and outlives the agent.
 //!
-//! What it does not do: it knows no socket, no descriptor and no TCP state; those are
-//! opaque bytes. Who carries messages authenticates their sender, keeps them secret
-//! and brings them whole; it may lose, repeat, delay and reorder them.
+//! What the machines do not do: they know no socket, no descriptor and no TCP state;
+//! those are opaque bytes. Who carries messages authenticates their sender, keeps them
+//! secret and brings them whole; it may lose, repeat, delay and reorder them.
+//!
+//! Of what carries out their orders, [`app`] is here: how applications take part. They
+//! give connections up, and take them over.
 
+pub mod app;
 mod context;
 mod ended;
 pub mod limits;

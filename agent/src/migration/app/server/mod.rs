@@ -1,0 +1,308 @@
+//! The socket for applications, and a task for each of them.
+//!
+//! Whom the file of the socket lets connect may register: its owner and group (mode 0660).
+//! The kernel checks that; who it was is kept ([`Peer`]). An application can register any
+//! TCP service of the host that nobody else has, so whoever is let in is trusted with
+//! all of them, and with no connection that is not its own.
+
+pub(super) mod mail;
+
+use std::{
+    io,
+    ops::ControlFlow,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use homing_client::{
+    seqpacket::{Received, Socket},
+    wire::{Closing, MESSAGE_MAX, Message},
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{SockFlag, SockType, accept4, getsockopt, sockopt::PeerCredentials},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+    task::JoinSet,
+};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::{AppId, Apps, Peer};
+use crate::unix::{SocketFile, listen_on};
+use mail::Mail;
+
+/// How long a stop waits for the tasks of applications.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// The socket that applications connect to; its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct AppSocket {
+    listener: AsyncFd<OwnedFd>,
+    _file: SocketFile,
+}
+
+impl AppSocket {
+    /// Listens on `path`, and makes the folder if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// An agent answers there, something else than a socket is there, or the file
+    /// system refuses. Must be called within a tokio runtime.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let at = || {
+            format!(
+                "cannot listen on the applications' socket {}",
+                path.display()
+            )
+        };
+        let (socket, file) =
+            listen_on(path, SockType::SeqPacket, "another path").with_context(at)?;
+        // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the
+        // `AsyncFd` owns it.
+        let listener = unsafe { AsyncFd::register(socket) }
+            .map_err(io::Error::from)
+            .with_context(at)?;
+        Ok(Self {
+            listener,
+            _file: file,
+        })
+    }
+
+    async fn accept(&self) -> OwnedFd {
+        let accept = |listener: &OwnedFd| {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let descriptor = accept4(listener.as_raw_fd(), flags)?;
+            // SAFETY: accept4 has just made it, and nobody else knows of it.
+            Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+        };
+        loop {
+            match self.listener.async_io(Interest::READABLE, accept).await {
+                Ok(socket) => return socket,
+                Err(error) => {
+                    // Out of descriptors, most likely: it would fail again at once.
+                    tracing::warn!(%error, "cannot accept on the applications' socket");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Serves applications until `stop` is ready; then tells them so.
+pub async fn serve(socket: AppSocket, apps: Apps, stop: impl Future<Output = ()>) {
+    let mut tasks = JoinSet::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let due = apps.0.lock().core.next_due();
+        tokio::select! {
+            accepted = socket.accept() => welcome(&apps, accepted, &mut tasks),
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            () = apps.0.timer.notified() => {}
+            () = sleep_until(due), if due.is_some() => {
+                let mut state = apps.0.lock();
+                state.core.tick(Instant::now());
+                state.dispatch();
+            }
+            () = &mut stop => break,
+        }
+    }
+    drop(socket);
+    {
+        let mut state = apps.0.lock();
+        state.core.close_all();
+        state.dispatch();
+    }
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(STOP_WITHIN, all).await;
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+fn welcome(apps: &Apps, accepted: OwnedFd, tasks: &mut JoinSet<()>) {
+    let peer = getsockopt(&accepted, PeerCredentials)
+        .map(|peer| Peer {
+            pid: peer.pid(),
+            uid: peer.uid(),
+            gid: peer.gid(),
+        })
+        .unwrap_or_default();
+    let socket = match Socket::of(accepted) {
+        Ok(socket) => Arc::new(socket),
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch an application's connection");
+            return;
+        }
+    };
+    let connected = {
+        let mut state = apps.0.lock();
+        state.core.connected(peer, Instant::now()).map(|app| {
+            let notify = state.mailboxes.open(app, Arc::clone(&socket));
+            (app, notify)
+        })
+    };
+    match connected {
+        Ok((app, notify)) => {
+            let apps = apps.clone();
+            let connection = Connection {
+                apps,
+                app,
+                socket,
+                notify,
+            };
+            tasks.spawn(connection.run());
+        }
+        Err(closing) => {
+            let text = "so many applications are connected as may be";
+            say_closing(&socket, closing, text);
+        }
+    }
+}
+
+/// It is only told if it reads: nobody waits for an application that does not.
+fn say_closing(socket: &Socket, closing: Closing, text: &'static str) {
+    let _ = socket.try_send(&Message::Closing { closing, text }.encode());
+}
+
+/// Whether the other end of a connection has closed, whatever is still to be read.
+fn is_hung_up(socket: &Socket) -> bool {
+    // That much poll(2) always says.
+    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok()
+        && polled[0]
+            .revents()
+            .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+}
+
+struct Connection {
+    apps: Apps,
+    app: AppId,
+    socket: Arc<Socket>,
+    notify: Arc<Notify>,
+}
+
+impl Connection {
+    async fn run(self) {
+        let mut buffer = Zeroizing::new(vec![0; MESSAGE_MAX]);
+        let mut sending = None;
+        loop {
+            if self.mail().await.is_break() {
+                return;
+            }
+            if sending.is_none() {
+                sending = self.next_datagram();
+            }
+            tokio::select! {
+                received = self.socket.receive(&mut buffer) => {
+                    if self.received(received, &mut buffer).is_break() {
+                        // What is left to tell.
+                        let _ = self.mail().await;
+                        return;
+                    }
+                }
+                sent = send(&self.socket, &sending), if sending.is_some() => match sent {
+                    Ok(()) => sending = None,
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        self.close(Closing::Slow, "it does not read what it is sent");
+                    }
+                    // Its end closed: what it still said can be read, and then the end.
+                    Err(_) => sending = None,
+                },
+                () = self.notify.notified() => {}
+            }
+        }
+    }
+
+    async fn mail(&self) -> ControlFlow<()> {
+        loop {
+            let mail = self.apps.0.lock().mailboxes.take(self.app);
+            match mail {
+                // Without a reader there is nobody to tell.
+                Some(Mail::Tell(event)) => drop(self.apps.0.events.send(event).await),
+                Some(Mail::Close(closing, text)) => {
+                    tracing::warn!(app = self.app.0, %closing, text, "an application's connection is closed");
+                    say_closing(&self.socket, closing, text);
+                    return ControlFlow::Break(());
+                }
+                None => return ControlFlow::Continue(()),
+            }
+        }
+    }
+
+    fn next_datagram(&self) -> Option<Sending> {
+        let mut state = self.apps.0.lock();
+        let datagram = state.core.next_datagram(self.app)?;
+        Some((datagram, Instant::now() + state.core.limits().read_within))
+    }
+
+    fn received(&self, received: io::Result<Received>, buffer: &mut [u8]) -> ControlFlow<()> {
+        let mut state = self.apps.0.lock();
+        let flow = match received {
+            Ok(Received { len: 0, .. }) | Err(_) => {
+                state.core.gone(self.app);
+                ControlFlow::Break(())
+            }
+            Ok(Received { spoilt: true, .. }) => {
+                let why = "it is too long, or has more than a descriptor";
+                state.core.close(self.app, Closing::Malformed, why);
+                ControlFlow::Continue(())
+            }
+            Ok(Received {
+                len, descriptor, ..
+            }) => {
+                let datagram = &mut buffer[..len];
+                for rival in state.core.rivals(self.app, datagram) {
+                    // One that was killed, and started again before its end was seen.
+                    if state.mailboxes.socket(rival).is_some_and(is_hung_up) {
+                        state.core.gone(rival);
+                    }
+                }
+                let now = Instant::now();
+                state.core.received(self.app, datagram, descriptor, now);
+                // It may have been part of a state.
+                datagram.zeroize();
+                ControlFlow::Continue(())
+            }
+        };
+        state.dispatch();
+        drop(state);
+        self.apps.0.timer.notify_one();
+        flow
+    }
+
+    fn close(&self, closing: Closing, text: &'static str) {
+        let mut state = self.apps.0.lock();
+        state.core.close(self.app, closing, text);
+        state.dispatch();
+    }
+}
+
+/// Whatever ends the task, a panic among it: the application is forgotten.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.apps.0.lock();
+        state.core.gone(self.app);
+        state.dispatch();
+        state.mailboxes.end(self.app);
+    }
+}
+
+/// A datagram, and by when it must be read.
+type Sending = (Zeroizing<Vec<u8>>, Instant);
+
+async fn send(socket: &Socket, sending: &Option<Sending>) -> io::Result<()> {
+    let Some((datagram, until)) = sending else {
+        return Ok(());
+    };
+    tokio::time::timeout_at((*until).into(), socket.send(datagram, None))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

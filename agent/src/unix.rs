@@ -1,0 +1,104 @@
+//! Unix sockets that have a file: made, replaced when they are stale, removed.
+//!
+//! Owner and group may connect (mode 0660), others may not, and at no instant could
+//! they. A socket that an agent left behind when it was killed is replaced; one that
+//! still answers is not.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+};
+
+/// Who may connect.
+const MODE: u32 = 0o660;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// The file of a socket; it is removed when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode, to know it again.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another agent may have taken the place since.
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens on `path` with a socket that does not block, and makes the folder if it is
+/// missing. `setting` is what says where, for errors.
+///
+/// # Errors
+///
+/// An agent answers there, something else than a socket is there, or the file system
+/// refuses.
+pub fn listen_on(path: &Path, kind: SockType, setting: &str) -> Result<(OwnedFd, SocketFile)> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    remove_stale(path, kind, setting)?;
+    let socket = new_socket(kind)?;
+    // The kernel gives the file the mode of the socket, less the umask: so it is never
+    // wider than this, not even before the mode is set below.
+    nix::sys::stat::fchmod(&socket, nix::sys::stat::Mode::from_bits_truncate(MODE))?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+    let file = SocketFile {
+        identity: identity(path)?,
+        path: path.to_owned(),
+    };
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok((socket, file))
+}
+
+fn new_socket(kind: SockType) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, kind, flags, None)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+fn remove_stale(path: &Path, kind: SockType, setting: &str) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            bail!("there is something else than a socket; remove it, or set {setting}")
+        }
+        Ok(_) => {}
+    }
+    let probe = new_socket(kind)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        // A full backlog is an answer, too; and so is a socket of another type.
+        Ok(()) | Err(nix::Error::EAGAIN | nix::Error::EPROTOTYPE) => {
+            bail!("an agent answers there; stop it, or set another instance or {setting}")
+        }
+        Err(nix::Error::ECONNREFUSED) => {
+            tracing::info!(socket = %path.display(), "replacing the socket of an agent that is gone");
+            fs::remove_file(path)?;
+            Ok(())
+        }
+        Err(error) => Err(error).context("cannot tell whether an agent answers there"),
+    }
+}
