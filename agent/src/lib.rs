@@ -1,6 +1,6 @@
 //! The Homing agent: daemon and command line, one folder per subsystem.
 //!
-//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `migration` ← `admin` ← `cli`;
+//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `mux` ← `migration` ← `admin` ← `cli`;
 //! `config` and `unix` are used by all and know none of them; `daemon` puts them together.
 
 pub mod admin;
@@ -10,5 +10,6 @@ pub mod daemon;
 pub mod datapath;
 pub mod gossip;
 pub mod migration;
+pub mod mux;
 pub mod pop;
 pub mod unix;

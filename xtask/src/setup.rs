@@ -43,11 +43,14 @@ const PROGRAMS: [(&str, &str, Option<&str>); 8] = [
 /// Debian's Rust compiler with the library sources of the same version.
 const DEBIAN_RUST: [&str; 2] = ["rustc-web", "rust-web-src"];
 
-/// What a build needs: a C compiler to link with, sources of `core` for the BPF
+/// What a build needs: a C compiler to link with and for TLS, sources of `core` for the BPF
 /// target, and the BPF linker.
 pub fn for_build() -> Result<()> {
     if !exists("cc") {
-        install(&["gcc", "libc6-dev"], "a C compiler to link with")?;
+        install(
+            &["gcc", "libc6-dev"],
+            "a C compiler to link with, and for TLS",
+        )?;
     }
     library_sources()?;
     bpf_linker()

@@ -5,6 +5,7 @@
 //! memory. `fuzz/` has a program for each (`cargo xtask fuzz`); the corpora are
 //! replayed by an ordinary test as well.
 
+pub mod carrier;
 pub mod moves;
 pub mod pop;
 pub mod seeds;
@@ -29,12 +30,13 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
     ("ask", asks),
     ("liveness", kernels),
+    ("carrier", carrier::hear),
     ("node", node),
     ("migration", migration),
     ("frame", frames),

@@ -62,6 +62,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("gossip", bodies(2)),
         ("ask", bodies(3)),
         ("liveness", liveness),
+        ("carrier", super::carrier::seeds()),
         ("node", games(&said)),
         ("migration", moves::games()),
         ("frame", frames()),

@@ -24,6 +24,7 @@ const DATAGRAMS: &str = "homing v1 2026 datagram authentication";
 const SESSIONS: &str = "homing v1 2026 session id";
 const FRAGMENTS: &str = "homing v1 2026 meeting of fragments";
 const ECHOES: &str = "homing v1 2026 echo";
+const CARRIERS: &str = "homing v1 2026 carrier";
 const KEY_ID: &str = "homing v1 2026 key id";
 
 /// Everything that is derived from the POP's keys.
@@ -44,6 +45,47 @@ pub struct Keys {
     /// Sign echoes between kernels: what is asked is signed with the first, and
     /// either is accepted. One of zeros is none.
     pub echo: [SessionKey; 2],
+    /// Protect carriers.
+    pub carriers: CarrierKeys,
+}
+
+/// The keys of carriers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CarrierKeys {
+    /// Carriers are opened with it.
+    pub(crate) sign: CarrierKey,
+    /// Those that were opened with it are accepted as well.
+    pub(crate) other: Option<CarrierKey>,
+}
+
+/// A key of carriers.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct CarrierKey {
+    /// The public id of the key that it was derived from.
+    pub id: u8,
+    pub key: Key,
+}
+
+impl CarrierKeys {
+    /// The key with a public id.
+    pub(crate) fn by_id(&self, id: u8) -> Option<&CarrierKey> {
+        let mut keys = [Some(&self.sign), self.other.as_ref()].into_iter();
+        keys.find_map(|key| key.filter(|key| key.id == id))
+    }
+
+    /// Whether carriers that were opened with a key are accepted.
+    pub(crate) fn accept(&self, key: &CarrierKey) -> bool {
+        self.by_id(key.id) == Some(key)
+    }
+}
+
+impl CarrierKey {
+    fn of(master: &Key) -> Self {
+        Self {
+            id: key_id(master),
+            key: blake3::derive_key(CARRIERS, master),
+        }
+    }
 }
 
 /// A key that authenticates datagrams.
@@ -80,6 +122,10 @@ impl Keys {
                 echo(&file.sign.key),
                 other.map_or_else(Default::default, echo),
             ],
+            carriers: CarrierKeys {
+                sign: CarrierKey::of(&file.sign.key),
+                other: other.map(CarrierKey::of),
+            },
         }
     }
 
@@ -152,6 +198,7 @@ mod tests {
         assert!(![keys.session.key, keys.echo[0]].contains(&keys.fragments));
         assert!(keys.echo[1] == SessionKey::default());
         assert_ne!(keys.sign.key, [7; 32]);
+        assert_ne!(keys.sign.key, keys.carriers.sign.key);
         assert_ne!(Keys::derive(&[8; 32]).sign.key, keys.sign.key);
     }
 
@@ -169,6 +216,8 @@ mod tests {
         assert_eq!(middle.other_id(), Some(before.id()));
         assert!(middle.echo[1] == before.echo[0]);
         assert!(middle.by_id(before.id()).is_some() && after.by_id(before.id()).is_none());
+        let carriers = &before.carriers.sign;
+        assert!(middle.carriers.accept(carriers) && !after.carriers.accept(carriers));
         assert!(after.session == before.session && after.echo[0] != before.echo[0]);
         assert_ne!(after.id(), before.id());
     }

@@ -1,0 +1,144 @@
+//! What bounds carriers. Each bound has a stated behaviour where it is reached.
+
+use std::time::Duration;
+
+use super::outgoing::{Pace, cost};
+
+/// A channel: who shares a carrier. Carriers belong to one, so that whoever reads one
+/// slowly delays no other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Channel {
+    /// Its number on the wire.
+    pub number: u8,
+    /// The longest message, in bytes.
+    pub message_max: usize,
+}
+
+/// Messages of moves.
+pub const MIGRATION: Channel = Channel {
+    number: 1,
+    message_max: 32 << 20,
+};
+
+/// Messages of message sockets.
+pub const MUX: Channel = Channel {
+    number: 2,
+    message_max: 1 << 20,
+};
+
+/// All channels.
+pub const CHANNELS: [Channel; 2] = [MIGRATION, MUX];
+
+impl Channel {
+    /// The channel with this number.
+    pub fn by_number(number: u8) -> Option<Self> {
+        CHANNELS
+            .into_iter()
+            .find(|channel| channel.number == number)
+    }
+}
+
+/// What bounds the carriers of a host. Bounds in bytes count a message with 256 bytes
+/// more than it has, for what is kept about it: so they bound messages, too.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// What may wait or be under way to one host on one channel; beyond, senders wait.
+    pub queued_per_peer: usize,
+    /// What may wait or be under way to all hosts; beyond, senders wait.
+    pub queued_total: usize,
+    /// What has arrived from one host on one channel and was not dropped by its reader;
+    /// beyond, that host's messages wait there.
+    pub received_per_peer: usize,
+    /// What has arrived from all hosts on one channel; beyond, messages wait where they
+    /// come from.
+    pub received_total: usize,
+    /// Carriers to one host on one channel. Another one is opened when a message waits
+    /// and all are busy.
+    pub carriers_per_peer: usize,
+    /// Carriers that one host may have to this one; beyond, it is refused.
+    pub accepted_per_peer: usize,
+    /// Carriers that all hosts may have to this one; beyond, they are refused.
+    pub accepted_total: usize,
+    /// Connections of one address within the handshake; beyond, they are closed.
+    pub handshakes_per_source: usize,
+    /// Connections of all addresses within the handshake; beyond, they are closed.
+    pub handshakes_total: usize,
+    /// A handshake that takes longer, connecting included, has failed.
+    pub handshake_timeout: Duration,
+    /// A carrier that had no message for so long is closed.
+    pub idle_after: Duration,
+    /// A carrier on which nothing was heard for so long is dead. Both sides speak at
+    /// least every quarter of it.
+    pub dead_after: Duration,
+    /// A host that asked for another carrier waits so long for the old one to be closed.
+    pub retire_within: Duration,
+    /// The pause after the first failure to open a carrier; it doubles up to the second.
+    pub back_off: [Duration; 2],
+    /// A message is not sent if no carrier could be opened for so long.
+    pub give_up_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queued_per_peer: 64 << 20,
+            queued_total: 512 << 20,
+            received_per_peer: 64 << 20,
+            received_total: 256 << 20,
+            carriers_per_peer: 4,
+            accepted_per_peer: 16,
+            accepted_total: 4096,
+            handshakes_per_source: 8,
+            handshakes_total: 256,
+            handshake_timeout: Duration::from_secs(3),
+            idle_after: Duration::from_secs(60),
+            dead_after: Duration::from_secs(10),
+            retire_within: Duration::from_secs(10),
+            back_off: [Duration::from_millis(50), Duration::from_secs(2)],
+            give_up_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// When carriers speak and give up.
+    pub(super) fn pace(&self) -> Pace {
+        let dead_after = self.dead_after.as_micros() as u64;
+        Pace {
+            ping_every: dead_after / 4,
+            dead_after,
+        }
+    }
+
+    /// The longest message of a channel that finds room within these bounds.
+    pub(super) fn message_max(&self, channel: Channel) -> usize {
+        let bounds = [
+            self.queued_per_peer,
+            self.queued_total,
+            self.received_per_peer,
+            self.received_total,
+        ];
+        let least = bounds.into_iter().min().unwrap_or_default();
+        let room = least.saturating_sub(cost(0));
+        channel.message_max.min(room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_message_of_every_channel_fits_into_all_bounds() {
+        let limits = Limits::default();
+        for channel in CHANNELS {
+            assert_eq!(limits.message_max(channel), channel.message_max);
+            assert_eq!(Channel::by_number(channel.number), Some(channel));
+        }
+        let narrow = Limits {
+            received_per_peer: 10_000,
+            ..limits
+        };
+        assert_eq!(cost(narrow.message_max(MUX)), 10_000);
+    }
+}

@@ -1,0 +1,335 @@
+//! Both halves of a carrier against each other, without a connection.
+
+use std::collections::BTreeSet;
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+
+use super::{
+    frame::{Garbage, HEADER_LEN, Header, Kind},
+    incoming::{First, Incoming},
+    outgoing::{Ended, Message, Outgoing, Pace, Silent, WINDOW, cost},
+};
+
+const CHANNEL: u8 = 1;
+const LIMIT: usize = 1 << 20;
+const PACE: Pace = Pace {
+    ping_every: 100,
+    dead_after: 400,
+};
+/// The longest message that is sent unasked.
+const UNASKED_MAX: usize = WINDOW - cost(0);
+
+/// A message whose content says which one it is.
+fn message(number: usize, len: usize) -> Message<usize> {
+    let seed = blake3::hash(&number.to_le_bytes());
+    let body = seed.as_bytes().iter().copied().cycle().take(len).collect();
+    Message { body, tag: number }
+}
+
+/// Both halves.
+struct Pair {
+    outgoing: Outgoing<usize>,
+    incoming: Incoming,
+    waiting: Vec<Message<usize>>,
+    received: Vec<Bytes>,
+    delivered: Vec<usize>,
+    /// Bytes that still go through, each way, before the connection breaks.
+    left: [usize; 2],
+}
+
+impl Pair {
+    fn new(lens: &[usize], left: [usize; 2]) -> Self {
+        let waiting = lens.iter().enumerate().rev();
+        Self {
+            outgoing: Outgoing::new(CHANNEL, PACE, 0),
+            incoming: Incoming::new(CHANNEL, LIMIT, PACE, 0),
+            waiting: waiting.map(|(number, &len)| message(number, len)).collect(),
+            received: Vec::new(),
+            delivered: Vec::new(),
+            left,
+        }
+    }
+
+    /// Moves what can be moved, at most `piece` bytes at once; the reader takes
+    /// messages only if `reads`. Whether anything moved.
+    fn step(&mut self, piece: usize, reads: bool) -> bool {
+        let mut moved = false;
+        while let Some(message) = self
+            .waiting
+            .pop_if(|message| self.outgoing.has_room(message.body.len()))
+        {
+            self.outgoing.give(message);
+            moved = true;
+        }
+        let mut there = BytesMut::new();
+        let max = piece.min(self.left[0]);
+        self.outgoing.take(&mut there, max, 0);
+        self.left[0] -= there.len();
+        moved |= !there.is_empty();
+        self.incoming.hear(&there, 0).unwrap();
+        while reads && let Some(first) = self.incoming.first() {
+            moved = true;
+            match first {
+                First::Offer(_) => self.incoming.grant(),
+                First::Message { .. } => self.received.extend(self.incoming.accept()),
+            }
+        }
+        let mut back = BytesMut::new();
+        self.incoming.take(&mut back, 0);
+        let heard = back.split_to(back.len().min(self.left[1]));
+        self.left[1] -= heard.len();
+        moved |= !heard.is_empty();
+        let mut delivered = Vec::new();
+        self.outgoing.hear(&heard, 0, &mut delivered).unwrap();
+        let delivered = delivered.into_iter().map(|message| message.tag);
+        self.delivered.extend(delivered);
+        moved
+    }
+
+    fn run(&mut self, piece: usize) {
+        while self.step(piece, true) {}
+    }
+}
+
+#[test]
+fn messages_of_every_length_arrive_whole() {
+    let lens = [
+        0,
+        1,
+        2,
+        UNASKED_MAX - 1,
+        UNASKED_MAX,
+        UNASKED_MAX + 1,
+        300_000,
+        LIMIT,
+        0,
+        5,
+    ];
+    let mut pair = Pair::new(&lens, [usize::MAX; 2]);
+    pair.run(usize::MAX);
+    assert_eq!(pair.delivered, (0..lens.len()).collect::<Vec<_>>());
+    for (number, &len) in lens.iter().enumerate() {
+        assert_eq!(pair.received[number], message(number, len).body);
+    }
+    assert!(pair.outgoing.is_idle() && !pair.incoming.is_within());
+}
+
+/// What may be said of messages when the connection breaks after so many bytes.
+fn fates_are_true(lens: &[usize], left: [usize; 2]) {
+    let mut pair = Pair::new(lens, left);
+    pair.run(usize::MAX);
+    let received = pair.received.iter().map(|body| body.to_vec());
+    let received: BTreeSet<_> = received.collect();
+    let arrived = |message: &Message<usize>| received.contains(&message.body.to_vec());
+    for &number in &pair.delivered {
+        let said = format!("message {number}, cut at {left:?}");
+        assert!(arrived(&message(number, lens[number])), "{said}: delivered");
+    }
+    let Ended { unknown, unsent } = pair.outgoing.end();
+    for message in unsent.iter().chain(&pair.waiting) {
+        assert!(!arrived(message), "cut at {left:?}: not sent, but received");
+    }
+    let total = pair.delivered.len() + unknown.len() + unsent.len() + pair.waiting.len();
+    assert_eq!(
+        total,
+        lens.len(),
+        "cut at {left:?}: every message has one fate"
+    );
+}
+
+#[test]
+fn fates_are_true_wherever_the_connection_breaks() {
+    let lens = [3, 0, 70, 1];
+    let bytes = lens.iter().sum::<usize>() + lens.len() * HEADER_LEN;
+    for there in 0..=bytes {
+        for back in 0..=HEADER_LEN {
+            fates_are_true(&lens, [there, back]);
+        }
+    }
+}
+
+#[test]
+fn a_message_that_was_only_offered_was_not_sent() {
+    let mut pair = Pair::new(&[UNASKED_MAX + 1], [usize::MAX; 2]);
+    pair.step(usize::MAX, false);
+    assert_eq!(pair.incoming.first(), Some(First::Offer(UNASKED_MAX + 1)));
+    let ended = pair.outgoing.end();
+    assert!(ended.unknown.is_empty());
+    assert_eq!(ended.unsent.len(), 1);
+}
+
+#[test]
+fn who_does_not_read_stops_messages_and_not_the_connection() {
+    let mut pair = Pair::new(&[1000; 1000], [usize::MAX; 2]);
+    while pair.step(usize::MAX, false) {}
+    let sent = 1000 - pair.waiting.len();
+    assert_eq!(sent, WINDOW / cost(1000));
+    // Both go on speaking and hearing.
+    for now in (0..2000).step_by(100) {
+        pair.outgoing.tick(now).unwrap();
+        pair.incoming.tick(now).unwrap();
+        let (mut there, mut back) = (BytesMut::new(), BytesMut::new());
+        pair.outgoing.take(&mut there, usize::MAX, now);
+        pair.incoming.take(&mut back, now);
+        pair.incoming.hear(&there, now).unwrap();
+        pair.outgoing.hear(&back, now, &mut Vec::new()).unwrap();
+    }
+    pair.run(usize::MAX);
+    assert_eq!(pair.delivered.len(), 1000);
+}
+
+#[test]
+fn silence_is_told_in_time_on_both_sides() {
+    let mut outgoing = Outgoing::<()>::new(CHANNEL, PACE, 1000);
+    let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 1000);
+    assert_eq!([outgoing.due(), incoming.due()], [1100; 2]);
+    let dead_at = 1000 + PACE.dead_after;
+    assert_eq!(outgoing.tick(dead_at - 1), Ok(()));
+    assert_eq!(incoming.tick(dead_at - 1), Ok(()));
+    assert_eq!([outgoing.due(), incoming.due()], [dead_at; 2]);
+    assert_eq!(outgoing.tick(dead_at), Err(Silent));
+    assert_eq!(incoming.tick(dead_at), Err(Silent));
+}
+
+#[test]
+fn a_carrier_that_is_retired_finishes_what_it_has_and_takes_no_more() {
+    let mut pair = Pair::new(&[10, 10], [usize::MAX; 2]);
+    let first = pair.waiting.pop().unwrap();
+    pair.outgoing.give(first);
+    let second = pair.waiting.pop();
+    pair.incoming.retire();
+    pair.step(usize::MAX, false);
+    assert!(pair.outgoing.is_retired() && !pair.outgoing.is_idle());
+    pair.waiting.extend(second);
+    pair.run(usize::MAX);
+    assert_eq!(pair.delivered, [0]);
+    assert!(pair.outgoing.is_retired() && pair.outgoing.is_idle());
+    assert!(!pair.outgoing.has_room(10));
+}
+
+fn header(kind: Kind, channel: u8, len: u32, number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let header = Header {
+        kind,
+        channel,
+        len,
+        number,
+    };
+    header.encode(&mut bytes);
+    bytes
+}
+
+#[test]
+fn an_acceptor_takes_no_nonsense() {
+    let offer = (UNASKED_MAX + 1) as u32;
+    let nonsense: [&[Vec<u8>]; 13] = [
+        &[header(Kind::Message, 2, 0, 1)],
+        &[header(Kind::Message, CHANNEL, 0, 2)],
+        &[header(Kind::Message, CHANNEL, 0, 0)],
+        &[
+            header(Kind::Message, CHANNEL, 0, 1),
+            header(Kind::Message, CHANNEL, 0, 1),
+        ],
+        &[header(Kind::Message, CHANNEL, offer, 1)],
+        &[header(Kind::Offer, CHANNEL, 5, 1)],
+        &[header(Kind::Offer, CHANNEL, LIMIT as u32 + 1, 1)],
+        &[
+            header(Kind::Offer, CHANNEL, offer, 1),
+            header(Kind::Message, CHANNEL, offer, 1),
+        ],
+        &[
+            header(Kind::Offer, CHANNEL, offer, 1),
+            header(Kind::Offer, CHANNEL, offer, 1),
+        ],
+        &[header(Kind::Ping, CHANNEL, 1, 0)],
+        &[header(Kind::Ack, CHANNEL, 0, 1)],
+        &[header(Kind::Go, CHANNEL, 0, 1)],
+        &[vec![0; HEADER_LEN]],
+    ];
+    for (which, frames) in nonsense.into_iter().enumerate() {
+        let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 0);
+        let heard = incoming.hear(&frames.concat(), 0);
+        assert!(heard.is_err(), "nonsense {which}");
+    }
+    // More than the window holds.
+    let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 0);
+    let refused = (1..=10_000).find(|&number| {
+        let frame = header(Kind::Message, CHANNEL, 0, number);
+        incoming.hear(&frame, 0).is_err()
+    });
+    assert_eq!(refused, Some((WINDOW / cost(0)) as u64 + 1));
+    // Another length than the one that there is room for.
+    let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 0);
+    let offered = incoming.hear(&header(Kind::Offer, CHANNEL, offer, 1), 0);
+    assert_eq!(offered, Ok(()));
+    incoming.grant();
+    let more = incoming.hear(&header(Kind::Message, CHANNEL, offer + 1, 1), 0);
+    assert_eq!(more, Err(Garbage("another message than the one offered")));
+}
+
+#[test]
+fn a_dialer_takes_no_nonsense() {
+    for frame in [
+        header(Kind::Message, CHANNEL, 0, 1),
+        header(Kind::Offer, CHANNEL, 0, 1),
+        header(Kind::Ack, 2, 0, 1),
+        header(Kind::Ack, CHANNEL, 1, 1),
+        header(Kind::Ack, CHANNEL, 0, 2),
+        header(Kind::Go, CHANNEL, 0, 2),
+        header(Kind::Go, CHANNEL, 0, 1),
+        vec![7; HEADER_LEN],
+    ] {
+        let mut outgoing = Outgoing::new(CHANNEL, PACE, 0);
+        outgoing.give(message(0, 10));
+        outgoing.take(&mut BytesMut::new(), usize::MAX, 0);
+        let mut delivered = Vec::new();
+        assert!(outgoing.hear(&frame, 0, &mut delivered).is_err());
+        assert!(delivered.is_empty());
+    }
+    // What was acknowledged before its last byte was sent.
+    let mut outgoing = Outgoing::new(CHANNEL, PACE, 0);
+    outgoing.give(message(0, 10));
+    outgoing.take(&mut BytesMut::new(), HEADER_LEN + 9, 0);
+    let ack = header(Kind::Ack, CHANNEL, 0, 1);
+    assert!(outgoing.hear(&ack, 0, &mut Vec::new()).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_messages_in_any_pieces_with_any_reader_arrive_whole(
+        lens in prop::collection::vec(
+            prop_oneof![0..50usize, 1000..UNASKED_MAX + 100, Just(200_000)], 1..30),
+        steps in prop::collection::vec((1..100_000usize, any::<bool>()), 0..100),
+    ) {
+        let mut pair = Pair::new(&lens, [usize::MAX; 2]);
+        for (piece, reads) in steps {
+            pair.step(piece, reads);
+        }
+        pair.run(usize::MAX);
+        prop_assert_eq!(&pair.delivered, &(0..lens.len()).collect::<Vec<_>>());
+        for (number, &len) in lens.iter().enumerate() {
+            prop_assert_eq!(&pair.received[number], &message(number, len).body);
+        }
+    }
+
+    #[test]
+    fn fates_are_true_with_any_messages(
+        lens in prop::collection::vec(prop_oneof![0..50usize, Just(UNASKED_MAX + 1)], 1..8),
+        there in 0..140_000usize,
+        back in 0..100usize,
+    ) {
+        fates_are_true(&lens, [there, back]);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 0);
+        let _ = incoming.hear(&bytes, 0);
+        let mut outgoing = Outgoing::new(CHANNEL, PACE, 0);
+        outgoing.give(message(0, 10));
+        let _ = outgoing.hear(&bytes, 0, &mut Vec::new());
+    }
+}
