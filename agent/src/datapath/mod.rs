@@ -17,6 +17,8 @@
 //! it knows itself. [`moving`] has the sessions that are on their way to another host
 //! or from one.
 //!
+//! [`repair`] takes a connection out of this host's kernel, and puts one into it.
+//!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
 pub mod answer;
@@ -43,6 +45,7 @@ pub mod owners;
 pub mod parked;
 pub mod pins;
 pub mod rendezvous;
+pub mod repair;
 pub mod resolver;
 pub mod services;
 pub mod sessions;

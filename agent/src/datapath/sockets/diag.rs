@@ -26,6 +26,13 @@ const ID_LEN: usize = 48;
 const REQUEST_LEN: usize = HEADER_LEN + 8 + ID_LEN;
 /// What is read of `struct inet_diag_msg`: four bytes and the id.
 const MESSAGE_LEN: usize = 4 + ID_LEN;
+/// The whole of it: five more integers. Attributes follow.
+const WHOLE_MESSAGE_LEN: usize = MESSAGE_LEN + 20;
+/// The extension `INET_DIAG_INFO`. What a socket signs with is told to those alone who ask
+/// for this.
+const WITH_INFO: u8 = 1 << 1;
+/// The attribute with the keys that segments are signed with.
+const INET_DIAG_MD5SIG: u16 = 18;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -72,7 +79,7 @@ impl Diag {
     pub fn dump(&mut self, mut each: impl FnMut(Socket)) -> io::Result<()> {
         for family in [libc::AF_INET, libc::AF_INET6] {
             let id = [0; ID_LEN];
-            self.ask(family as u8, NLM_F_DUMP, &id)?;
+            self.ask(family as u8, (NLM_F_DUMP, 0), &id)?;
             match self.answers(&mut each) {
                 // A kernel without IPv6.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -82,13 +89,18 @@ impl Diag {
         Ok(())
     }
 
+    /// Whether the segments of just this socket are signed with MD5 (RFC 2385). The
+    /// kernel tells who has `CAP_NET_ADMIN`.
+    pub fn signs_with_md5(&mut self, socket: &Socket) -> io::Result<bool> {
+        self.ask(family_of(socket), (0, WITH_INFO), &sock_id(socket))?;
+        let mut signs = false;
+        self.bodies(&mut |body| signs |= has_attribute(body, INET_DIAG_MD5SIG))?;
+        Ok(signs)
+    }
+
     /// Whether just this socket is still there, and connected.
     pub fn find(&mut self, socket: &Socket) -> io::Result<bool> {
-        let family = match socket.tuple.client.is_v4() {
-            true => libc::AF_INET,
-            false => libc::AF_INET6,
-        };
-        self.ask(family as u8, 0, &sock_id(socket))?;
+        self.ask(family_of(socket), (0, 0), &sock_id(socket))?;
         let mut found = false;
         match self.answers(&mut |answer| found |= answer.cookie == socket.cookie) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {
@@ -98,7 +110,14 @@ impl Diag {
         }
     }
 
-    fn ask(&mut self, family: u8, flags: u16, id: &[u8; ID_LEN]) -> io::Result<()> {
+    /// Puts a question; `extensions` are bits that say what the answers shall have beyond
+    /// their fixed part.
+    fn ask(
+        &mut self,
+        family: u8,
+        (flags, extensions): (u16, u8),
+        id: &[u8; ID_LEN],
+    ) -> io::Result<()> {
         self.sequence += 1;
         let mut request = Vec::with_capacity(REQUEST_LEN);
         request.extend((REQUEST_LEN as u32).to_ne_bytes());
@@ -106,8 +125,7 @@ impl Diag {
         request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
         request.extend(self.sequence.to_ne_bytes());
         request.extend(0u32.to_ne_bytes());
-        // No extensions: the answers end after their fixed part.
-        request.extend([family, TCP, 0, 0]);
+        request.extend([family, TCP, extensions, 0]);
         request.extend(STATES.to_ne_bytes());
         request.extend(id);
         self.netlink.send(&request, 0).map(drop)
@@ -115,6 +133,11 @@ impl Diag {
 
     /// Reads answers to the last question until there are no more.
     fn answers(&mut self, each: &mut impl FnMut(Socket)) -> io::Result<()> {
+        self.bodies(&mut |body| parse(body).into_iter().for_each(&mut *each))
+    }
+
+    /// The same, each answer as the kernel wrote it.
+    fn bodies(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             self.buffer.clear();
             self.netlink.recv(&mut self.buffer, 0)?;
@@ -129,9 +152,7 @@ impl Diag {
                     NLMSG_ERROR => return Err(error_of(message.body)),
                     SOCK_DIAG_BY_FAMILY => {
                         last |= !message.multi;
-                        if let Some(socket) = parse(message.body) {
-                            each(socket);
-                        }
+                        each(message.body);
                     }
                     _ => {}
                 }
@@ -244,6 +265,29 @@ fn parse(body: &[u8]) -> Option<Socket> {
         tuple: Tuple::new(client, port(6), service, port(4), TCP),
         cookie: cookie(body),
     })
+}
+
+/// Whether an attribute of this kind follows a whole `struct inet_diag_msg`.
+fn has_attribute(body: &[u8], kind: u16) -> bool {
+    let mut rest = body.get(WHOLE_MESSAGE_LEN..).unwrap_or_default();
+    while let Some(header) = rest.get(..4) {
+        let len = usize::from(u16_at(header, 0));
+        if u16_at(header, 2) == kind {
+            return true;
+        }
+        // Four bytes are its header; each begins at a multiple of four.
+        rest = rest
+            .get(len.max(4).next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    false
+}
+
+fn family_of(socket: &Socket) -> u8 {
+    match socket.tuple.client.is_v4() {
+        true => libc::AF_INET as u8,
+        false => libc::AF_INET6 as u8,
+    }
 }
 
 fn cookie(body: &[u8]) -> u64 {
