@@ -6,6 +6,7 @@
 //! replayed by an ordinary test as well.
 
 pub mod carrier;
+pub mod moves;
 pub mod pop;
 pub mod seeds;
 
@@ -29,7 +30,7 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
@@ -37,6 +38,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("liveness", kernels),
     ("carrier", carrier::hear),
     ("node", node),
+    ("migration", migration),
     ("frame", frames),
     ("config", config),
     ("keys", keys),
@@ -137,6 +139,11 @@ pub fn kernels(bytes: &[u8]) {
 /// Whole games with a host of a small POP: see [`pop::Step`].
 pub fn node(bytes: &[u8]) {
     pop::play(bytes);
+}
+
+/// Whole games with the moves of one host: see [`moves::play`].
+pub fn migration(bytes: &[u8]) {
+    moves::play(bytes);
 }
 
 /// Frames that the kernel side has parked: their bytes are a client's.

@@ -12,7 +12,10 @@ use homing_common::{
     session::{SessionKey, Tuple},
 };
 
-use super::pop::{self, DOMAINS, Event, Said, Step};
+use super::{
+    moves,
+    pop::{self, DOMAINS, Event, Said, Step},
+};
 use crate::packet::{Ip, Tcp, flags, segment, udp};
 
 /// Messages of one kind and length that are enough.
@@ -61,6 +64,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("liveness", liveness),
         ("carrier", super::carrier::seeds()),
         ("node", games(&said)),
+        ("migration", moves::games()),
         ("frame", frames()),
         ("config", configs()),
         ("keys", keys()),
