@@ -86,6 +86,10 @@ pub fn play(mut bytes: &[u8]) {
     let mut moves = Moves::new(now, HERE, INCARNATION, COUNT, limits, &[], &Here);
     while let Some((&[from, high, low], rest)) = bytes.split_first_chunk() {
         now += 1_000;
+        if moves.next_time() <= now {
+            moves.on_time(now, &Here);
+            carry_out(&mut moves, now);
+        }
         if from == 0 {
             bytes = rest;
             let command = Command {
@@ -211,6 +215,8 @@ pub fn games() -> Vec<Vec<u8>> {
         .concat(),
         step(coming, offer),
         said(&passed.encode()),
+        // Nobody answers while others are asked for: timers pass in mid-game.
+        [0, 0, 5].repeat(60),
     ]
 }
 
