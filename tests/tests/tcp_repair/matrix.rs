@@ -154,7 +154,7 @@ fn congestion_controls_are_kept() {
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes a minute: `cargo xtask test --full`"]
 fn the_whole_matrix() {
     for scale in 0..=14 {
         for case in [scaled(scale, 14 - scale), scaled(scale, scale)] {
