@@ -9,15 +9,20 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown},
     },
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+use anyhow::{Context, Error, Result, bail};
+use nix::{
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    },
+    unistd::Group,
 };
+
+use crate::config;
 
 /// Who may connect.
 const MODE: u32 = 0o660;
@@ -31,6 +36,40 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode, to know it again.
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets the members of a group connect, in place of those of its group so far.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group, or the file cannot be given to it.
+    pub fn give_to(&self, group: &config::Group) -> Result<()> {
+        let id = match group {
+            config::Group::Id(id) => *id,
+            config::Group::Name(name) => Group::from_name(name)
+                .context("cannot look the group up")?
+                .context("there is no such group: make it, or set apps.group to another")?
+                .gid
+                .as_raw(),
+        };
+        if fs::symlink_metadata(&self.path)?.gid() == id {
+            return Ok(());
+        }
+        lchown(&self.path, None, Some(id)).map_err(|error| match error.kind() {
+            // Without CAP_CHOWN a process gives files to its own groups only: chown(2).
+            ErrorKind::PermissionDenied => Error::new(error).context(format!(
+                "the agent is not in that group; with systemd, add SupplementaryGroups={group} \
+                 to its unit"
+            )),
+            _ => error.into(),
+        })
+    }
 }
 
 impl Drop for SocketFile {

@@ -78,6 +78,9 @@
 //! has it byte by byte, and `client/examples/movable.py` is one with Python's standard
 //! library alone. [`wire`], [`seqpacket`] and [`outbox`] are the protocol's two ends'
 //! common ground: the agent uses them, too.
+//!
+//! With the feature `s2n` there is the module `tls`: TLS connections that the application
+//! terminates, and that go on elsewhere without a new handshake.
 
 mod application;
 mod blob;
@@ -86,6 +89,8 @@ mod moves;
 pub mod outbox;
 mod registration;
 pub mod seqpacket;
+#[cfg(feature = "s2n")]
+pub mod tls;
 pub mod wire;
 
 pub use application::{Application, Exported, Refusal};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use homing_agent::{
+    datapath::repair::Snapshot,
     gossip::{ask, wire},
     pop::liveness,
 };
@@ -62,10 +63,11 @@ fn every_target_stands_its_corpus_cut_and_changed() {
 /// A message that has got another shape needs new seeds: `cargo xtask fuzz --seeds`.
 #[test]
 fn seeds_are_messages_of_the_present_protocol() {
-    let checks: [(&str, Check); 3] = [
+    let checks: [(&str, Check); 4] = [
         ("gossip", |bytes| wire::decode(bytes).is_some()),
         ("ask", ask::is_message),
         ("liveness", liveness::is_message),
+        ("snapshot", |bytes| Snapshot::decode(bytes).is_ok()),
     ];
     for (name, is_message) in checks {
         let seeds = fs::read_dir(corpus(name)).unwrap().map(Result::unwrap);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use homing_agent::{
-    datapath::local::{Ids, LocalEvent},
+    datapath::local::{Ids, LocalEvent, News},
     gossip::{
         Table, TableFull,
         task::{self, Handle, Options, Status},
@@ -67,7 +67,7 @@ impl Table for Routes {
 struct Host {
     handle: Handle,
     routes: Routes,
-    events: mpsc::Sender<Vec<LocalEvent>>,
+    events: mpsc::Sender<News>,
     asking: Runtime,
 }
 
@@ -112,7 +112,7 @@ impl Host {
                 task.run().await.unwrap();
             });
         });
-        events.try_send(Vec::new()).unwrap();
+        events.try_send(News::default()).unwrap();
         Self {
             handle: handle.recv().unwrap(),
             routes,
@@ -142,7 +142,8 @@ impl Host {
             generation: 0,
             at_ns,
         };
-        self.events.try_send(ids.map(opened).collect()).unwrap();
+        let events: Vec<_> = ids.map(opened).collect();
+        self.events.try_send(events.into()).unwrap();
     }
 
     fn routes(&self) -> usize {

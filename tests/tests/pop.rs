@@ -4,12 +4,14 @@
 mod pop {
     mod agents;
     mod asks;
+    mod bases;
     mod bulk;
     mod claims;
     mod clocks;
     mod common;
     mod datagrams;
     mod drain;
+    mod drained;
     mod edge;
     mod flood;
     mod flows;
@@ -18,6 +20,7 @@ mod pop {
     mod join;
     mod kernels;
     mod keys;
+    mod lines;
     mod load;
     mod mtu;
     mod narrow;

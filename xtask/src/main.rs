@@ -3,6 +3,7 @@
 //! Each task first sees to what it needs ([`setup`]), builds, and then hands over
 //! to the program that does the work.
 
+mod criu;
 mod fuzz;
 mod miri;
 mod run;
@@ -44,7 +45,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Run in Miri, an interpreter that finds undefined behaviour, the tests that it can run
     Miri,
-    /// Show the main job: connections that survive ECMP reshuffles
+    /// Show the main job: connections that survive ECMP reshuffles; `demo drain`: hosts that
+    /// are drained one by one
     #[command(disable_help_flag = true)]
     Demo {
         /// Options of the demo (`cargo xtask demo --help` lists them)
@@ -58,7 +60,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench fastpath`, `bench owners`, `bench gossip`
+    /// Measure: `bench fastpath`, `bench owners`, `bench gossip`, `bench migration`
     #[command(disable_help_flag = true)]
     Bench {
         /// What to measure (`cargo xtask bench --help` lists it)
@@ -103,7 +105,12 @@ fn perform(task: Task) -> Result<ExitCode> {
             hand_over("homing-lab", &args)?;
         }
         Task::Lab { args } => hand_over("homing-lab", &args)?,
-        Task::Bench { args } => hand_over("homing-bench", &args)?,
+        Task::Bench { args } => {
+            if args.first().is_some_and(|what| what == "migration") {
+                criu::provide();
+            }
+            hand_over("homing-bench", &args)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,7 @@ const CARGO_FUZZ: &str = "0.13.1";
 
 /// Programs of the lab and the packages that have them: Debian's, and Ubuntu's
 /// where it calls them something else.
-const PROGRAMS: [(&str, &str, Option<&str>); 8] = [
+const PROGRAMS: [(&str, &str, Option<&str>); 9] = [
     ("ip", "iproute2", None),
     ("ethtool", "ethtool", None),
     (
@@ -33,6 +33,8 @@ const PROGRAMS: [(&str, &str, Option<&str>); 8] = [
     ),
     ("nginx", "nginx", None),
     ("curl", "curl", None),
+    // A client of TLS that says what it sees.
+    ("openssl", "openssl", None),
     ("tcpdump", "tcpdump", None),
     // With the library that gives a process another time of day.
     ("faketime", "faketime", None),

@@ -4,13 +4,23 @@
 //! instant is Unix time in milliseconds. Counters begin at zero with the kernel
 //! objects (outcomes, hooks) or with the agent (gossip).
 
+mod bases;
+mod drain;
+mod stats;
+
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use bases::{
+    App, Apps, AppsSum, CarrierPeer, CarrierState, Carriers, CarriersFrom, CarriersSum, CarriersTo,
+    MovesSum, TurnedAway,
+};
+pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
+pub use stats::{Counter, Outcome, Stats, StepTime};
 
 /// `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +55,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Whether this host takes no new sessions.
     pub draining: bool,
+    /// The moving of sessions to other hosts that was begun last since the agent's start.
+    pub drain: Option<DrainRun>,
     /// The POP's keys.
     pub keys: Keys,
     /// How many hosts are in which state, this one among the living.
@@ -59,6 +71,12 @@ pub struct Status {
     pub foreign_growths_failed: u64,
     /// How gossip is doing.
     pub gossip: Gossip,
+    /// Carriers, in short.
+    pub carriers: CarriersSum,
+    /// The applications whose connections can move, in short.
+    pub apps: AppsSum,
+    /// Sessions on their way from and to this host, in short.
+    pub moves: MovesSum,
     /// What an operator should look at, one sentence each; empty when all is
     /// well.
     pub problems: Vec<String>,
@@ -408,47 +426,6 @@ pub struct Claim {
     pub generation: u32,
 }
 
-/// `GET /stats`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Stats {
-    /// How packets' ways through XDP ended: each packet in exactly one outcome.
-    pub outcomes: Vec<Outcome>,
-    /// What the hooks on sockets counted, and what comparisons with the kernel's
-    /// sockets found.
-    pub hooks: Vec<Counter>,
-    /// What gossip and membership counted.
-    pub gossip: Vec<Counter>,
-    /// Datagrams dropped because their key is not accepted, by its public id.
-    pub wrong_keys: BTreeMap<String, u64>,
-    /// The interfaces' own counters of XDP errors, by interface, as the driver
-    /// names them; empty where it has none.
-    pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
-}
-
-/// A counter of the fast path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The outcome's name.
-    pub name: String,
-    /// What became of the packet: `pass`, `forward` or `drop`.
-    pub verdict: String,
-    /// How many packets.
-    pub packets: u64,
-    /// What it means.
-    pub help: String,
-}
-
-/// A counter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counter {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub count: u64,
-    /// What it means.
-    pub help: String,
-}
-
 /// `GET /healthz`: status 200 when healthy, 503 when not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -472,18 +449,6 @@ pub struct Reloaded {
     pub keys: Keys,
     /// Whether they differ from those before.
     pub changed: bool,
-}
-
-/// `POST /drain` and `POST /undrain`: status 200.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
-    /// Whether this host takes no new sessions.
-    pub draining: bool,
-    /// This host's open sessions.
-    pub sessions: u64,
-    /// Other hosts that are up and take new sessions. Without any, new sessions
-    /// are opened here all the same.
-    pub takers: u32,
 }
 
 /// The body of every answer that is not a success.

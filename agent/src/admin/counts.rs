@@ -11,8 +11,10 @@ use homing_common::outcome::{Hook, Outcome, Verdict};
 
 use super::api;
 use crate::datapath::{
-    flows::FlowCounters, held::HeldCounters, sockets::WatchCounters, stats::Counts,
+    flows::FlowCounters, held::HeldCounters, moving::park::ParkCounters, sockets::WatchCounters,
+    stats::Counts,
 };
+use crate::migration::StepTime;
 
 /// How packets' ways through XDP ended.
 pub fn outcomes(counts: &Counts) -> Vec<api::Outcome> {
@@ -45,30 +47,105 @@ pub fn held(counts: &HeldCounters) -> impl Iterator<Item = api::Counter> {
     })
 }
 
-/// What comparisons of `SESSIONS` with the kernel's sockets found.
-pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
-    let count = |name: &str, count: &AtomicU64, help: &str| api::Counter {
+/// What became of packets of sessions that were moving here.
+pub fn parked(counts: &ParkCounters) -> Vec<api::Counter> {
+    let counters = [
+        (
+            "held",
+            &counts.held,
+            "Packets held until their session is served",
+        ),
+        (
+            "fed",
+            &counts.fed,
+            "Packets given to their session's socket",
+        ),
+        (
+            "late",
+            &counts.late,
+            "Among these: read after their session was served",
+        ),
+        (
+            "refused",
+            &counts.refused,
+            "Packets that the kernel did not take back",
+        ),
+        (
+            "dropped",
+            &counts.dropped,
+            "Packets dropped because their move was given up",
+        ),
+        (
+            "session_full",
+            &counts.session_full,
+            "Packets dropped because so many of their session waited as may",
+        ),
+        (
+            "full",
+            &counts.full,
+            "Packets dropped because so many of all sessions waited as may",
+        ),
+        (
+            "malformed",
+            &counts.malformed,
+            "Records dropped because they are of another version's programs",
+        ),
+    ];
+    let counters = counters.map(|(name, count, help)| counter(name, count, help));
+    counters.into()
+}
+
+/// How long moves stood at a step, as the API has it.
+pub fn step(step: &StepTime) -> api::StepTime {
+    api::StepTime {
+        side: step.side.to_owned(),
+        step: step.step.to_owned(),
+        times: step.times,
+        sum_us: step.sum_us,
+        p50_us: step.p50_us,
+        p99_us: step.p99_us,
+    }
+}
+
+/// Counters of a part, as the API has them.
+pub fn named(
+    counters: impl Iterator<Item = (&'static str, &'static str, u64)>,
+) -> Vec<api::Counter> {
+    let counters = counters.map(|(name, help, count)| api::Counter {
+        name: name.to_owned(),
+        count,
+        help: sentence(help),
+    });
+    counters.collect()
+}
+
+fn counter(name: &str, count: &AtomicU64, help: &str) -> api::Counter {
+    api::Counter {
         name: name.to_owned(),
         count: count.load(Ordering::Relaxed),
         help: help.to_owned(),
-    };
+    }
+}
+
+/// What comparisons of `SESSIONS` with the kernel's sockets found.
+pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
     [
-        count(
+        counter(
             "sessions_audits",
             &counts.audits,
             "Comparisons of SESSIONS with the kernel's sockets",
         ),
-        count(
+        counter(
             "sessions_audits_failed",
             &counts.failed,
             "Comparisons that failed",
         ),
-        count(
+        counter(
             "sessions_adopted",
             &counts.adopted,
             "Sessions recorded because their sockets were found",
         ),
-        count(
+        counter(
             "sessions_forgotten",
             &counts.forgotten,
             "Sessions forgotten because their sockets were gone",

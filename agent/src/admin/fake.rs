@@ -1,5 +1,7 @@
 //! For tests: an agent that makes its answers up.
 
+pub(crate) mod drain;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -16,7 +18,12 @@ use homing_common::{
     session::{Session, SessionId, Tuple},
 };
 
-use super::{api::*, page, *};
+use super::{api::*, counts, page, *};
+use crate::{
+    datapath::moving::park::ParkCounters,
+    migration::{self, app},
+    mux,
+};
 
 /// A folder of a test's own.
 pub(crate) struct Folder(pub PathBuf);
@@ -45,8 +52,10 @@ pub(crate) struct Fake {
     pub unhealthy: AtomicBool,
     pub left: Mutex<Option<Option<Duration>>>,
     pub draining: AtomicBool,
-    /// Sessions that are open; asking for the status ends one.
+    /// Sessions that are open; asking how draining goes ends one.
     pub open: AtomicU32,
+    /// How the draining stands.
+    pub drain: drain::Script,
 }
 
 pub(crate) fn endpoint(text: &str) -> SocketAddr {
@@ -84,6 +93,7 @@ pub(crate) fn sample_status() -> Status {
             protocol: "tcp".to_owned(),
         }],
         draining: false,
+        drain: Some(drain::sample_run()),
         keys: Keys {
             signs: "5f".to_owned(),
             accepts: Some("a1".to_owned()),
@@ -134,6 +144,26 @@ pub(crate) fn sample_status() -> Status {
                 reset: 2,
                 provisional: 3,
             },
+        },
+        carriers: CarriersSum {
+            to: 2,
+            from: 1,
+            failing: 1,
+            queued_bytes: 4_352,
+        },
+        apps: AppsSum {
+            ready: 1,
+            connecting: 1,
+            services: 1,
+            pending: 3,
+            state_bytes: 70_000,
+        },
+        moves: MovesSum {
+            from_here: 2,
+            to_here: 1,
+            waiting: 40,
+            state_bytes: 9_000,
+            parked: 5,
         },
         problems: vec!["host 3 is down since 4 s".to_owned()],
     }
@@ -215,6 +245,18 @@ pub(crate) fn sample_stats() -> Stats {
         outcomes: outcomes.collect(),
         hooks: hooks.collect(),
         gossip: vec![gossip],
+        carriers: counts::named(mux::Counters::default().iter()),
+        apps: counts::named(app::Counters::default().iter()),
+        moves: counts::named(migration::Counters::default().iter()),
+        steps: vec![StepTime {
+            side: "source".to_owned(),
+            step: "sending".to_owned(),
+            times: 11,
+            sum_us: 2_750_000,
+            p50_us: Some(240_000),
+            p99_us: Some(310_000),
+        }],
+        parked: counts::parked(&ParkCounters::default()),
         wrong_keys: BTreeMap::from([("77".to_owned(), 3)]),
         interfaces: BTreeMap::from([("eth0".to_owned(), errors)]),
     }
@@ -244,6 +286,82 @@ pub(crate) fn sample_owner(tuple: Tuple) -> Owner {
     }
 }
 
+pub(crate) fn sample_carriers() -> Carriers {
+    let to = |state, problem: Option<&str>| CarriersTo {
+        channel: "migration".to_owned(),
+        state,
+        carriers: (state == CarrierState::Open).into(),
+        messages: 6,
+        bytes: 81_920,
+        queued: problem.is_some().into(),
+        queued_bytes: 4_352,
+        problem: problem.map(str::to_owned),
+        failing_s: problem.map(|_| 75),
+    };
+    let peer = |host, carriers, to| CarrierPeer {
+        host,
+        incarnation: 1_760_000_000_000,
+        generation: 1,
+        from: CarriersFrom {
+            carriers,
+            messages: 4 * carriers,
+            bytes: 512 * carriers,
+        },
+        to,
+    };
+    Carriers {
+        address: endpoint("10.1.1.11:7946"),
+        key: "5f".to_owned(),
+        peers: vec![
+            peer(2, 1, vec![to(CarrierState::Open, None)]),
+            peer(
+                3,
+                0,
+                vec![to(CarrierState::Failing, Some("connection refused"))],
+            ),
+            peer(4, 0, vec![]),
+        ],
+    }
+}
+
+pub(crate) fn sample_apps() -> Apps {
+    let ready = App {
+        id: 1,
+        name: Some("line-echo".to_owned()),
+        version: Some(2),
+        services: sample_status().services,
+        ready: true,
+        pid: 4712,
+        uid: 33,
+        gid: 33,
+        asked: 1,
+        pending: 2,
+    };
+    let connecting = App {
+        id: 2,
+        name: None,
+        version: None,
+        services: vec![],
+        ready: false,
+        pid: 0,
+        asked: 0,
+        pending: 0,
+        ..ready.clone()
+    };
+    Apps {
+        socket: "/run/homing/homing.app.sock".into(),
+        group: "www-data".to_owned(),
+        state_max_bytes: 1 << 20,
+        apps: vec![ready, connecting],
+        turned_away: Some(TurnedAway {
+            at_unix_ms: 1_760_000_000_000,
+            pid: 4713,
+            uid: 33,
+            why: "another version of the protocol: this agent speaks version 1".to_owned(),
+        }),
+    }
+}
+
 /// How many sessions the fake agent has.
 pub(crate) const SESSIONS: u16 = 25;
 
@@ -254,13 +372,6 @@ impl View for Fake {
         }
         let mut status = sample_status();
         status.draining = self.draining.load(Ordering::Relaxed);
-        if status.draining {
-            let one_less = |open: u32| open.checked_sub(1);
-            let open = self
-                .open
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
-            status.sessions.count = open.unwrap_or(0).into();
-        }
         Ok(status)
     }
 
@@ -293,6 +404,14 @@ impl View for Fake {
                 "203.0.113.10:80 is no service of this POP".to_owned(),
             )),
         }
+    }
+
+    async fn carriers(&self) -> Result<Carriers, Refusal> {
+        Ok(sample_carriers())
+    }
+
+    async fn apps(&self) -> Result<Apps, Refusal> {
+        Ok(sample_apps())
     }
 
     async fn stats(&self) -> Result<Stats, Refusal> {
@@ -330,12 +449,24 @@ impl View for Fake {
         })
     }
 
-    async fn drain(&self, draining: bool) -> Result<Draining, Refusal> {
-        self.draining.store(draining, Ordering::Relaxed);
-        Ok(Draining {
-            draining,
-            sessions: self.open.load(Ordering::Relaxed).into(),
-            takers: 1,
-        })
+    async fn drain(&self) -> Result<Drain, Refusal> {
+        Ok(self.drain_told())
+    }
+
+    async fn begin_drain(&self, order: DrainOrder) -> Result<Drain, Refusal> {
+        Ok(self.drain_begun(order))
+    }
+
+    async fn end_drain(&self) -> Result<Drain, Refusal> {
+        Ok(self.drain_ended())
+    }
+
+    async fn move_session(
+        &self,
+        session: Tuple,
+        target: HostId,
+        within: Duration,
+    ) -> Result<Moved, Refusal> {
+        self.session_moved(session, target, within)
     }
 }

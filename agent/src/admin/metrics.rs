@@ -5,7 +5,7 @@
 //! OpenMetrics is that; anything else gets the older text format (0.0.4), which
 //! `promtool check metrics` and every scraper read.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::api::{Counter, Host, HostState, KernelState, Latency, Stats, Status, SyncState};
+use super::api::{Counter, Host, HostState, KernelState, Latency, Stats, Status, SyncState, Why};
 
 /// Media type of the text format 0.0.4.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -176,8 +176,10 @@ impl Collector for Snapshot {
         self.agent(&mut out)?;
         self.fast_path(&mut out)?;
         self.sessions(&mut out)?;
+        self.drain(&mut out)?;
         self.pop(&mut out)?;
-        self.gossip(&mut out)
+        self.gossip(&mut out)?;
+        self.bases(&mut out)
     }
 }
 
@@ -259,6 +261,30 @@ impl Snapshot {
         out.counter("foreign_sessions_growths_failed", help, [(vec![], failed)])
     }
 
+    fn drain(&self, out: &mut Families<'_>) -> fmt::Result {
+        let Some(run) = &self.status.drain else {
+            return Ok(());
+        };
+        let help = "Whether sessions of this host are being moved to others";
+        out.one("drain_running", help, run.end.is_none().into())?;
+        let sum = |whys: &[Why]| whys.iter().map(|why| why.sessions).sum();
+        let states = [
+            ("queued", run.queued),
+            ("moving", run.moving),
+            ("left", run.left()),
+            ("moved", run.moved),
+            ("ended", run.ended),
+            ("gone", sum(&run.gone)),
+            ("lost", sum(&run.lost)),
+        ];
+        let states = states.map(|(state, count)| (vec![("state", state)], count));
+        let help = "What has become of the sessions that this host had in its last drain";
+        out.gauge("drain_sessions", help, states)?;
+        let left = run.left.iter();
+        let left = left.map(|why| (vec![("reason", why.reason.as_str())], why.sessions));
+        out.gauge("drain_left", "Sessions that do not move, by why", left)
+    }
+
     fn pop(&self, out: &mut Families<'_>) -> fmt::Result {
         let gossip = &self.status.gossip;
         let members = self.status.members;
@@ -329,5 +355,61 @@ impl Snapshot {
         let help = "Datagrams dropped because the key they are signed with is not accepted, by its public id";
         out.counter("gossip_wrong_keys", help, wrong)?;
         out.counters("gossip_", &self.stats.gossip)
+    }
+
+    fn bases(&self, out: &mut Families<'_>) -> fmt::Result {
+        let carriers = &self.status.carriers;
+        let open = [("to", carriers.to), ("from", carriers.from)];
+        let open = open.map(|(way, count)| (vec![("way", way)], count));
+        let help = "Carriers that this host has to others, and they to this host";
+        out.gauge("carriers", help, open)?;
+        let help = "Channels to hosts on which no carrier could be opened";
+        out.one("carriers_failing", help, carriers.failing)?;
+        let help = "Bytes that wait or are under way to other hosts";
+        out.one("carriers_queued_bytes", help, carriers.queued_bytes)?;
+        out.counters("carriers_", &self.stats.carriers)?;
+
+        let apps = &self.status.apps;
+        let states = [("ready", apps.ready), ("connecting", apps.connecting)];
+        let states = states.map(|(state, count)| (vec![("state", state)], count));
+        let help = "Applications whose connections can move, by how far they are";
+        out.gauge("apps", help, states)?;
+        let help = "Services that applications have registered";
+        out.one("apps_services", help, apps.services)?;
+        let help = "Moves that are pending with applications";
+        out.one("apps_moves_pending", help, apps.pending)?;
+        let help = "Bytes of states of connections that are held for applications";
+        out.one("apps_state_bytes", help, apps.state_bytes)?;
+        out.counters("apps_", &self.stats.apps)?;
+
+        let moves = &self.status.moves;
+        let ways = [("from_here", moves.from_here), ("to_here", moves.to_here)];
+        let ways = ways.map(|(way, count)| (vec![("way", way)], count));
+        out.gauge("moves", "Moves of sessions that are under way", ways)?;
+        let help = "Moves that wait for their turn";
+        out.one("moves_waiting", help, moves.waiting)?;
+        let help = "Bytes of states that are held for moves";
+        out.one("moves_state_bytes", help, moves.state_bytes)?;
+        out.counters("moves_", &self.stats.moves)?;
+        self.steps(out)?;
+        let help = "Packets that wait for their session, which is moving here, to be served";
+        out.one("parked_waiting", help, moves.parked)?;
+        out.counters("parked_", &self.stats.parked)
+    }
+
+    fn steps(&self, out: &mut Families<'_>) -> fmt::Result {
+        let steps = self.stats.steps.iter().map(|step| {
+            let labels = vec![("side", step.side.as_str()), ("step", step.step.as_str())];
+            (labels, step)
+        });
+        let times = steps.clone().map(|(labels, step)| (labels, step.times));
+        out.counter("moves_steps", "Moves that have passed a step", times)?;
+        let spent = steps.map(|(labels, step)| {
+            let spent = Duration::from_micros(step.sum_us).as_secs_f64();
+            (labels, ConstCounter::new(spent))
+        });
+        let help = "Time that moves stood at a step";
+        let unit = Some(&Unit::Seconds);
+        out.family("moves_step", help, unit, MetricType::Counter, spent)
     }
 }

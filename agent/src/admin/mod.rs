@@ -23,7 +23,9 @@ pub(crate) mod tests;
 
 use std::{future::Future, time::Duration};
 
-use homing_common::session::Tuple;
+use homing_common::{host::HostId, session::Tuple};
+
+use crate::migration::drain::Wanted;
 
 /// Why a [`View`] has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,9 @@ pub enum Refusal {
     /// What was asked about does not exist.
     #[error("{0}")]
     NotFound(String),
+    /// It makes no sense as things stand.
+    #[error("{0}")]
+    Conflict(String),
     /// The agent is starting, stopping or overloaded; later may do.
     #[error("{0}")]
     Unavailable(String),
@@ -62,7 +67,13 @@ pub trait View: Send + Sync + 'static {
     /// known to own is an answer, not a refusal.
     fn owner(&self, session: Tuple) -> impl Future<Output = Result<api::Owner, Refusal>> + Send;
 
-    /// Counters of the fast path, the hooks and gossip.
+    /// The carriers to and from other hosts.
+    fn carriers(&self) -> impl Future<Output = Result<api::Carriers, Refusal>> + Send;
+
+    /// The applications whose connections can move.
+    fn apps(&self) -> impl Future<Output = Result<api::Apps, Refusal>> + Send;
+
+    /// Counters of the fast path, the hooks, gossip, carriers and applications.
     fn stats(&self) -> impl Future<Output = Result<api::Stats, Refusal>> + Send;
 
     /// Whether the agent does its work, for `/healthz` and the watchdog: it must
@@ -78,6 +89,38 @@ pub trait View: Send + Sync + 'static {
     /// wrong changes nothing.
     fn reload(&self) -> impl Future<Output = Result<api::Reloaded, Refusal>> + Send;
 
-    /// Sends new sessions elsewhere from now on, or no longer.
-    fn drain(&self, draining: bool) -> impl Future<Output = Result<api::Draining, Refusal>> + Send;
+    /// Whether new sessions go elsewhere, and how the moving of the others goes.
+    fn drain(&self) -> impl Future<Output = Result<api::Drain, Refusal>> + Send;
+
+    /// Sends new sessions elsewhere from now on, and moves those that there are. Returns
+    /// as soon as that has begun. One that is under way goes on, with what is wanted to be
+    /// different.
+    fn begin_drain(
+        &self,
+        order: DrainOrder,
+    ) -> impl Future<Output = Result<api::Drain, Refusal>> + Send;
+
+    /// Takes new sessions again, and moves none away any more. Returns as soon as that
+    /// holds.
+    fn end_drain(&self) -> impl Future<Output = Result<api::Drain, Refusal>> + Send;
+
+    /// Moves one of this host's sessions, and says what came of it. If it is not released
+    /// `within` this time, it goes on here. May take [`server::MOVED_WITHIN`].
+    fn move_session(
+        &self,
+        session: Tuple,
+        target: HostId,
+        within: Duration,
+    ) -> impl Future<Output = Result<api::Moved, Refusal>> + Send;
+}
+
+/// How a host is to drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainOrder {
+    /// How its sessions are to be moved.
+    pub wanted: Wanted,
+    /// Whether they are to be.
+    pub moves: bool,
+    /// Whether it is to go on although the operator's command fails.
+    pub force: bool,
 }

@@ -6,14 +6,19 @@
 //! | `GET /hosts` | [`api::Hosts`] |
 //! | `GET /sessions?limit=&after=` | [`api::Sessions`] |
 //! | `GET /owner?client=&service=&protocol=` | [`api::Owner`] |
+//! | `GET /carriers` | [`api::Carriers`] |
+//! | `GET /apps` | [`api::Apps`] |
 //! | `GET /stats` | [`api::Stats`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
 //! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
 //! | `POST /reload` | [`api::Reloaded`] |
-//! | `POST /drain`, `POST /undrain` | [`api::Draining`] |
+//! | `GET /drain`, `POST /drain?move=&to=&rate=&deadline_ms=&wait=&force=`, `POST /undrain` | [`api::Drain`] |
+//! | `POST /move?client=&service=&protocol=&to=&deadline_ms=` | [`api::Moved`] |
 //!
 //! Any other status comes with an [`api::Failure`].
+
+mod drain;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -43,6 +48,8 @@ use super::{
     page::{MAX_LIMIT, parse_cursor, parse_protocol},
     socket::AdminSocket,
 };
+
+pub use drain::MOVED_WITHIN;
 
 /// How long the agent may take for an answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -113,16 +120,19 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route("/hosts", get(hosts::<V>))
         .route("/sessions", get(sessions::<V>))
         .route("/owner", get(owner::<V>))
+        .route("/carriers", get(carriers::<V>))
+        .route("/apps", get(apps::<V>))
         .route("/stats", get(stats::<V>))
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
         .route("/reload", post(reload::<V>))
-        .route("/drain", post(drain::<V>))
-        .route("/undrain", post(undrain::<V>))
+        .route("/drain", get(drain::get::<V>).post(drain::begin::<V>))
+        .route("/undrain", post(drain::end::<V>))
+        .route_layer(middleware::from_fn(in_time))
+        .merge(drain::moves::<V>())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn(in_time))
         .with_state(view)
 }
 
@@ -144,6 +154,14 @@ async fn status<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Status>
 async fn hosts<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Hosts>, Refused> {
     let hosts = view.hosts().await?;
     Ok(Json(api::Hosts { hosts }))
+}
+
+async fn carriers<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Carriers>, Refused> {
+    Ok(Json(view.carriers().await?))
+}
+
+async fn apps<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Apps>, Refused> {
+    Ok(Json(view.apps().await?))
 }
 
 async fn stats<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Stats>, Refused> {
@@ -187,17 +205,22 @@ async fn owner<V: View>(
     query: Result<Query<OwnerQuery>, QueryRejection>,
 ) -> Result<Json<api::Owner>, Refused> {
     let Query(query) = query?;
-    let client = endpoint("client", &query.client)?;
-    let service = endpoint("service", &query.service)?;
+    let session = session(&query.client, &query.service, query.protocol.as_deref())?;
+    Ok(Json(view.owner(session).await?))
+}
+
+/// A session by its ends.
+fn session(client: &str, service: &str, protocol: Option<&str>) -> Result<Tuple, Refused> {
+    let client = endpoint("client", client)?;
+    let service = endpoint("service", service)?;
     if client.is_ipv4() != service.is_ipv4() {
         let why = format!("client {client} and service {service} are of different families");
         return Err(bad(why));
     }
-    let protocol = query.protocol.as_deref().unwrap_or("tcp");
+    let protocol = protocol.unwrap_or("tcp");
     let protocol = parse_protocol(protocol)
         .ok_or_else(|| bad(format!("protocol: must be tcp or udp, not {protocol}")))?;
-    let session = Tuple::between(client, service, protocol);
-    Ok(Json(view.owner(session).await?))
+    Ok(Tuple::between(client, service, protocol))
 }
 
 fn endpoint(name: &str, text: &str) -> Result<SocketAddr, Refused> {
@@ -268,17 +291,9 @@ async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloade
     Ok(Json(view.reload().await?))
 }
 
-async fn drain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draining>, Refused> {
-    Ok(Json(view.drain(true).await?))
-}
-
-async fn undrain<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Draining>, Refused> {
-    Ok(Json(view.drain(false).await?))
-}
-
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /stats /metrics /healthz /leave /reload /drain \
-         /undrain";
+    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /stats /metrics /healthz /leave \
+         /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(
         StatusCode::NOT_FOUND,
@@ -321,6 +336,7 @@ impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -1,12 +1,13 @@
 //! The server over a real Unix socket, with an agent that makes its answers up.
 
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use homing_common::session::Tuple;
+use homing_common::{host::HostId, session::Tuple};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -14,7 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{api::*, fake::*, metrics, server, socket::AdminSocket};
+use super::{DrainOrder, api::*, fake::*, metrics, server, socket::AdminSocket};
+use crate::migration::drain::Wanted;
 
 /// A fake agent that serves on a socket of its own.
 pub(crate) struct Served {
@@ -90,6 +92,11 @@ async fn every_answer_survives_the_way() {
         sample_hosts()
     );
     assert_eq!(json::<Stats>(path, "GET /stats", 200).await, sample_stats());
+    assert_eq!(
+        json::<Carriers>(path, "GET /carriers", 200).await,
+        sample_carriers()
+    );
+    assert_eq!(json::<Apps>(path, "GET /apps", 200).await, sample_apps());
     let query = "GET /owner?client=198.51.100.7:40312&service=203.0.113.10:443";
     let tuple = Tuple::between(
         endpoint("198.51.100.7:40312"),
@@ -112,6 +119,10 @@ async fn names_that_scripts_read() {
     assert_eq!(hosts["hosts"][1]["next_hop"]["resolved"], true);
     assert_eq!(hosts["hosts"][2]["sync"]["state"], "gap");
     assert_eq!(hosts["hosts"][2]["state"], "down");
+    let carriers: serde_json::Value = json(&served.path, "GET /carriers", 200).await;
+    assert_eq!(carriers["peers"][1]["to"][0]["state"], "failing");
+    let apps: serde_json::Value = json(&served.path, "GET /apps", 200).await;
+    assert_eq!(apps["apps"][0]["name"], "line-echo");
     let query = "GET /owner?client=198.51.100.7:40312&service=203.0.113.10:443";
     let owner: serde_json::Value = json(&served.path, query, 200).await;
     assert_eq!(owner["answer"], "other_host");
@@ -184,6 +195,26 @@ async fn what_is_wrong_with_a_request_is_said() {
             "is no service",
         ),
         ("POST /leave?hold_ms=-1", 400, "invalid digit"),
+        ("POST /drain?to=2,x", 400, "to: must be host ids"),
+        ("POST /drain?to=0", 400, "to: must be host ids"),
+        ("POST /drain?rate=0", 400, "nonzero"),
+        ("POST /drain?moves=false", 400, "unknown field `moves`"),
+        ("GET /move", 405, "/move does not take GET"),
+        (
+            "POST /move?client=198.51.100.7:40312&service=203.0.113.10:443",
+            400,
+            "missing field `to`",
+        ),
+        (
+            "POST /move?client=198.51.100.7:40312&service=203.0.113.10:443&to=3&deadline_ms=60001",
+            400,
+            "deadline_ms: must be from 1 to 60000",
+        ),
+        (
+            "POST /move?client=198.51.100.7:40399&service=203.0.113.10:443&to=3",
+            404,
+            "host 3 has it",
+        ),
     ];
     for (request, status, error) in cases {
         let failure: Failure = json(&served.path, request, status).await;
@@ -209,6 +240,56 @@ async fn leave_carries_its_hold() {
     assert_eq!(left(), Some(None));
     let _: Leaving = json(&served.path, "POST /leave?hold_ms=0", 202).await;
     assert_eq!(left(), Some(Some(Duration::ZERO)));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_ordered_as_it_is_asked_for() {
+    let served = Served::new();
+    let path = &served.path;
+    let drain: Drain = json(path, "POST /drain", 200).await;
+    assert!(drain.draining && drain.is_busy());
+    let query = "POST /drain?move=false&to=2,3&rate=5&deadline_ms=1500&wait=true&force=true";
+    let _: Drain = json(path, query, 200).await;
+    let orders = served.view.drain.orders.lock().expect("lock").clone();
+    let plain = DrainOrder {
+        wanted: Wanted::default(),
+        moves: true,
+        force: false,
+    };
+    let all = DrainOrder {
+        wanted: Wanted {
+            to: Some([HostId(2), HostId(3)].into()),
+            rate: NonZeroU32::new(5),
+            deadline: Some(Duration::from_millis(1500)),
+            wait: true,
+        },
+        moves: false,
+        force: true,
+    };
+    assert_eq!(orders, [plain, all]);
+    let ended: serde_json::Value = json(path, "POST /undrain", 200).await;
+    assert_eq!(ended["draining"], false);
+    assert_eq!(ended["command"]["name"], "on_undrain");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_came_of_a_move_is_told() {
+    let served = Served::new();
+    let query = "POST /move?client=198.51.100.7:40312&service=203.0.113.10:443&to=3";
+    let moved: serde_json::Value = json(&served.path, query, 200).await;
+    assert_eq!(moved["outcome"], "moved");
+    assert_eq!(moved["client"], "198.51.100.7:40312");
+    assert_eq!(
+        (&moved["target"], &moved["frozen_us"]),
+        (&3.into(), &1_234.into())
+    );
+    let query = "POST /move?client=198.51.100.7:40313&service=203.0.113.10:443&to=3&deadline_ms=70";
+    let moved: Moved = json(&served.path, query, 200).await;
+    assert_eq!(moved.outcome, MoveOutcome::Aborted);
+    assert_eq!(moved.reason.as_deref(), Some("timeout"));
+    assert_eq!(moved.took_us, 70_000, "the deadline");
     served.stop().await;
 }
 
@@ -268,6 +349,22 @@ async fn metrics_in_both_formats() {
         "homing_gossip_open_to_applied_seconds_count 90",
         "homing_gossip_open_to_applied_seconds_sum 0.02",
         "homing_agent_uptime_seconds 3725",
+        "homing_carriers{way=\"to\"} 2",
+        "homing_carriers_failing 1",
+        "homing_carriers_messages_delivered_total 0",
+        "homing_apps{state=\"ready\"} 1",
+        "homing_apps_state_bytes 70000",
+        "homing_apps_exported_total 0",
+        "homing_moves{way=\"to_here\"} 1",
+        "homing_moves_waiting 40",
+        "homing_moves_steps_total{side=\"source\",step=\"sending\"} 11",
+        "homing_moves_step_seconds_total{side=\"source\",step=\"sending\"} 2.75",
+        "homing_moves_moved_total 0",
+        "homing_parked_waiting 5",
+        "homing_parked_fed_total 0",
+        "homing_drain_running 1",
+        "homing_drain_sessions{state=\"moved\"} 10",
+        "homing_drain_left{reason=\"udp\"} 2",
     ] {
         assert!(
             text.lines().any(|found| found == line),
@@ -299,8 +396,14 @@ fn the_manual_names_every_metric() {
     let text = metrics::to_text(&metrics::openmetrics(snapshot));
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     for name in names.filter_map(|rest| rest.split(' ').next()) {
-        let counted_by_gossip = name.starts_with("homing_gossip_") && name.ends_with("_total");
-        let named = MANUAL.contains(&format!("`{name}")) || counted_by_gossip;
+        // Of some parts it names all counters at once.
+        let parts = ["gossip", "carriers", "apps", "moves", "parked"];
+        let at_once = parts.iter().any(|part| {
+            name.starts_with(&format!("homing_{part}_"))
+                && name.ends_with("_total")
+                && MANUAL.contains(&format!("`homing_{part}_…_total`"))
+        });
+        let named = MANUAL.contains(&format!("`{name}")) || at_once;
         assert!(named, "docs/operating.md does not name {name}");
     }
 }

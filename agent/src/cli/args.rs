@@ -1,11 +1,14 @@
 //! What can stand on the command line, and its help.
 
+mod moving;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{admin::page, config};
+pub(super) use moving::{DrainArgs, MoveArgs};
 
 const LONG_ABOUT: &str = "\
 Homing keeps every packet going to the host that owns its session. It runs on the \
@@ -23,7 +26,7 @@ Exit codes:
   1  it failed
   2  the command line makes no sense
   3  no agent answers
-  4  not known: nobody owns the session, or there is no such service
+  4  not known: nobody owns the session, it is not here, or there is no such service
   5  the configuration is wrong
 
 Files:
@@ -31,6 +34,8 @@ Files:
   /run/homing/<instance>.sock      the agent's socket: HTTP, so that
                                    `curl --unix-socket /run/homing/homing.sock
                                    http://homing/metrics` works too
+  /run/homing/<instance>.app.sock  where applications register whose
+                                   connections can move
   /sys/fs/bpf/homing/<instance>/   programs, links and maps, pinned
 
 Examples:
@@ -39,7 +44,8 @@ Examples:
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
   homing stats --all
-  homing drain --wait --deadline 30m";
+  homing move 198.51.100.7:40312 203.0.113.10:443 3
+  homing drain --deadline 2m && systemctl poweroff";
 
 /// Keeps every packet going to the host that owns its session.
 #[derive(Debug, Parser)]
@@ -90,18 +96,27 @@ pub(super) enum Command {
     /// Who owns a session, and how this host knows
     #[command(long_about = OWNER)]
     Owner(OwnerArgs),
-    /// How packets ended, and what hooks and gossip counted
+    /// The applications of this host whose connections can move
+    #[command(long_about = APPS)]
+    Apps,
+    /// The connections by which this host's agent and others tell each other of moves
+    #[command(long_about = CARRIERS)]
+    Carriers,
+    /// How packets ended, and what hooks, gossip and others counted
     #[command(long_about = STATS)]
     Stats {
         /// Show counters that are zero too
         #[arg(long)]
         all: bool,
     },
-    /// Take no new sessions: they go to other hosts
-    #[command(long_about = DRAIN)]
+    /// Move one session of this host to another host
+    #[command(long_about = moving::MOVE)]
+    Move(MoveArgs),
+    /// Take no new sessions, and move those that there are to other hosts
+    #[command(long_about = moving::DRAIN)]
     Drain(DrainArgs),
     /// Take new sessions again
-    #[command(long_about = UNDRAIN)]
+    #[command(long_about = moving::UNDRAIN)]
     Undrain,
     /// Read the key file again, and go on with what it holds
     #[command(long_about = RELOAD)]
@@ -144,10 +159,6 @@ This host's own open sessions, in the order of their addresses, by page.
 A session is in exactly one page as long as it is open, whatever opens or closes \
 meanwhile. MOVES counts how often a session has changed hosts.";
 
-const UNDRAIN: &str = "\
-Take new sessions again, after `homing drain`. Sessions that went to other hosts \
-meanwhile stay there.";
-
 const COMPLETIONS: &str = "\
 Print a completion script for a shell, such as
 
@@ -169,20 +180,30 @@ Who owns a session, and how this host knows.
 Exits with 4 when nobody is known to own it. A session that was opened within the last \
 milliseconds, or that no host has, is not known.";
 
+const APPS: &str = "\
+The applications that have registered with this host's agent, so that their connections \
+can move to other hosts.
+
+NAME and VERSION are those of what they speak: a connection moves between applications \
+that name the same. STATE is `ready` once an application can be asked for moves. ASKED \
+counts the moves that wait for its answer, PENDING those that it waits to be told the \
+end of. The last line names the last application that was turned away, and why.";
+
+const CARRIERS: &str = "\
+The connections between this host's agent and those of other hosts that carry what they \
+tell each other of moves: one line for what comes from a host, and one for each channel \
+that was ever used to it.
+
+A carrier is opened when there is something to tell, and closed when it was idle for a \
+minute: `idle` is well. `failing` means that none could be opened, and why. WAITING \
+counts messages that wait for one.";
+
 const STATS: &str = "\
-How packets' ways through XDP ended, and what the hooks on sockets, gossip and the \
-interfaces' drivers counted.
+How packets' ways through XDP ended, and what the hooks on sockets, gossip, carriers, \
+applications, moves and the interfaces' drivers counted.
 
 Each packet is counted in exactly one outcome. Counters that are zero are left out \
 unless --all is given.";
-
-const DRAIN: &str = "\
-Take no new sessions: what would open one is sent, in the kernel, to another host that \
-takes them. Sessions that are open stay open and end when they end.
-
-The host drains until `homing undrain`, also when its agent is restarted meanwhile. With \
---wait the command ends when no session is left; the others can then do without this \
-host. When no host takes new sessions, they are opened where they arrive.";
 
 const RELOAD: &str = "\
 Read the key file (pop.key_file) again, and go on with what it holds. A file that is \
@@ -297,17 +318,6 @@ pub(super) struct KeyUse {
     /// the last one each session takes two places in the table of owners.
     #[arg(long)]
     pub session: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct DrainArgs {
-    /// Wait until no session is left, and say how many are
-    #[arg(long)]
-    pub wait: bool,
-
-    /// Wait no longer than this, such as 90s, 10m or 2h; then fail, and go on draining
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = duration)]
-    pub deadline: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -38,19 +38,28 @@ impl Agent {
 
     /// Asks for something.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::GET, path).await
+        self.ask(Method::GET, path, WITHIN).await
     }
 
-    /// Tells the agent to do something that needs no arguments.
+    /// Tells the agent to do something that it answers at once.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::POST, path).await
+        self.post_within(path, WITHIN).await
+    }
+
+    /// Tells the agent to do something that may take it so long.
+    pub(super) async fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        self.ask(Method::POST, path, within).await
     }
 
     /// Tells the agent to leave the POP and stop; the others keep its claims for
     /// `hold`.
     pub(super) async fn leave(&self, hold: Duration) -> Result<(), Failure> {
         let path = format!("/leave?hold_ms={}", hold.as_millis());
-        let _: api::Leaving = self.ask(Method::POST, &path).await?;
+        let _: api::Leaving = self.post(&path).await?;
         Ok(())
     }
 
@@ -69,10 +78,15 @@ impl Agent {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
-        match tokio::time::timeout(WITHIN, self.exchange(method, path)).await {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(within, self.exchange(method, path)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unreachable(&format!("no answer within {WITHIN:?}"))),
+            Err(_) => Err(self.unreachable(&format!("no answer within {within:?}"))),
         }
     }
 

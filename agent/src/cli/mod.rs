@@ -11,6 +11,7 @@ mod drain;
 mod journal;
 mod key;
 mod logs;
+mod moving;
 mod show;
 mod table;
 #[cfg(test)]
@@ -66,6 +67,9 @@ enum Failure {
     /// Everything has been printed; the exit code says the rest.
     #[error("not found")]
     PrintedNotFound,
+    /// The same, of what failed.
+    #[error("failed")]
+    PrintedFailed,
     /// It is in the log.
     #[error("failed")]
     Logged,
@@ -82,12 +86,15 @@ impl Failure {
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::NotFound(_) | Self::PrintedNotFound => Exit::NotFound,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
-            Self::Output(_) | Self::Other(_) | Self::Logged => Exit::Failed,
+            Self::Output(_) | Self::Other(_) | Self::Logged | Self::PrintedFailed => Exit::Failed,
         }
     }
 
     fn is_silent(&self) -> bool {
-        matches!(self, Self::PrintedNotFound | Self::Logged) || self.exit() == Exit::Ok
+        matches!(
+            self,
+            Self::PrintedNotFound | Self::PrintedFailed | Self::Logged
+        ) || self.exit() == Exit::Ok
     }
 }
 
@@ -215,21 +222,40 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
                 api::Answer::ThisHost | api::Answer::OtherHost => Ok(()),
             }
         }
+        Command::Apps => {
+            let apps: api::Apps = agent.get("/apps").await?;
+            view.print(out, &apps, |style| {
+                show::bases::apps(&apps, now_unix_ms(), style)
+            })
+        }
+        Command::Carriers => {
+            let carriers: api::Carriers = agent.get("/carriers").await?;
+            view.print(out, &carriers, |style| {
+                show::bases::carriers(&carriers, style)
+            })
+        }
         Command::Stats { all } => {
             let stats: api::Stats = agent.get("/stats").await?;
             view.print(out, &stats, |style| show::stats(&stats, *all, style))
         }
         Command::Drain(args) => {
-            let draining = drain::drain(&agent, args, cli.json).await?;
-            view.print(out, &draining, |_| drain::show(&draining))
+            let drain = drain::drain(&agent, args, cli.json).await?;
+            view.print(out, &drain, |style| drain::show(&drain, style))?;
+            drain::judge_drain(&drain, args)
+        }
+        Command::Move(args) => {
+            let moved = moving::move_session(&agent, args).await?;
+            view.print(out, &moved, |_| moving::show(&moved))?;
+            moving::judge(&moved)
         }
         Command::Reload => {
             let reloaded: api::Reloaded = agent.post("/reload").await?;
             view.print(out, &reloaded, |_| show::reloaded(&reloaded))
         }
         Command::Undrain => {
-            let draining: api::Draining = agent.post("/undrain").await?;
-            view.print(out, &draining, |_| drain::show(&draining))
+            let drain = drain::undrain(&agent).await?;
+            view.print(out, &drain, |style| drain::show(&drain, style))?;
+            drain::judge_undrain(&drain)
         }
         Command::Unload(args) => {
             let report = unload::unload(cli, args, &agent).await?;

@@ -1,5 +1,7 @@
 //! Answers as people read them.
 
+pub(super) mod bases;
+
 use crate::{
     admin::api::{
         Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, NextHop, Owner, Reloaded,
@@ -8,7 +10,10 @@ use crate::{
     config::Config,
 };
 
-use super::table::{Style, Table, list};
+use super::{
+    drain,
+    table::{Style, Table, list},
+};
 
 /// What a good configuration says, in one line.
 pub(super) fn checked(config: &Config) -> String {
@@ -118,7 +123,13 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         ),
         ("unknown packets", unknown(status).to_owned()),
         ("asks", asks(&status.gossip.asks)),
+        ("carriers", bases::carriers_line(&status.carriers)),
+        ("applications", bases::apps_line(&status.apps)),
+        ("moves", bases::moves_line(&status.moves)),
     ];
+    if let Some(run) = &status.drain {
+        rows.push(("drain", drain::line(run)));
+    }
     if status.problems.is_empty() {
         rows.push(("problems", "none".to_owned()));
     }
@@ -368,9 +379,18 @@ pub(super) fn stats(stats: &Stats, all: bool, style: Style) -> String {
 
     let mut counters = Table::new(style, &["COUNTER", ">COUNT", "MEANING"]);
     let hooks = stats.hooks.iter().map(|counter| ("", counter));
-    let gossip = stats.gossip.iter().map(|counter| ("gossip ", counter));
+    let parts_of = [
+        ("gossip ", &stats.gossip),
+        ("carriers ", &stats.carriers),
+        ("apps ", &stats.apps),
+        ("moves ", &stats.moves),
+        ("parked ", &stats.parked),
+    ];
+    let of_parts = parts_of
+        .iter()
+        .flat_map(|(group, counters)| counters.iter().map(|counter| (*group, counter)));
     let mut shown = 0;
-    for (group, counter) in hooks.chain(gossip).filter(|(_, c)| all || c.count > 0) {
+    for (group, counter) in hooks.chain(of_parts).filter(|(_, c)| all || c.count > 0) {
         shown += 1;
         counters.row([
             format!("{group}{}", counter.name),

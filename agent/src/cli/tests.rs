@@ -1,6 +1,8 @@
 //! The command line as its users see it: parsed, sent over a real socket to an
 //! agent that makes its answers up, and printed.
 
+mod drain;
+
 use std::{
     path::Path,
     sync::{
@@ -13,7 +15,10 @@ use clap::error::ErrorKind;
 
 use super::{table::Style, *};
 use crate::admin::{
-    fake::{Folder, endpoint, sample_hosts, sample_owner, sample_stats, sample_status},
+    fake::{
+        Folder, endpoint, sample_apps, sample_carriers, sample_hosts, sample_owner, sample_stats,
+        sample_status,
+    },
     tests::Served,
 };
 
@@ -103,6 +108,31 @@ fn nonsense_is_refused_with_a_reason() {
             "named as next",
         ),
         (
+            "homing move 1.2.3.4:5 5.6.7.8:9 0",
+            ErrorKind::ValueValidation,
+            "not a host's id",
+        ),
+        (
+            "homing move 1.2.3.4:5 5.6.7.8:9 3 --deadline 61s",
+            ErrorKind::ValueValidation,
+            "from 1ms to 60s",
+        ),
+        (
+            "homing drain --deadline soon",
+            ErrorKind::ValueValidation,
+            "whole number and its unit",
+        ),
+        (
+            "homing drain --no-move --rate 5",
+            ErrorKind::ArgumentConflict,
+            "--rate",
+        ),
+        (
+            "homing drain --status --wait",
+            ErrorKind::ArgumentConflict,
+            "--wait",
+        ),
+        (
             "homing unload --instance a/b",
             ErrorKind::ValueValidation,
             "letters",
@@ -152,6 +182,15 @@ async fn status_in_words_and_in_json() {
         "{out}"
     );
     assert!(out.contains("problem          host 3 is down"), "{out}");
+    let carriers =
+        "carriers         2 to other hosts, 1 from them, 4352 bytes under way, 1 cannot be opened";
+    assert!(out.contains(carriers), "{out}");
+    let apps = "applications     1 for 1 services, 3 moves pending; 1 not ready yet";
+    assert!(out.contains(apps), "{out}");
+    let moves = "moves            2 from here, 1 to here, 40 wait for their turn";
+    assert!(out.contains(moves), "{out}");
+    let drain = "drain            10 moved, 10 to go (40 a second: 0.2 s), 2 cannot move, 3 in TIME_WAIT; deadline in 60 s";
+    assert!(out.contains(drain), "{out}");
     let (out, ..) = run(&served.path, "homing status --json").await;
     let status: api::Status = serde_json::from_str(&out).expect("JSON");
     assert_eq!(status, sample_status());
@@ -206,38 +245,11 @@ async fn sessions_by_page_and_all() {
 #[tokio::test]
 async fn every_command_prints_json_when_asked() {
     let served = Served::new();
-    for line in ["status", "hosts", "sessions", "stats"] {
+    for line in ["status", "hosts", "sessions", "carriers", "apps", "stats"] {
         let (out, exit, _) = run(&served.path, &format!("homing {line} --json")).await;
         assert_eq!(exit, Exit::Ok);
         serde_json::from_str::<serde_json::Value>(&out).expect(line);
     }
-}
-
-#[tokio::test]
-async fn a_drain_is_waited_for_within_its_deadline() {
-    let served = Served::new();
-    let open = |sessions| served.view.open.store(sessions, Ordering::Relaxed);
-    open(2);
-    let (out, exit, _) = run(&served.path, "homing drain").await;
-    assert_eq!(exit, Exit::Ok);
-    assert!(
-        out.contains("no new sessions, 1 others do; 2 are still open"),
-        "{out}"
-    );
-    let (out, exit, _) = run(&served.path, "homing drain --wait --json").await;
-    assert_eq!(exit, Exit::Ok);
-    let ended: api::Draining = serde_json::from_str(&out).expect("JSON");
-    assert!(ended.draining && ended.sessions == 0, "{ended:?}");
-
-    open(1000);
-    let (out, exit, why) = run(&served.path, "homing drain --wait --deadline 600ms").await;
-    assert_eq!((out.as_str(), exit), ("", Exit::Failed));
-    assert!(why.contains("sessions are still open after"), "{why}");
-    let (out, exit, _) = run(&served.path, "homing undrain").await;
-    assert_eq!(exit, Exit::Ok);
-    assert!(out.contains("takes new sessions; "), "{out}");
-    assert!(parse("homing drain --deadline 2s").is_err());
-    assert!(parse("homing drain --wait --deadline soon").is_err());
 }
 
 #[tokio::test]
@@ -333,6 +345,38 @@ HOST  DOMAIN  STATE     SINCE      KERNEL                 ADDRESS         TUNNEL
 }
 
 #[test]
+fn carriers_and_applications_as_plain_tables() {
+    let text = show::bases::carriers(&sample_carriers(), Style::Plain);
+    let wanted = "\
+HOST  WAY   CHANNEL    STATE    CARRIERS  MESSAGES  BYTES  WAITING  PROBLEM
+   2  to    migration  open            1         6  81920        0  -
+   2  from  -          open            1         4    512        -  -
+   3  to    migration  failing         0         6  81920        1  connection refused (for 1 min 15 s)
+   3  from  -          idle            0         0      0        -  -
+   4  from  -          idle            0         0      0        -  -
+3 other hosts; accepted at 10.1.1.11:7946 (TCP), opened with key 5f";
+    assert_eq!(text, wanted);
+    let text = show::bases::apps(&sample_apps(), 1_760_000_065_000, Style::Plain);
+    let wanted = "\
+NAME       VERSION  SERVICES          STATE       PROCESS  USER  ASKED  PENDING
+line-echo        2  203.0.113.10:443  ready          4712    33      1        2
+-                -  -                 connecting        0    33      0        0
+socket /run/homing/homing.app.sock, for group www-data; states of up to 1048576 bytes
+last turned away: process 4713 of user 33, 1 min 5 s ago: another version of the protocol: this agent speaks version 1";
+    assert_eq!(text, wanted);
+    let none = api::Apps {
+        apps: vec![],
+        turned_away: None,
+        ..sample_apps()
+    };
+    let text = show::bases::apps(&none, 0, Style::Plain);
+    assert!(
+        text.starts_with("no application has registered\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn stats_hide_what_is_zero() {
     let stats = sample_stats();
     let text = show::stats(&stats, false, Style::Plain);
@@ -344,6 +388,15 @@ fn stats_hide_what_is_zero() {
     assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
     let all = show::stats(&stats, true, Style::Plain);
     assert!(all.contains("local_cookie"), "{all}");
+    for counter in [
+        "carriers opened",
+        "apps registered",
+        "moves moved",
+        "parked held",
+    ] {
+        assert!(all.contains(counter), "{counter} is not in\n{all}");
+        assert!(!text.contains(counter), "{text}");
+    }
     let none = show::stats(&api::Stats::default(), false, Style::Plain);
     assert_eq!(none, "all counters are zero; --all shows them");
 }

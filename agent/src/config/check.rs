@@ -15,8 +15,8 @@ use homing_common::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, Config, DEFAULT_INSTANCE, Host, Limits, Mss, Pop, Problems, Seed, Tunnel, Udp, XdpMode,
-    default_socket,
+    Admin, Apps, Config, DEFAULT_INSTANCE, Drain, Group, Host, Limits, Migration, Mss, Pop,
+    Problems, Seed, Tunnel, Udp, XdpMode, default_apps_socket, default_socket,
     read::{At, Bad, Notes, Section},
     relations, values,
 };
@@ -75,6 +75,9 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     let services = services(&root, notes);
     let udp = udp(&root);
     let limits = limits(&root);
+    let migration = migration(&root);
+    let apps = apps(&root, instance.as_deref());
+    let drain = drain(&root);
     let admin = admin(&root, instance.as_deref());
     root.close();
 
@@ -86,6 +89,9 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     }
     if let (Some(services), Some(pop)) = (&services, &pop) {
         relations::fabric_apart(notes, services, pop);
+    }
+    if let (Some(apps), Some(admin)) = (&apps, &admin) {
+        relations::sockets_apart(notes, &apps.socket, &admin.socket);
     }
     if let Some(tunnel) = &tunnel {
         relations::overlap(notes, tunnel, services.as_deref(), pop.as_ref());
@@ -122,7 +128,12 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
         services: services?.into_iter().map(|service| service.value).collect(),
         udp: udp?,
         limits: limits?,
-        admin: admin?,
+        migration: migration?,
+        apps: apps?.finish(),
+        drain: drain?,
+        admin: Admin {
+            socket: admin?.socket.value,
+        },
     })
 }
 
@@ -360,10 +371,81 @@ fn limits(root: &Section<'_>) -> Option<Limits> {
     })
 }
 
-fn admin(root: &Section<'_>, instance: Option<&str>) -> Option<Admin> {
+fn migration(root: &Section<'_>) -> Option<Migration> {
+    let section = root.section("migration", None);
+    let moves = section.default("moves", 64, |v| {
+        values::number(v, 1..=u32::from(values::MOVES_MAX))
+    });
+    let memory = section.default("memory", 64 << 20, |v| {
+        // A state has 16 MiB at most: each way there is room for more than one.
+        values::size(v, 32 << 20..=4 << 30)
+    });
+    section.close();
+    Some(Migration {
+        // The range keeps it within 16 bits.
+        moves: moves? as u16,
+        memory: usize::try_from(memory?).unwrap_or(usize::MAX),
+    })
+}
+
+/// `[apps]` with the place of what is compared with other sections.
+struct RawApps {
+    socket: At<PathBuf>,
+    group: Group,
+    state_max: u32,
+}
+
+impl RawApps {
+    fn finish(self) -> Apps {
+        Apps {
+            socket: self.socket.value,
+            group: self.group,
+            state_max: self.state_max,
+        }
+    }
+}
+
+fn apps(root: &Section<'_>, instance: Option<&str>) -> Option<RawApps> {
+    let section = root.section("apps", None);
+    let default = default_apps_socket(instance.unwrap_or(DEFAULT_INSTANCE));
+    let socket = section.default_at("socket", default, values::socket_path);
+    let group = section.default("group", Group::Id(0), values::user_group);
+    let state_max = section.default("state_max", 1 << 20, |v| {
+        values::size(v, 4 << 10..=16 << 20)
+    });
+    section.close();
+    Some(RawApps {
+        socket: socket?,
+        group: group?,
+        // The range keeps it within 32 bits.
+        state_max: state_max? as u32,
+    })
+}
+
+/// `[admin]` with the place of what is compared with other sections.
+struct RawAdmin {
+    socket: At<PathBuf>,
+}
+
+fn drain(root: &Section<'_>) -> Option<Drain> {
+    let section = root.section("drain", None);
+    let on_drain = section.default("on_drain", Vec::new(), values::command);
+    let on_undrain = section.default("on_undrain", Vec::new(), values::command);
+    let timeout = section.default("timeout", Duration::from_secs(10), |v| {
+        values::duration(v, Duration::from_millis(100)..=Duration::from_secs(300))
+    });
+    section.close();
+    Some(Drain {
+        on_drain: on_drain?,
+        on_undrain: on_undrain?,
+        timeout: timeout?,
+    })
+}
+
+fn admin(root: &Section<'_>, instance: Option<&str>) -> Option<RawAdmin> {
     let section = root.section("admin", None);
     let default = default_socket(instance.unwrap_or(DEFAULT_INSTANCE));
-    let socket = section.default("socket", default, values::socket_path);
+    let socket = section.default_at("socket", default, values::socket_path);
     section.close();
-    Some(Admin { socket: socket? })
+    Some(RawAdmin { socket: socket? })
 }

@@ -29,7 +29,7 @@ use homing_common::{
 };
 
 pub use problem::{Problem, Problems};
-pub use values::{LIMIT_MAX, Prefix, is_name, parse_duration};
+pub use values::{LIMIT_MAX, MOVES_MAX, Prefix, is_name, parse_duration};
 
 /// Where the configuration is looked for unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/homing/homing.toml";
@@ -57,6 +57,12 @@ pub struct Config {
     pub udp: Udp,
     /// Sizes of tables.
     pub limits: Limits,
+    /// How many sessions move at once.
+    pub migration: Migration,
+    /// The applications whose connections move.
+    pub apps: Apps,
+    /// What the operator has run when this host drains.
+    pub drain: Drain,
     /// The admin socket.
     pub admin: Admin,
 }
@@ -211,6 +217,56 @@ pub struct Limits {
     pub fragments: u32,
 }
 
+/// `[migration]`: how many sessions move at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migration {
+    /// Moves under way at once from this host, and as many to it: `1..=`[`MOVES_MAX`].
+    pub moves: u16,
+    /// Bytes of states held at once for moves from this host, and as many for moves to
+    /// it.
+    pub memory: usize,
+}
+
+/// `[apps]`: the applications whose connections move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apps {
+    /// Path of the Unix socket that they register at.
+    pub socket: PathBuf,
+    /// Who may, beside the agent's own user.
+    pub group: Group,
+    /// Bytes of one connection's state, as its application gives it.
+    pub state_max: u32,
+}
+
+/// A group of users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Group {
+    /// By its number.
+    Id(u32),
+    /// By its name.
+    Name(String),
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `[drain]`: commands of the operator's, each a program and its arguments; none if empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Before this host takes no new sessions.
+    pub on_drain: Vec<String>,
+    /// After it takes them again.
+    pub on_undrain: Vec<String>,
+    /// How long each may take.
+    pub timeout: Duration,
+}
+
 /// `[admin]`: the admin socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
@@ -260,4 +316,9 @@ pub fn pin_dir(instance: &str) -> PathBuf {
 /// The admin socket of an instance unless the configuration says otherwise.
 pub fn default_socket(instance: &str) -> PathBuf {
     PathBuf::from(format!("/run/homing/{instance}.sock"))
+}
+
+/// The applications' socket of an instance unless the configuration says otherwise.
+pub fn default_apps_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/homing/{instance}.app.sock"))
 }

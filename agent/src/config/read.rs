@@ -195,6 +195,21 @@ impl<'a> Section<'a> {
         Some(found.map_or(default, |at| at.value))
     }
 
+    /// A key with a default, and its place: that of the section where it is not there.
+    pub(super) fn default_at<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        as_type: impl FnOnce(&DeValue<'_>) -> Result<T, Bad>,
+    ) -> Option<At<T>> {
+        let found = self.optional(key, as_type)?;
+        Some(found.unwrap_or_else(|| At {
+            value: default,
+            line: self.line,
+            key: self.path(key),
+        }))
+    }
+
     /// A list of at least one value, each judged alone.
     pub(super) fn list<T>(
         &self,

@@ -1,6 +1,6 @@
 //! What must hold between several values of the file.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr};
+use std::{collections::HashMap, hash::Hash, net::IpAddr, path::PathBuf};
 
 use homing_common::{
     host::{HostId, TunnelNetwork},
@@ -114,6 +114,15 @@ pub(super) fn fabric_apart(notes: &Notes<'_>, services: &[At<Service>], pop: &Ra
                 Bad::new(what, "write an address that only that host has"),
             );
         }
+    }
+}
+
+/// Applications and operators do not speak one language.
+pub(super) fn sockets_apart(notes: &Notes<'_>, apps: &At<PathBuf>, admin: &At<PathBuf>) {
+    if apps.value == admin.value {
+        let what = format!("{} is admin.socket", apps.value.display());
+        let fix = "give each of the two a path of its own";
+        apps.wrong(notes, Bad::new(what, fix));
     }
 }
 

@@ -99,6 +99,15 @@ fn defaults() {
     assert_eq!(config.tunnel.encapsulation, Encapsulation::Ipip);
     assert_eq!(config.tunnel.hop_limit, 8);
     assert_eq!(config.tunnel.mss, Mss::Auto);
+    assert_eq!(
+        (config.migration.moves, config.migration.memory),
+        (64, 64 << 20)
+    );
+    assert_eq!(config.apps.socket, Path::new("/run/homing/homing.app.sock"));
+    assert_eq!(config.apps.group, Group::Id(0));
+    assert_eq!(config.apps.state_max, 1 << 20);
+    assert_eq!(config.drain.on_drain, [""; 0]);
+    assert_eq!(config.drain.timeout, Duration::from_secs(10));
     assert_eq!(config.limits.owners, 1 << 20);
     assert_eq!(config.limits.sessions, 1 << 18);
     assert_eq!(config.limits.closed, 1 << 16);
@@ -110,6 +119,40 @@ fn an_instance_names_pins_and_socket() {
     let config = parsed(&format!("instance = \"h2\"\n{LEAST}"));
     assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/homing/h2"));
     assert_eq!(config.admin.socket, Path::new("/run/homing/h2.sock"));
+    assert_eq!(config.apps.socket, Path::new("/run/homing/h2.app.sock"));
+}
+
+#[test]
+fn sizes_and_groups() {
+    let with = |line: &str| parse(&format!("{LEAST}[apps]\n{line}\n")).map(|c| c.apps);
+    assert_eq!(
+        with("state_max = \"4KiB\"").expect("least").state_max,
+        4 << 10
+    );
+    assert_eq!(
+        with("state_max = \"16MiB\"").expect("most").state_max,
+        16 << 20
+    );
+    for wrong in [
+        "",
+        "MiB",
+        "5",
+        "-1MiB",
+        "1.5MiB",
+        "1MB",
+        "18446744073709551615GiB",
+    ] {
+        assert!(
+            with(&format!("state_max = \"{wrong}\"")).is_err(),
+            "{wrong}"
+        );
+    }
+    assert_eq!(with("group = 33").expect("number").group, Group::Id(33));
+    let named = Group::Name("www-data".to_owned());
+    assert_eq!(with("group = \"www-data\"").expect("name").group, named);
+    for wrong in ["\"\"", "\"a b\"", "\"a:b\"", "-1", "true"] {
+        assert!(with(&format!("group = {wrong}")).is_err(), "{wrong}");
+    }
 }
 
 #[test]

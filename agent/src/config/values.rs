@@ -11,13 +11,17 @@ use homing_common::host::{HostId, MAX_HOSTS};
 use toml::de::DeValue;
 
 use super::{
-    Mss,
+    Group, Mss,
     read::{Bad, not_a},
 };
 
 /// The largest size of a table. A BPF hash takes 80 to 140 bytes an entry, so
 /// this is 1.5 GB: more is a slip of the finger.
 pub const LIMIT_MAX: u32 = 1 << 24;
+
+/// The most moves at once, each way: with those that are confirmed and divert stragglers
+/// they fit into the map `MOVING`.
+pub const MOVES_MAX: u16 = 256;
 
 /// An address range in the usual notation, without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +141,31 @@ pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Bad> {
     Ok(path)
 }
 
+/// A program and its arguments; empty for none.
+pub(super) fn command(value: &DeValue<'_>) -> Result<Vec<String>, Bad> {
+    let fix = "write [\"/an/absolute/path\", \"argument\", \"argument\"], or [] for none";
+    let Some(items) = value.as_array() else {
+        return Err(not_a("a program and its arguments", value, fix));
+    };
+    let items = items.iter().map(|item| {
+        let text = text(item.get_ref(), "a list of texts in quotes", fix)?;
+        match text.contains('\0') {
+            false => Ok(text.to_owned()),
+            true => Err(Bad::new("no argument can hold a zero byte", fix)),
+        }
+    });
+    let argv: Vec<_> = items.collect::<Result<_, _>>()?;
+    match argv.first() {
+        Some(program) if !Path::new(program).is_absolute() => Err(Bad::new(
+            format!(
+                "\"{program}\" is not an absolute path: no shell runs it, and nothing is searched for"
+            ),
+            fix,
+        )),
+        _ => Ok(argv),
+    }
+}
+
 /// Whether an instance or a domain can be named so: in paths and tables.
 pub fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -227,6 +256,58 @@ pub(super) fn show_duration(duration: Duration) -> String {
         .find(|(per_unit, _)| ms > 0 && ms.is_multiple_of(*per_unit))
         .unwrap_or((1_000, "s"));
     format!("{}{unit}", ms / per_unit)
+}
+
+const SIZES: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+
+/// A number of bytes: a whole number and its unit.
+pub(super) fn size(value: &DeValue<'_>, range: std::ops::RangeInclusive<u64>) -> Result<u64, Bad> {
+    let fix = format!(
+        "write a whole number and its unit (KiB, MiB, GiB) in quotes, from \"{}\" to \"{}\"",
+        show_size(*range.start()),
+        show_size(*range.end())
+    );
+    let text = text(value, "a size in quotes", &fix)?;
+    let Some(size) = parse_size(text) else {
+        return Err(Bad::new(format!("\"{text}\" is not a size"), fix));
+    };
+    if !range.contains(&size) {
+        return Err(Bad::new(format!("\"{text}\" is out of range"), fix));
+    }
+    Ok(size)
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let (factor, _) = SIZES.into_iter().find(|(_, name)| *name == unit)?;
+    number.checked_mul(factor)
+}
+
+/// A size in the largest unit that it is a whole number of.
+fn show_size(bytes: u64) -> String {
+    let (factor, unit) = SIZES
+        .into_iter()
+        .find(|(factor, _)| bytes.is_multiple_of(*factor))
+        .unwrap_or((1, " bytes"));
+    format!("{}{unit}", bytes / factor)
+}
+
+/// A group of users, by its name or number.
+pub(super) fn user_group(value: &DeValue<'_>) -> Result<Group, Bad> {
+    let fix = "write a group's name in quotes, such as \"www-data\", or its number";
+    if value.as_integer().is_some() {
+        // The highest number means none to chown(2).
+        return number(value, 0..=u32::MAX - 1).map(Group::Id);
+    }
+    let text = text(value, "a group's name in quotes, or its number", fix)?;
+    // As it could stand in group(5).
+    let fits = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',' | '/');
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err(Bad::new(format!("\"{text}\" is no group's name"), fix));
+    }
+    Ok(Group::Name(text.to_owned()))
 }
 
 /// The address of one host or service: not one that every machine has, that

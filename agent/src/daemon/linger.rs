@@ -52,6 +52,11 @@ impl Linger {
         self.held.remove(&id);
     }
 
+    /// A session's close must not be held back. Says whether it was.
+    pub fn release(&mut self, id: SessionId) -> bool {
+        self.held.remove(&id).is_some()
+    }
+
     /// When [`Linger::due`] has something next.
     pub fn next_time(&self) -> Option<Instant> {
         self.queue.front().map(|(at, _, _)| *at)

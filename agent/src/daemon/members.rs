@@ -136,6 +136,7 @@ mod tests {
             state: Some(state),
             since: None,
             kernel: None,
+            void: false,
             routed: true,
             void_at: None,
             claims: 0,

@@ -8,8 +8,10 @@
 //! Any part that ends unasked ends the agent, with its reason: a supervisor that
 //! starts it again is the better repair, and the fast path does not mind.
 
+mod bases;
 mod crowded;
 mod drain;
+mod limits;
 mod linger;
 mod members;
 mod mss;
@@ -29,13 +31,17 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
     admin::{server, socket::AdminSocket, systemd},
     config::Config,
+    migration::app::AppSocket,
 };
 
+/// How long a graceful stop waits for sessions that are moving.
+const MOVES_WITHIN: Duration = Duration::from_secs(3);
 /// How long a graceful stop may take to tell the POP.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -47,10 +53,12 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 pub async fn run(config: Config) -> Result<()> {
     // First of all, so that a second agent is refused before it changes anything.
     let socket = AdminSocket::bind(&config.admin.socket)?;
+    let apps = AppSocket::bind(&config.apps.socket)?;
+    apps.admit(&config.apps.group)?;
     let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);
     let mut parts = Parts::default();
-    let agent = start::start(&config, leave, &mut parts).await?;
+    let agent = start::start(&config, apps, leave, &mut parts).await?;
     let view = Arc::new(agent.view);
 
     let (stop_serving, stopped) = watch::channel(());
@@ -94,8 +102,11 @@ pub async fn run(config: Config) -> Result<()> {
     systemd::stopping("leaving the POP");
     let result = match outcome {
         Ok(hold) => {
+            if timeout(MOVES_WITHIN, agent.moves.leave()).await.is_err() {
+                tracing::warn!("sessions are still moving; the next agent settles that");
+            }
             let hold = hold.unwrap_or(config.pop.leave_hold);
-            match tokio::time::timeout(LEAVE_WITHIN, agent.gossip.leave(hold)).await {
+            match timeout(LEAVE_WITHIN, agent.gossip.leave(hold)).await {
                 Ok(_) => tracing::info!(hold_s = hold.as_secs_f64(), "left the POP"),
                 Err(_) => tracing::warn!("the POP could not be told in time; others will notice"),
             }
@@ -103,6 +114,7 @@ pub async fn run(config: Config) -> Result<()> {
         }
         Err(error) => Err(error),
     };
+    agent.bases.stop().await;
     drop(stop_serving);
     watchdog.abort();
     // The server bounds its own end; a panic in it has been reported.

@@ -16,11 +16,19 @@ use crate::{
         resolver::{State as WayState, Way},
     },
     gossip::{alerts::Alert, task::HostStatus},
+    migration::app::{Closing, TurnedAway},
+    mux,
     pop::{Difference, liveness::Kernel, membership::State},
 };
 
 /// A member's kernel is heard within moments of its coming up.
 const UNHEARD_FOR: Duration = Duration::from_secs(30);
+
+/// Messages to a host are given up when no carrier could be opened for so long.
+const FAILING_FOR: Duration = Duration::from_secs(10);
+
+/// For how long what has happened once is named.
+const LATELY: Duration = Duration::from_secs(60);
 
 /// This host cannot know whose an unknown session is.
 pub(super) const NOT_SYNCED: &str = "the sessions of the whole POP are not known here, so packets of unknown ones are sent to other hosts: this host reaches under half of the POP, does not follow all of it yet (`homing hosts`), or was held up for seconds";
@@ -136,6 +144,54 @@ pub(super) fn of_pop(alert: &Alert, address: SocketAddr) -> String {
     }
 }
 
+/// Members that no carrier can be opened to, though something is to be told to them.
+pub(super) fn of_carriers(carriers: &mux::Status, hosts: &[HostStatus]) -> Vec<String> {
+    let is_alive = |id: HostId| {
+        let alive = |host: &&HostStatus| host.state == Some(State::Alive);
+        hosts.iter().filter(alive).any(|host| host.host == id)
+    };
+    let peers = carriers.peers.iter().filter(|peer| is_alive(peer.host));
+    let failing = peers.filter_map(|peer| {
+        let mut lines = peer.lines.iter();
+        let line = lines.find(|line| {
+            line.failing_for.is_some_and(|time| time >= FAILING_FOR)
+                && line.failed_ago.is_some_and(|ago| ago < LATELY)
+        })?;
+        Some(format!(
+            "host {id} is up, but no carrier to it can be opened ({why}), so no session can move there: TCP between the hosts' pop.address must pass, and both must have the same keys (`homing carriers`)",
+            id = peer.host,
+            why = line.problem.as_deref().unwrap_or("no reason was given"),
+        ))
+    });
+    failing.collect()
+}
+
+/// An application that was turned away lately.
+pub(super) fn of_apps(now: SystemTime, away: Option<TurnedAway>) -> Option<String> {
+    let TurnedAway { at, closed } = away?;
+    // A clock that was set back makes it no older.
+    let ago = now.duration_since(at).unwrap_or_default();
+    if ago >= LATELY {
+        return None;
+    }
+    let remedy = match closed.closing {
+        Closing::Version => "give it a library of this agent's version",
+        Closing::NotAService => {
+            "name the service in [[services]] on all hosts, or the application's right one"
+        }
+        Closing::Taken => "stop the other one, which `homing apps` names",
+        Closing::TooLarge => "raise apps.state_max on all hosts",
+        _ => "look at its log",
+    };
+    Some(format!(
+        "an application (process {pid} of user {uid}) was turned away: {why}: {text}; {remedy}",
+        pid = closed.peer.pid,
+        uid = closed.peer.uid,
+        why = closed.closing,
+        text = closed.text,
+    ))
+}
+
 /// What there is no memory for.
 fn of_memory(owners: &Usage) -> Option<String> {
     let shortage = owners.growth.shortage.as_ref()?;
@@ -183,7 +239,11 @@ pub(super) fn of_tables(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::owners::{Growth, Shortage};
+    use crate::{
+        datapath::owners::{Growth, Shortage},
+        migration::app::{Closed, Peer},
+        pop::Stream,
+    };
 
     #[test]
     fn a_full_table_is_told_from_one_that_lacks_memory() {
@@ -209,5 +269,97 @@ mod tests {
         let both = of(&owners, 7);
         assert!(both.len() == 2 && both[1].starts_with(problem));
         assert!(!both.iter().any(|text| text.contains("limits.owners")));
+    }
+
+    #[test]
+    fn a_member_is_named_that_no_carrier_can_be_opened_to() {
+        let line = |failing_s: Option<u64>, failed_s| mux::LineStatus {
+            channel: 1,
+            carriers: 0,
+            opening: false,
+            queued: 1,
+            queued_bytes: 300,
+            messages_delivered: 0,
+            bytes_delivered: 0,
+            problem: failing_s.map(|_| "connection refused".into()),
+            failing_for: failing_s.map(Duration::from_secs),
+            failed_ago: failing_s.map(|_| Duration::from_secs(failed_s)),
+        };
+        let status = |lines: [mux::LineStatus; 2]| mux::Status {
+            address: ([10, 0, 0, 1], 7946).into(),
+            key: 1,
+            queued_bytes: 0,
+            handshakes: 0,
+            accepted: 0,
+            counters: mux::Counters::default(),
+            peers: vec![mux::PeerStatus {
+                host: HostId(2),
+                stream: Stream::default(),
+                accepted: 0,
+                messages_received: 0,
+                bytes_received: 0,
+                lines: lines.into(),
+            }],
+        };
+        let host = |state| HostStatus {
+            host: HostId(2),
+            member: None,
+            state: Some(state),
+            since: None,
+            kernel: None,
+            routed: true,
+            void_at: None,
+            claims: 0,
+            applied: 0,
+            progress: None,
+            incomplete: false,
+            hears_us: false,
+            key: None,
+            difference: None,
+            void: false,
+        };
+        let of = |failing_s, failed_s, state| {
+            let status = status([line(None, 0), line(failing_s, failed_s)]);
+            of_carriers(&status, &[host(state)])
+        };
+        let named = of(Some(11), 1, State::Alive);
+        let wanted = "host 2 is up, but no carrier to it can be opened (connection refused)";
+        assert!(
+            named.len() == 1 && named[0].starts_with(wanted),
+            "{named:?}"
+        );
+        // Not yet; no more; and who is down is named for that.
+        for (failing_s, failed_s, state) in [
+            (None, 0, State::Alive),
+            (Some(9), 1, State::Alive),
+            (Some(90), 60, State::Alive),
+            (Some(11), 1, State::Down),
+        ] {
+            assert_eq!(of(failing_s, failed_s, state), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn an_application_that_was_turned_away_is_named_for_a_minute() {
+        let at = SystemTime::now();
+        let away = |closing| TurnedAway {
+            at,
+            closed: Closed {
+                peer: Peer {
+                    pid: 4711,
+                    uid: 33,
+                    gid: 33,
+                },
+                closing,
+                text: "this agent speaks version 1",
+            },
+        };
+        let of = |closing, later_s| of_apps(at + Duration::from_secs(later_s), Some(away(closing)));
+        let named = of(Closing::Version, 59).expect("named");
+        let wanted = "an application (process 4711 of user 33) was turned away: another version of the protocol: this agent speaks version 1; ";
+        assert!(named.starts_with(wanted), "{named}");
+        assert_eq!(of(Closing::Version, 60), None);
+        assert!(of(Closing::TooLarge, 0).is_some_and(|text| text.contains("apps.state_max")));
+        assert_eq!(of_apps(at, None), None);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     admin::api,
     datapath::control::ControlMap,
     gossip::task::Handle,
+    mux::Carriers,
     pop::keys::{KeyFile, Keys},
 };
 
@@ -17,16 +18,24 @@ pub(super) struct Reload {
     key_file: PathBuf,
     control: ControlMap,
     gossip: Handle,
+    carriers: Carriers,
     /// The file as it is in force: one reload at a time.
     file: Mutex<KeyFile>,
 }
 
 impl Reload {
-    pub fn new(key_file: PathBuf, file: KeyFile, control: ControlMap, gossip: Handle) -> Self {
+    pub fn new(
+        key_file: PathBuf,
+        file: KeyFile,
+        control: ControlMap,
+        gossip: Handle,
+        carriers: Carriers,
+    ) -> Self {
         Self {
             key_file,
             control,
             gossip,
+            carriers,
             file: Mutex::new(file),
         }
     }
@@ -58,6 +67,7 @@ impl Reload {
         let changed = *present != file;
         if changed {
             self.control.set_echo_keys(keys.echo);
+            self.carriers.set_keys(&keys);
             self.gossip
                 .rekey(keys.clone())
                 .await

@@ -98,7 +98,7 @@ fn choose(
     // Who cannot know is better than nobody: its table may, from before.
     let (good, poor): (BTreeSet<_>, BTreeSet<_>) = left.partition(|host| {
         let status = status(host).filter(|status| status.state.is_some());
-        status.is_none_or(takes_sessions)
+        status.is_none_or(HostStatus::takes_sessions)
     });
     let mut chosen = if good.is_empty() { poor } else { good };
     if !draining {
@@ -132,15 +132,9 @@ impl Work {
     }
 }
 
-/// Whether another host takes new sessions, and its agent can say whose the old
-/// ones are.
-pub(super) fn takes_sessions(host: &HostStatus) -> bool {
-    host.state == Some(State::Alive) && host.member.is_some_and(|member| !member.draining)
-}
-
 /// The hosts that new sessions can go to.
 fn eligible(me: HostId, hosts: &[HostStatus], draining: bool) -> BTreeSet<HostId> {
-    let takers = hosts.iter().filter(|host| takes_sessions(host));
+    let takers = hosts.iter().filter(|host| host.takes_sessions());
     takers
         .map(|host| host.host)
         .chain((!draining).then_some(me))
@@ -174,6 +168,7 @@ mod tests {
                 kernel,
                 heard: None,
             }),
+            void: false,
             routed: true,
             void_at: None,
             claims: 0,

@@ -17,8 +17,10 @@ use tokio::{
 
 use super::{
     Parts,
+    bases::{self, Bases},
     crowded::Crowded,
-    drain::Drain,
+    drain::{self, Drain},
+    limits,
     linger::Linger,
     members, mss,
     pump::pump,
@@ -39,12 +41,14 @@ use crate::{
         parked::BATCHES_WAITING,
         resolver::{self, Resolver},
         sockets::Watcher,
+        stack::Stack,
         template::Outer,
     },
     gossip::{
         ask::FastPath,
         task::{self as gossip, Handle, HostStatus},
     },
+    migration::{app::AppSocket, drain::ThisHost, task as migration},
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
@@ -63,12 +67,15 @@ const SETTLED_AFTER: Duration = Duration::from_secs(15);
 /// An agent that runs.
 pub(super) struct Agent {
     pub view: AgentView,
+    pub moves: migration::Handle,
     pub gossip: Handle,
+    pub bases: Bases,
 }
 
-/// Starts all parts.
+/// Starts all parts. `apps` is where applications connect to.
 pub(super) async fn start(
     config: &Config,
+    apps: AppSocket,
     leave: watch::Sender<Option<Option<Duration>>>,
     parts: &mut Parts,
 ) -> Result<Agent> {
@@ -156,6 +163,7 @@ pub(super) async fn start(
     let (events_to, events_from) = mpsc::channel(EVENTS_WAITING);
     let (news_to, news) = mpsc::channel(EVENTS_WAITING);
     let events = datapath.events;
+    let finder = events.finder();
     parts.run("the reader of EVENTS", async move {
         Ok(events.run(session_keys, events_to).await?)
     });
@@ -171,14 +179,20 @@ pub(super) async fn start(
         });
     }
 
-    let told = control.clone();
+    let (bases, incoming) = Bases::open(config, &keys, stream, apps, parts)?;
+    let park = datapath.park.clone();
+    parts.run("the reader of PARKED", async move { Ok(park.run().await?) });
+
+    let (told, carriers) = (control.clone(), bases.carriers.clone());
     let raise = move |above| {
         let identity = cell.raise(above)?;
         told.set_incarnation(identity.incarnation);
-        Ok(Stream {
+        let stream = Stream {
             incarnation: identity.incarnation,
             generation: identity.generation,
-        })
+        };
+        carriers.set_stream(stream);
+        Ok(stream)
     };
     let mut options = gossip_options(config, keys, stream, routes, vitals)?;
     options.remembered =
@@ -192,6 +206,7 @@ pub(super) async fn start(
         held::run(fragments, injector, held_counters).await;
         Ok(())
     });
+    let stack = Stack::new(datapath.injector.clone(), &config.host.interfaces[0]);
     let reader = datapath.parked;
     let counters = reader.counters();
     parts.run("the reader of ASK", async move {
@@ -206,13 +221,57 @@ pub(super) async fn start(
     let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
     parts.run("gossip", async move { Ok(task.run().await?) });
 
+    let (hosts, carriers) = (gossip.watch_hosts(), bases.carriers.clone());
+    parts.run("the link between membership and carriers", async move {
+        bases::follow(hosts, carriers).await;
+        Ok(())
+    });
+
     let outer = Outer {
         encapsulation: config.tunnel.encapsulation,
         tunnel: config.tunnel.network,
         host: config.host.id,
     };
     let (hosts, table) = (gossip.watch_hosts(), datapath.rendezvous);
-    let (drain, draining) = Drain::new(control.clone(), gossip.clone());
+    let (draining_to, draining) = watch::channel(control.is_draining());
+    let (moves, task) = migration::open(migration::Options {
+        host: config.host.id,
+        stream,
+        session_key: session_keys.key,
+        services: config.services.clone(),
+        limits: limits::of_moves(config),
+        folder: config.apps.socket.with_extension("moves"),
+        moving: datapath.moving,
+        park: datapath.park.clone(),
+        sessions: datapath.sessions.clone(),
+        stack,
+        apps: (bases.apps.clone(), incoming.events),
+        carriers: (bases.carriers.clone(), incoming.inbox),
+        gossip: gossip.clone(),
+        found: finder,
+        draining: draining.clone(),
+    })?;
+    parts.run("moves", task.run());
+    let apps = bases.apps.clone();
+    let drain = Drain::new(
+        drain::Parts {
+            control: control.clone(),
+            gossip: gossip.clone(),
+            mover: moves.clone(),
+            here: ThisHost::new(
+                datapath.sessions.clone(),
+                config.services.iter().copied(),
+                Arc::new(move |service| apps.registered(service).is_some()),
+            ),
+            at_once: config.migration.moves.into(),
+            config: config.drain.clone(),
+            names: [
+                ("HOMING_INSTANCE", config.instance.clone()),
+                ("HOMING_HOST", config.host.id.to_string()),
+            ],
+        },
+        draining_to,
+    );
     let me = config.host.id;
     parts.run("the choice of rendezvous hosts", async move {
         rendezvous::follow(me, hosts, synced, draining, table).await;
@@ -272,6 +331,10 @@ pub(super) async fn start(
         held,
         flows: flow_counters,
         owners,
+        carriers: bases.carriers.clone(),
+        apps: bases.apps.clone(),
+        park: datapath.park,
+        moves: moves.clone(),
         session_key: session_keys.key,
         open,
         reload: Reload::new(
@@ -279,11 +342,17 @@ pub(super) async fn start(
             key_file,
             control,
             gossip.clone(),
+            bases.carriers.clone(),
         ),
         drain,
         leave,
     };
-    Ok(Agent { view, gossip })
+    Ok(Agent {
+        view,
+        moves,
+        gossip,
+        bases,
+    })
 }
 
 /// Makes `SESSIONS` true to the kernel's sockets before anybody is told what is in

@@ -17,17 +17,22 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use homing_common::{event::Event, maps::EVENTS_BYTES, outcome::Hook, session::Tuple};
+use homing_common::{
+    event::Event,
+    maps::EVENTS_BYTES,
+    outcome::Hook,
+    session::{Session, Tuple},
+};
 use tokio::{
     io::unix::AsyncFd,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
     clock::monotonic_ns,
-    local::{LocalEvent, SessionKeys, Tracker},
+    local::{LocalEvent, News, SessionKeys, Tracker},
     map_io,
     sessions::Sessions,
     stats::Stats,
@@ -50,6 +55,25 @@ pub enum Found {
     /// The agent removed these sessions from `SESSIONS`, because they have ended: their
     /// tuples and cookies.
     Ended(Vec<(Tuple, u64)>),
+    /// A session came here from another host: the agent has recorded it in `SESSIONS`.
+    Adopted {
+        /// Its tuple.
+        tuple: Tuple,
+        /// What is recorded of it.
+        session: Session,
+        /// Told when it is announced, and no route of this host leads elsewhere.
+        done: oneshot::Sender<()>,
+    },
+    /// A session went to another host: the agent has removed it from `SESSIONS`, or found
+    /// it removed.
+    Left {
+        /// Its tuple.
+        tuple: Tuple,
+        /// The cookie of the socket that it had here.
+        cookie: u64,
+        /// Told when this host claims it no more, and sends its packets to whoever does.
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Findings that may wait.
@@ -104,11 +128,7 @@ impl Events {
     /// or closed, in order, by its ids under `keys`. The first message is what is open at the start, and may be
     /// empty.
     /// Returns when nobody receives any more.
-    pub async fn run(
-        mut self,
-        keys: SessionKeys,
-        to: mpsc::Sender<Vec<LocalEvent>>,
-    ) -> io::Result<()> {
+    pub async fn run(mut self, keys: SessionKeys, to: mpsc::Sender<News>) -> io::Result<()> {
         // SAFETY: the ring owns its file descriptor, keeps it open, and always
         // returns that same one.
         let mut ring = unsafe { AsyncFd::register(self.ring)? };
@@ -125,31 +145,42 @@ impl Events {
         let mut news = Vec::new();
         reader.drain(ring.get_mut(), CAPACITY, &mut news);
         reader.scan(&self.sessions, &mut news).await?;
-        if to.send(news).await.is_err() {
+        if to.send(news.into()).await.is_err() {
             return Ok(());
         }
         loop {
-            let mut news = Vec::new();
+            let mut news = News::default();
             tokio::select! {
                 biased;
                 () = until(scan_due) => {
                     // What is in the ring now was sent before the scan begins.
                     // It must be taken in before, too, or the scan's news would
                     // be undone by older events.
-                    reader.drain(ring.get_mut(), CAPACITY, &mut news);
-                    reader.scan(&self.sessions, &mut news).await?;
+                    reader.drain(ring.get_mut(), CAPACITY, &mut news.events);
+                    reader.scan(&self.sessions, &mut news.events).await?;
                     scan_due = None;
                 }
                 guard = ring.readable_mut() => {
                     let mut guard = guard?;
-                    if reader.drain(guard.get_inner_mut(), BATCH, &mut news) < BATCH {
+                    if reader.drain(guard.get_inner_mut(), BATCH, &mut news.events) < BATCH {
                         guard.clear_ready();
                     }
                 }
                 Some(found) = self.found.recv() => match found {
                     Found::Changed => scan_due = scan_due.or(Some(reader.last_scan + BETWEEN_SCANS)),
                     Found::Ended(sessions) => {
-                        reader.tracker.ended(&sessions, monotonic_ns(), &mut news);
+                        reader.tracker.ended(&sessions, monotonic_ns(), &mut news.events);
+                    }
+                    Found::Adopted { tuple, session, done } => {
+                        // Events of the tuple's earlier life come before.
+                        reader.drain(ring.get_mut(), CAPACITY, &mut news.events);
+                        let ids = reader.tracker.adopted(&tuple, &session, monotonic_ns(), &mut news);
+                        news.done.push((ids, done));
+                    }
+                    Found::Left { tuple, cookie, done } => {
+                        reader.drain(ring.get_mut(), CAPACITY, &mut news.events);
+                        let ids = reader.tracker.left(&tuple, cookie, monotonic_ns(), &mut news);
+                        news.done.push((ids, done));
                     }
                 },
                 _ = look.tick() => {}

@@ -20,6 +20,8 @@ pub(super) struct Interface {
     pub name: String,
     pub index: u32,
     pub mtu: u32,
+    /// Its link-layer address; zeros if it has none of this length.
+    pub address: [u8; 6],
     /// The XDP program it runs, if any.
     pub xdp: Option<Running>,
 }
@@ -43,11 +45,15 @@ pub(super) fn look_up(name: &str) -> io::Result<Interface> {
         name: name.to_owned(),
         index: answer.header.index,
         mtu: 0,
+        address: [0; 6],
         xdp: None,
     };
     for attribute in answer.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::Address(address) => {
+                interface.address = address.try_into().unwrap_or_default();
+            }
             LinkAttribute::Xdp(xdp) => interface.xdp = running(&xdp),
             _ => {}
         }

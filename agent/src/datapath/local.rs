@@ -11,6 +11,7 @@ use homing_common::{
     event::{Event, EventKind},
     session::{Session, SessionId, SessionKey, Tuple},
 };
+use tokio::sync::oneshot;
 
 /// The keys that hash session tuples to ids.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +71,36 @@ pub enum LocalEvent {
     },
 }
 
+/// What is told together.
+#[derive(Default, Debug)]
+pub struct News {
+    /// What happened, in order.
+    pub events: Vec<LocalEvent>,
+    /// Sessions that live on another host now. That they are closed here was told before,
+    /// or is in `events`; it is not to be held back any longer.
+    pub at_once: Vec<Ids>,
+    /// Who is told when all of that, and all that was told before, is in force for a
+    /// session: it is announced, and the route to its owner, or that there is none, is
+    /// in `OWNERS`.
+    pub done: Vec<(Ids, oneshot::Sender<()>)>,
+}
+
+impl News {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.at_once.is_empty() && self.done.is_empty()
+    }
+}
+
+impl From<Vec<LocalEvent>> for News {
+    fn from(events: Vec<LocalEvent>) -> Self {
+        Self {
+            events,
+            ..Self::default()
+        }
+    }
+}
+
 /// The sessions known to be open. Of each, what it tells is `Opened` and `Closed`
 /// in turn, beginning with `Opened`.
 ///
@@ -119,6 +150,31 @@ impl Tracker {
         for (tuple, cookie) in sessions {
             self.closed(tuple, *cookie, at_ns, out);
         }
+    }
+
+    /// A session came from another host, and the agent recorded it in `SESSIONS`. A scan
+    /// may have told it before.
+    pub fn adopted(
+        &mut self,
+        tuple: &Tuple,
+        session: &Session,
+        at_ns: u64,
+        news: &mut News,
+    ) -> Ids {
+        self.opened(tuple, session, at_ns, 0, &mut news.events);
+        self.keys.ids(tuple)
+    }
+
+    /// A session went to another host, and the agent removed it from `SESSIONS`. A scan
+    /// may have told its end before: then it may still be held back. If its tuple is in
+    /// use here again, that session stays.
+    pub fn left(&mut self, tuple: &Tuple, cookie: u64, at_ns: u64, news: &mut News) -> Ids {
+        self.closed(tuple, cookie, at_ns, &mut news.events);
+        let ids = self.keys.ids(tuple);
+        if !self.open.contains_key(&ids.id) {
+            news.at_once.push(ids);
+        }
+        ids
     }
 
     /// Takes in a scan of `SESSIONS` that began after every event taken in so far
@@ -305,6 +361,55 @@ mod tests {
         tracker.event(&event(EventKind::Closed, 7, 1), &mut out);
         assert_eq!(out, [opened(7), closed(7), opened(7)]);
         assert_eq!(tracker.len(), 1);
+    }
+
+    #[test]
+    fn a_session_that_comes_is_told_once_and_one_that_left_at_once() {
+        let (here, at) = (tuple(7), 5);
+        let moved = Session {
+            generation: 3,
+            ..session(1)
+        };
+        let came = LocalEvent::Opened {
+            ids: ids(7),
+            generation: 3,
+            at_ns: at,
+        };
+        let mut tracker = Tracker::new(KEYS);
+        let (mut news, mut out) = (News::default(), Vec::new());
+        // A scan after it tells it no second time, and an event of its life here does not.
+        assert_eq!(tracker.adopted(&here, &moved, at, &mut news), ids(7));
+        tracker.scan([(here, moved)], at, &mut out);
+        assert_eq!((news.events.as_slice(), out.len()), (&[came][..], 0));
+        // Nor does it after a scan.
+        let mut tracker = Tracker::new(KEYS);
+        let mut news = News::default();
+        tracker.scan([(here, moved)], at, &mut out);
+        assert_eq!(out, [came]);
+        tracker.adopted(&here, &moved, at, &mut news);
+        assert!(news.is_empty());
+
+        // It leaves: another cookie's end is none of its own.
+        tracker.left(&here, 9, at, &mut news);
+        assert!(news.is_empty() && tracker.len() == 1);
+        tracker.left(&here, 1, at, &mut news);
+        let gone = LocalEvent::Closed {
+            ids: ids(7),
+            at_ns: at,
+        };
+        assert_eq!(
+            (news.events.as_slice(), news.at_once.as_slice()),
+            (&[gone][..], &[ids(7)][..])
+        );
+        // A scan before that has told it: the close is not to be held back all the same.
+        tracker.adopted(&here, &moved, at, &mut News::default());
+        tracker.scan([], at, &mut Vec::new());
+        let mut news = News::default();
+        tracker.left(&here, 1, at, &mut news);
+        assert_eq!(
+            (news.events.len(), news.at_once.as_slice()),
+            (0, &[ids(7)][..])
+        );
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub mod resolver;
 pub mod services;
 pub mod sessions;
 pub mod sockets;
+pub mod stack;
 pub mod stats;
 mod sys;
 pub mod template;

@@ -1,6 +1,7 @@
 //! What the daemon talks to gossip through, and the answers.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,11 +16,14 @@ use super::{
     machine::{self, Owner, Progress},
     socket,
 };
-use crate::pop::{
-    Difference, Member, Stream,
-    keys::Keys,
-    liveness::{self, Kernel},
-    membership, seal,
+use crate::{
+    datapath::clock::monotonic_ns,
+    pop::{
+        Difference, MS, Member, Stream,
+        keys::Keys,
+        liveness::{self, Kernel},
+        membership, seal,
+    },
 };
 
 /// Commands that may wait.
@@ -39,6 +43,9 @@ pub struct HostStatus {
     pub since: Option<SystemTime>,
     /// What this host hears of its kernel, and when it last did; none likewise.
     pub kernel: Option<KernelStatus>,
+    /// Its kernel, in this life, is dead, and more than half of the POP has confirmed
+    /// that to this host. Only of hosts that are minded ([`Handle::mind`]).
+    pub void: bool,
     /// Whether packets are exchanged with it: it is up, or its claims still stand.
     pub routed: bool,
     /// When its claims will be voided, if it does not come back.
@@ -59,6 +66,14 @@ pub struct HostStatus {
     pub difference: Option<Difference>,
 }
 
+impl HostStatus {
+    /// Whether it takes new sessions, and its agent can say whose the old ones are.
+    pub fn takes_sessions(&self) -> bool {
+        self.state == Some(membership::State::Alive)
+            && self.member.is_some_and(|member| !member.draining)
+    }
+}
+
 /// What this host hears of another's kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KernelStatus {
@@ -66,6 +81,48 @@ pub struct KernelStatus {
     pub kernel: Kernel,
     /// When it was last heard.
     pub heard: Option<SystemTime>,
+}
+
+/// What whoever moves sessions needs to know of the POP.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mind {
+    /// How this host stands itself ([`Handle::reached_since`]): while one of its sessions
+    /// is in a move, from before it is frozen.
+    pub standing: bool,
+    /// When the first of the sessions was frozen whose move is open, in microseconds of
+    /// `CLOCK_MONOTONIC`: only agents that have run since then count, for others may have
+    /// forgotten what matters to it.
+    pub frozen_at: Option<u64>,
+    /// Whether these hosts are void ([`HostStatus::void`]): those that moves are with.
+    pub hosts: BTreeSet<HostId>,
+}
+
+/// How this host stands in the POP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Its present incarnation.
+    pub incarnation: u64,
+    /// How often the POP has held its kernel for dead in this incarnation, as far as this
+    /// agent has heard: never less than whoever it reaches has confirmed to anyone. Each
+    /// time that this grows the POP has done so again.
+    pub judged: u16,
+    /// Since when it reaches at least half of the POP, and until when that counts without
+    /// news: both in microseconds of `CLOCK_MONOTONIC`.
+    pub(super) reached: Option<(u64, u64)>,
+}
+
+impl Standing {
+    /// Since when, in microseconds of `CLOCK_MONOTONIC`, this host has reached at least
+    /// half of the POP's agents, its own included, without a break: the beginning of the
+    /// first of a chain of polls, each answered, and none of the answers saying anything
+    /// new of this host's own kernel. As of a moment that lies up to a fifth of
+    /// `pop.kernel_dead_after` back, by which no host acts on a judgement that this one
+    /// could not have heard yet. None if it does not, if nobody minds, or if gossip does
+    /// not run.
+    pub fn reached_since(&self) -> Option<u64> {
+        let (since, until) = self.reached?;
+        (monotonic_ns() / 1_000 <= until).then_some(since)
+    }
 }
 
 /// How gossip is doing.
@@ -168,6 +225,8 @@ pub(super) enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
+    mind: watch::Sender<Mind>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl Handle {
@@ -209,6 +268,34 @@ impl Handle {
         self.hosts.clone()
     }
 
+    /// Says what is needed from now on of what costs messages to know. Replaces what was
+    /// said before; one who moves sessions is expected to say it, as often as they like.
+    pub fn mind(&self, mut mind: Mind) {
+        self.mind.send_if_modified(|before| {
+            // Many sessions are frozen one after the other. To go by an earlier one for a
+            // moment is no harm, and gossip need not wake for each.
+            let later = mind.frozen_at.zip(before.frozen_at);
+            if later.is_some_and(|(new, old)| (old..old + 100 * MS).contains(&new)) {
+                mind.frozen_at = before.frozen_at;
+            }
+            let differs = *before != mind;
+            *before = mind;
+            differs
+        });
+    }
+
+    /// Since when this host has reached at least half of the POP: see
+    /// [`Standing::reached_since`]. Asks nobody.
+    pub fn reached_since(&self) -> Option<u64> {
+        self.standing.borrow().reached_since()
+    }
+
+    /// How this host stands, anew whenever that changes: several times a second while it
+    /// is minded.
+    pub fn watch_standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
@@ -224,15 +311,27 @@ impl Handle {
 pub(super) struct Ends {
     pub commands: mpsc::Receiver<Command>,
     pub hosts: watch::Sender<Arc<Vec<HostStatus>>>,
+    pub mind: watch::Receiver<Mind>,
+    pub standing: watch::Sender<Standing>,
 }
 
 /// A handle, and the ends that the task holds.
 pub(super) fn handle() -> (Handle, Ends) {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (hosts_to, hosts) = watch::channel(Arc::default());
+    let (mind, minded) = watch::channel(Mind::default());
+    let (standing_to, standing) = watch::channel(Standing::default());
     let ends = Ends {
         commands: inbox,
         hosts: hosts_to,
+        mind: minded,
+        standing: standing_to,
     };
-    (Handle { commands, hosts }, ends)
+    let handle = Handle {
+        commands,
+        hosts,
+        mind,
+        standing,
+    };
+    (handle, ends)
 }

@@ -27,6 +27,8 @@ pub struct HostView {
     pub origin: Option<Origin>,
     /// Its kernel: none where its address is not known either.
     pub kernel: Option<Kernel>,
+    /// It is minded, its kernel is dead, and more than half of the POP knows.
+    pub void: bool,
 }
 
 impl HostView {
@@ -58,6 +60,7 @@ impl Node {
                     since: None,
                     origin: Some(origin),
                     kernel: self.liveness.kernel(origin.host),
+                    void: self.liveness.is_void(origin.host),
                 },
             );
         }
@@ -74,11 +77,13 @@ impl Node {
                 since: None,
                 origin: None,
                 kernel: None,
+                void: false,
             });
             view.member = Some(member);
             view.state = Some(state);
             view.since = Some(since);
             view.kernel = self.liveness.kernel(member.host);
+            view.void = self.liveness.is_void(member.host);
         }
         hosts.into_values().collect()
     }

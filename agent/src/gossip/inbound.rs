@@ -222,7 +222,7 @@ impl Core {
                     replica.tally.remove(id, previous);
                 }
                 replica.tally.add(id, generation);
-                self.claimed(id, origin, inserted.owner_changed);
+                self.claimed(id, origin, generation, inserted.owner_changed);
             }
             Err(Full) => {
                 self.counters.claims_full += 1;
@@ -232,15 +232,19 @@ impl Core {
     }
 
     /// A claim was put into the table.
-    fn claimed(&mut self, id: SessionId, host: HostId, owner_changed: bool) {
+    fn claimed(&mut self, id: SessionId, host: HostId, generation: u16, owner_changed: bool) {
         self.provisional.remove(id, None);
         if owner_changed {
             self.dirty.push_back(id);
         }
-        if self.log.is_live(id) {
-            self.counters.conflicts += 1;
+        if let Some(own) = self.log.generation(id) {
             self.follow_conflict(id);
-            self.note(Note::Conflict { id, host });
+            // A later one took the session over from here, or an earlier one gave it here:
+            // its host, or this one, is about to close its claim.
+            if own == generation {
+                self.counters.conflicts += 1;
+                self.note(Note::Conflict { id, host });
+            }
         }
     }
 
@@ -336,8 +340,10 @@ impl Core {
                     if inserted.owner_changed {
                         self.dirty.push_back(id);
                     }
-                    if self.log.is_live(id) && inserted.previous.is_none() {
-                        self.counters.conflicts += 1;
+                    if let Some(own) = self.log.generation(id)
+                        && inserted.previous.is_none()
+                    {
+                        self.counters.conflicts += u64::from(own == generation);
                         self.follow_conflict(id);
                     }
                 }

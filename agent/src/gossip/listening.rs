@@ -126,6 +126,7 @@ impl Node {
                 self.gossip.kernel_dead(now, host);
                 self.hosts_version += 1;
             }
+            Event::Void { .. } => self.hosts_version += 1,
             Event::Back { host, from, .. } => {
                 self.gossip.kernel_back(now, host, from);
                 self.membership.call(now, host);

@@ -37,6 +37,7 @@ mod asking;
 mod claims;
 mod core;
 mod doubles;
+pub mod fates;
 mod handle;
 pub mod hosts;
 mod inbound;

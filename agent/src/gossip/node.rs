@@ -21,7 +21,7 @@ use super::{
 use crate::pop::{
     Domain, Member, Stream,
     keys::Keys,
-    liveness::{self, Liveness},
+    liveness::{self, Liveness, Minded},
     membership::{self, Contest, Membership, Seed},
     seal::{self, Channel, Received, Seal, To},
 };
@@ -294,11 +294,16 @@ impl Node {
         self.seal.rekey(keys);
     }
 
+    /// Says what of liveness is needed from now on; see [`Liveness::mind`].
+    pub fn mind(&mut self, now: u64, minded: Minded) {
+        self.liveness.mind(now, minded);
+    }
+
     /// Begins another life of this host.
     pub fn restart(&mut self, now: u64, stream: Stream) {
         self.seal.restart(stream);
         self.membership.restart(now, stream);
-        self.liveness.restart(stream.incarnation);
+        self.liveness.restart(now, stream.incarnation);
         self.gossip.restart(stream);
         self.settle(now);
     }

@@ -108,6 +108,9 @@ impl Reports {
             Event::Dead { host, by } => {
                 tracing::error!(%host, judged_by = %by, "kernel dead: neither it nor its agent is heard");
             }
+            Event::Void { host } => {
+                tracing::warn!(%host, "kernel void: more than half of the POP has confirmed that it is dead, and sessions that it was moving here are taken over");
+            }
             Event::Back {
                 host,
                 by,

@@ -1,19 +1,23 @@
 //! The node driven by tokio: one task owns all state machines and the table of
 //! owners, so there are no locks. The daemon talks to it through a [`Handle`].
 
+mod sessions;
 mod status;
 
 use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use homing_common::{host::HostId, session::SessionId};
 use tokio::sync::{mpsc, oneshot};
 
-pub use super::handle::{Handle, HostStatus, KernelStatus, OwnerStatus, Status, Stopped};
+use self::sessions::narrow;
+pub use super::handle::{
+    Handle, HostStatus, KernelStatus, Mind, OwnerStatus, Standing, Status, Stopped,
+};
 use super::{
     Table, TableFull,
     alarm::Alarm,
@@ -26,12 +30,12 @@ use super::{
     node::{Config, Node},
     report::Reports,
     socket::{SocketError, Sockets},
-    vitals::{BEAT_INTERVAL, Sight, Standing, Vitals},
+    vitals::{self, BEAT_INTERVAL, Sight, Vitals},
 };
 use crate::{
     datapath::{
         clock::monotonic_ns,
-        local::LocalEvent,
+        local::{LocalEvent, News},
         owners::{Owners, OwnersFull},
         parked::Packets,
     },
@@ -102,7 +106,7 @@ pub enum Error {
 pub fn open<T: Table>(
     options: Options,
     table: T,
-    events: mpsc::Receiver<Vec<LocalEvent>>,
+    events: mpsc::Receiver<News>,
     raise: Raise,
 ) -> Result<(Handle, Task<T>), Error> {
     let sockets = Sockets::open(options.me.address, options.multicast)?;
@@ -123,7 +127,7 @@ pub fn open<T: Table>(
 pub struct Task<T> {
     options: Options,
     applier: Applier<T>,
-    events: mpsc::Receiver<Vec<LocalEvent>>,
+    events: mpsc::Receiver<News>,
     raise: Raise,
     sockets: Sockets,
     alarm: Alarm,
@@ -133,9 +137,9 @@ pub struct Task<T> {
 impl<T: Table> Task<T> {
     /// Runs until this host has left.
     pub async fn run(mut self) -> Result<(), Error> {
-        let clock = Clock(Instant::now());
+        let clock = Clock(monotonic_ns());
         let first = self.events.recv().await.ok_or(Error::EventsEnded)?;
-        let opened = first.into_iter().filter_map(|event| match event {
+        let opened = first.events.into_iter().filter_map(|event| match event {
             LocalEvent::Opened {
                 ids, generation, ..
             } => Some((ids, narrow(generation))),
@@ -173,7 +177,8 @@ impl<T: Table> Task<T> {
             leaving: Vec::new(),
             reports: Reports::default(),
             vitals: self.options.vitals,
-            standing: Standing::new(clock.now(), has_seeds),
+            completeness: vitals::Standing::new(clock.now(), has_seeds),
+            minded: None,
             full: false,
             beat_at: 0,
             clock,
@@ -182,13 +187,24 @@ impl<T: Table> Task<T> {
     }
 }
 
-/// Monotonic time since the start, and the time of day.
+/// Monotonic time since the start, which was then (nanoseconds of `CLOCK_MONOTONIC`),
+/// and the time of day.
 #[derive(Clone, Copy)]
-struct Clock(Instant);
+struct Clock(u64);
 
 impl Clock {
     fn now(self) -> u64 {
-        self.0.elapsed().as_micros() as u64
+        monotonic_ns().saturating_sub(self.0) / 1_000
+    }
+
+    /// A moment of `now` in microseconds of `CLOCK_MONOTONIC`.
+    fn to_monotonic(self, moment: u64) -> u64 {
+        self.0 / 1_000 + moment
+    }
+
+    /// The reverse; below zero for what was before the start.
+    fn of_monotonic(self, at: u64) -> i64 {
+        at as i64 - (self.0 / 1_000) as i64
     }
 
     /// `CLOCK_REALTIME` in microseconds.
@@ -212,7 +228,7 @@ struct Running<T> {
     node: Node,
     driver: Option<Driver>,
     applier: Applier<T>,
-    events: mpsc::Receiver<Vec<LocalEvent>>,
+    events: mpsc::Receiver<News>,
     raise: Raise,
     sockets: Sockets,
     ends: Ends,
@@ -222,7 +238,9 @@ struct Running<T> {
     leaving: Vec<oneshot::Sender<()>>,
     reports: Reports,
     vitals: Box<dyn Vitals>,
-    standing: Standing,
+    completeness: vitals::Standing,
+    /// What of liveness is minded.
+    minded: Option<Mind>,
     /// What was told last of room in the tables.
     full: bool,
     beat_at: u64,
@@ -253,6 +271,7 @@ impl<T: Table> Running<T> {
                     Some(command) => self.command(command),
                     None => commands_open = false,
                 },
+                Ok(()) = self.ends.mind.changed() => {}
                 events = self.events.recv(), if self.leaving.is_empty() => {
                     let events = events.ok_or(Error::EventsEnded)?;
                     self.local(events);
@@ -313,6 +332,8 @@ impl<T: Table> Running<T> {
         self.flush();
         self.tell_hosts();
         self.beat(now);
+        self.mind(now);
+        self.tell_standing();
         Ok(more)
     }
 
@@ -329,41 +350,13 @@ impl<T: Table> Running<T> {
             down: self.in_state(membership::State::Down),
             behind: self.is_behind(),
         };
-        if let Some(synced) = self.standing.look(now, sight) {
+        if let Some(synced) = self.completeness.look(now, sight) {
             self.vitals.synced(synced);
         }
         let full = self.lacks_room();
         if full != self.full {
             self.full = full;
             self.vitals.full(full);
-        }
-    }
-
-    /// Takes in what happened to this host's sessions.
-    fn local(&mut self, events: Vec<LocalEvent>) {
-        let now = self.clock.now();
-        // The kernel side stamps events with the monotonic clock; others can only
-        // make sense of the time of day.
-        let monotonic_us = monotonic_ns() / 1_000;
-        let wall = self.clock.wall();
-        let to_wall = |at_ns: u64| wall - wall.min(monotonic_us.saturating_sub(at_ns / 1_000));
-        for event in events {
-            match event {
-                LocalEvent::Opened {
-                    ids,
-                    generation,
-                    at_ns,
-                } => {
-                    for id in ids.each() {
-                        self.node.open(now, id, narrow(generation), to_wall(at_ns));
-                    }
-                }
-                LocalEvent::Closed { ids, at_ns } => {
-                    for id in ids.each() {
-                        self.node.close(now, id, to_wall(at_ns));
-                    }
-                }
-            }
         }
     }
 
@@ -496,11 +489,6 @@ impl From<OwnersFull> for TableFull {
     fn from(_: OwnersFull) -> Self {
         Self
     }
-}
-
-/// A session's generation as announced: what is beyond counts as the largest.
-fn narrow(generation: u32) -> u16 {
-    u16::try_from(generation).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

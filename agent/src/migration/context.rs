@@ -10,6 +10,7 @@ use super::{
     local::Local,
     order::{Order, Output},
     repeat::member_by,
+    times::Times,
     wire::{Body, Message, Passed},
 };
 
@@ -32,6 +33,7 @@ impl Way {
 pub(super) struct Out {
     pub queue: VecDeque<Output>,
     pub counters: Counters,
+    pub times: Times,
     tickets: u64,
 }
 
@@ -40,6 +42,7 @@ impl Out {
         Self {
             queue: VecDeque::new(),
             counters: Counters::default(),
+            times: Times::default(),
             tickets: 0,
         }
     }
@@ -69,6 +72,7 @@ impl Context<'_> {
                 (by, passed.encode())
             }
         };
+        let bytes = bytes.into();
         self.out.queue.push_back(Output::Send { to, bytes });
     }
 

@@ -1,5 +1,7 @@
 //! Bounds, and counters of what happened.
 
+use std::time::Duration;
+
 use crate::pop::{MS, SECOND, counters::counters};
 
 /// What a host's moves are bound by. Times are microseconds.
@@ -53,18 +55,34 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The same for a POP that finds a kernel dead within so long: `hold` is a third
+    /// longer than that, if it is not anyway, and the other bounds follow. All hosts must
+    /// have the same, or a source resumes while a target still may serve.
+    pub fn outlasting(self, kernel_dead_after: Duration) -> Self {
+        let dead_after = kernel_dead_after.as_micros() as u64;
+        let hold = self.hold.max(dead_after + dead_after / 3);
+        // Who is in doubt must not give up before the source may be void.
+        let doubt = self.doubt.max(hold + 10 * SECOND);
+        Self {
+            hold,
+            doubt,
+            ..self
+        }
+    }
+
     /// How long after the freeze a move is kept whose end the target does not confirm:
     /// longer than any target is in doubt or waits for its application, so that one
     /// that still asks is told.
     pub fn kept(&self) -> u64 {
         self.doubt + self.recover + 6 * self.step
     }
+}
 
-    /// Until when after its first entry in the journal a target may serve because the
-    /// source's kernel is dead: clocks of two hosts do not differ by more than a 64th.
-    pub fn void_window(&self) -> u64 {
-        self.hold - self.hold / 64
-    }
+/// Until when after its first entry in the journal a target may serve because the source's
+/// kernel is dead, if the source holds the session for so long: clocks of two hosts do not
+/// differ by more than a 64th.
+pub(super) fn void_window(hold: u64) -> u64 {
+    hold - hold / 64
 }
 
 /// Until a message is sent again; doubles each time.
@@ -119,5 +137,28 @@ counters! {
         malformed,
         /// Orders of the datapath that had to be given again.
         orders_repeated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_time_to_serve_for_a_dead_source_however_late_it_is_found_dead() {
+        let of = |ms| Limits::default().outlasting(Duration::from_millis(ms));
+        assert_eq!(of(3_000), Limits::default());
+        assert_eq!(of(1_000), Limits::default());
+        for ms in [3_000, 3_001, 10_000, 23_000, 60_000] {
+            let limits = of(ms);
+            let dead_after = ms * MS;
+            // What the steps up to *prepared* may take, and what a judgement may be late.
+            assert!(
+                void_window(limits.hold) > dead_after + dead_after / 4,
+                "{ms}"
+            );
+            assert!(void_window(limits.hold) < limits.hold);
+            assert!(limits.doubt > limits.hold && limits.kept() > limits.doubt);
+        }
     }
 }

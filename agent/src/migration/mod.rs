@@ -18,7 +18,7 @@
 //! Parts: [`wire`] the messages between agents; [`order`] what the machines ask of
 //! the application and the datapath, and what comes out of a move; [`local`] what they
 //! look up on their own host; [`limits`]; `source` and `target`, the two sides of a
-//! move; [`moves`] all moves of one host.
+//! move; [`moves`] all moves of one host; [`task`] drives them.
 //!
 //! The machines are sans-IO: inputs and the time go in, orders, messages and results
 //! come out. Times are microseconds of `CLOCK_MONOTONIC`, because the journal (the map
@@ -29,10 +29,11 @@
 //! secret and brings them whole; it may lose, repeat, delay and reorder them.
 //!
 //! Of what carries out their orders, [`app`] is here: how applications take part. They
-//! give connections up, and take them over.
+//! give connections up, and take them over. [`drain`] has all sessions of a host moved.
 
 pub mod app;
 mod context;
+pub mod drain;
 mod ended;
 pub mod limits;
 pub mod local;
@@ -42,6 +43,8 @@ mod passing;
 mod repeat;
 mod source;
 mod target;
+pub mod task;
+mod times;
 pub mod wire;
 
 #[cfg(test)]
@@ -52,8 +55,10 @@ use homing_common::{host::HostId, session::Tuple};
 pub use homing_common::moving::Phase;
 pub use limits::{Counters, Limits};
 pub use local::Local;
-pub use moves::{Command, Moves};
+pub use moves::{At, Command, Moves, UnderWay};
 pub use order::{Answer, Ended, Order, Outcome, Output, Reason, Step};
+pub use target::Step as TargetStep;
+pub use times::StepTime;
 
 /// What names a move everywhere: its source, and the number that the source gave it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,5 +1,7 @@
 //! All moves of one host, from it and to it.
 
+use std::collections::BTreeSet;
+
 use homing_common::{host::HostId, session::Tuple};
 
 use super::{
@@ -10,7 +12,8 @@ use super::{
     order::{Answer, Output, Step},
     passing::Passing,
     source::Source,
-    target::Target,
+    target::{self, Target},
+    times::StepTime,
     wire::{self, Body, Message, Parcel},
 };
 
@@ -43,6 +46,28 @@ pub struct Load {
     pub to_here: usize,
     /// Bytes of state of moves to this host.
     pub bytes_to_here: usize,
+}
+
+/// A move that is not over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnderWay {
+    /// What names it.
+    pub id: MoveId,
+    /// The session.
+    pub tuple: Tuple,
+    /// The other host.
+    pub peer: HostId,
+    /// How far it is on this side.
+    pub step: At,
+}
+
+/// How far a move is, on the side of this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum At {
+    /// It leaves this host.
+    Source(Step),
+    /// It comes here.
+    Target(target::Step),
 }
 
 /// The moves of one host.
@@ -220,6 +245,11 @@ impl Moves {
         &self.out.counters
     }
 
+    /// How long moves stood at each step, in order.
+    pub fn times(&self) -> Vec<StepTime> {
+        self.out.times.list()
+    }
+
     /// How many moves there are, and what they hold.
     pub fn load(&self) -> Load {
         let (from_here, waiting, bytes_from_here) = self.source.load();
@@ -235,6 +265,34 @@ impl Moves {
     /// How far the move of a session from this host is.
     pub fn step(&self, tuple: &Tuple) -> Option<Step> {
         self.source.step(tuple)
+    }
+
+    /// Whether a move is not over.
+    pub fn has(&self, id: MoveId) -> bool {
+        match id.source == self.here {
+            true => self.source.has(id.number),
+            false => self.target.knows(id),
+        }
+    }
+
+    /// All moves that are not over, by session.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let mut all: Vec<_> = self.source.under_way(self.here).collect();
+        all.extend(self.target.under_way());
+        all.sort_unstable_by_key(|one| (one.tuple, one.id));
+        all
+    }
+
+    /// The hosts that moves are with whose end is open: what becomes of their kernels
+    /// matters.
+    pub fn others(&self) -> BTreeSet<HostId> {
+        self.source.others().chain(self.target.others()).collect()
+    }
+
+    /// When the first session was frozen here whose move is open: what the POP has held
+    /// of this host's kernel since then matters.
+    pub fn frozen_at(&self) -> Option<u64> {
+        self.source.frozen_at()
     }
 
     /// Whether nothing moves, waits or diverts.

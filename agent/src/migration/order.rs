@@ -1,6 +1,7 @@
 //! What the machines ask of the application and the datapath, what they are
 //! answered, and what comes out of a move.
 
+use homing_client::Blob;
 use homing_common::{host::HostId, session::Tuple};
 
 use super::{MoveId, Phase};
@@ -20,7 +21,7 @@ pub enum Order {
     Check,
     /// Datapath: write an entry into the journal, the map `MOVING`. From then on
     /// packets of the session are parked (target) or diverted (source), egress is
-    /// dropped. With [`Phase::Awaiting`] the session's entry in `OWNERS` goes.
+    /// dropped, and whatever `OWNERS` says of the session does not count.
     Journal {
         /// How far the move is.
         phase: Phase,
@@ -45,7 +46,7 @@ pub enum Order {
     /// unless it was given to an agent that is no more.
     GiveBack {
         /// The application's state.
-        blob: Vec<u8>,
+        blob: Blob,
     },
     /// Source, application: the session has moved; forget it. Not answered.
     Committed,
@@ -67,7 +68,7 @@ pub enum Order {
     /// told [`Order::HandOver`] or [`Order::Drop`].
     Import {
         /// What the source's application exported.
-        blob: Vec<u8>,
+        blob: Blob,
     },
     /// Target, datapath: leave repair mode. Of a connection that has left it, done.
     Activate,
@@ -76,10 +77,11 @@ pub enum Order {
     HandOver {
         /// What it was given with [`Order::Import`], if it has started anew since;
         /// empty if an agent that is no more had it.
-        blob: Vec<u8>,
+        blob: Blob,
     },
-    /// Target, datapath: write `SESSIONS`, announce `Opened`, delete the journal's
-    /// entry, and feed what was parked to the stack, in order.
+    /// Target, datapath: write `SESSIONS`, announce `Opened` (which takes the session's
+    /// entry out of `OWNERS`), delete the journal's entry, and feed what was parked to the
+    /// stack, in order.
     Adopt {
         /// The session's generation from now on.
         generation: u32,
@@ -87,8 +89,8 @@ pub enum Order {
     /// Target, application: read and write. Not answered.
     Serve,
     /// Target, datapath and application: destroy the copy, without a packet, then
-    /// delete the journal's entry, give out the session's route again, and send on
-    /// what was parked. Of a copy that is gone it is done.
+    /// drop what was parked (its client sends it again) and delete the journal's entry. Of a
+    /// copy that is gone it is done.
     Drop,
 }
 
@@ -107,7 +109,7 @@ pub enum Answer {
     /// The connection was quiesced, and this is the application's state.
     Exported {
         /// That.
-        blob: Vec<u8>,
+        blob: Blob,
     },
     /// The connection's state.
     Read {
@@ -300,8 +302,8 @@ pub enum Output {
     Send {
         /// Whom to.
         to: HostId,
-        /// A message, or one that is to be passed on.
-        bytes: Vec<u8>,
+        /// A message, or one that is to be passed on. It may hold an application's state.
+        bytes: Blob,
     },
     /// Carry this out, and answer it.
     Order {

@@ -26,7 +26,7 @@ impl Passing {
         ctx.out.counters.passed_on += 1;
         ctx.out.queue.push_back(Output::Send {
             to: passed.destination,
-            bytes: passed.encode(),
+            bytes: passed.encode().into(),
         });
     }
 }

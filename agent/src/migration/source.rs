@@ -7,16 +7,18 @@ mod back;
 mod hears;
 mod steps;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, btree_map};
 
+use homing_client::Blob;
 use homing_common::{host::HostId, session::Tuple};
 
 use super::{
     Command, Entry, MoveId, Phase,
     context::{Context, Way},
     ended::Memory,
-    limits::{REPEAT_MIN, REPEAT_STATE},
+    limits::{Limits, REPEAT_MIN, REPEAT_STATE},
     local::Application,
+    moves::{At, UnderWay},
     order::{Answer, Ended, Order, Outcome, Output, Reason, Step},
     repeat::Repeat,
     wire::{Body, Fate, Life, Offer},
@@ -32,6 +34,8 @@ struct Move {
     /// Bytes of state, as reserved or as held.
     bytes: usize,
     step: Step,
+    /// The step that was counted last as the present one, and since when.
+    timed: (Step, u64),
     /// The order whose answer is awaited; zero is none.
     ticket: u64,
     /// When the present step is over; the end of time if it has no bound.
@@ -42,7 +46,7 @@ struct Move {
     /// What the target's *ready* came with.
     ready: u64,
     tcp: Vec<u8>,
-    blob: Vec<u8>,
+    blob: Blob,
     /// When *frozen* was written into the journal.
     frozen_at: Option<u64>,
     /// The state was sent: the target may have a copy.
@@ -58,7 +62,7 @@ struct Move {
 }
 
 impl Move {
-    fn new(command: Command, generation: u32) -> Self {
+    fn new(now: u64, command: Command, generation: u32) -> Self {
         Self {
             tuple: command.tuple,
             generation,
@@ -67,13 +71,14 @@ impl Move {
             application: command.application,
             bytes: command.bytes as usize,
             step: Step::Asking,
+            timed: (Step::Asking, now),
             ticket: 0,
             until: u64::MAX,
             repeat: None,
             timer: u64::MAX,
             ready: 0,
             tcp: Vec::new(),
-            blob: Vec::new(),
+            blob: Blob::default(),
             frozen_at: None,
             sent: false,
             outvoted: false,
@@ -112,6 +117,10 @@ pub(super) struct Source {
     /// Moves before their confirmation, and bytes of state reserved or held for them.
     active: usize,
     bytes: usize,
+    /// How many of the active moves go to each host.
+    targets: BTreeMap<HostId, usize>,
+    /// When the active ones were frozen that are.
+    frozen: BTreeSet<(u64, u64)>,
     /// Moves that were released, also those that are over.
     released: Memory<()>,
 }
@@ -130,6 +139,8 @@ impl Source {
             settling: VecDeque::new(),
             active: 0,
             bytes: 0,
+            targets: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             released: Memory::default(),
         }
     }
@@ -153,7 +164,8 @@ impl Source {
                 frozen_at: Some(entry.since),
                 sent: true,
                 found: true,
-                ..Move::new(command, entry.generation)
+                timed: (Step::Recovering, ctx.now),
+                ..Move::new(ctx.now, command, entry.generation)
             },
         );
         if entry.phase == Phase::Released {
@@ -210,7 +222,7 @@ impl Source {
         ctx.out.counters.begun += 1;
         let number = MoveId::number(self.incarnation, self.count);
         self.count = self.count.wrapping_add(1);
-        self.insert(number, Move::new(command, generation));
+        self.insert(number, Move::new(ctx.now, command, generation));
         self.ask(ctx, number);
     }
 
@@ -293,7 +305,7 @@ impl Source {
             let (to, life) = (m.target, m.life());
             match m.step {
                 // The state goes straight to the target, or not at all.
-                Step::Asking => ctx.say_again(to, None, id, Body::Prepare(m.offer())),
+                Step::Asking => ctx.say_again(to, None, id, Body::Prepare(m.offer(ctx.limits))),
                 Step::Sending => ctx.say_again(to, None, id, m.state()),
                 Step::Withdrawing => ctx.say_again(to, turn, id, Body::Abort(life)),
                 Step::Released => ctx.say_again(to, turn, id, Body::Release(life)),
@@ -345,6 +357,8 @@ impl Source {
 
     fn insert(&mut self, number: u64, m: Move) {
         self.active += 1;
+        *self.targets.entry(m.target).or_default() += 1;
+        self.frozen.extend(m.frozen_at.map(|at| (at, number)));
         self.bytes += m.bytes;
         self.by_tuple.insert(m.tuple, number);
         self.moves.insert(number, m);
@@ -374,10 +388,19 @@ impl Source {
     fn leave(&mut self, number: u64) {
         if let Some(m) = self.moves.get_mut(&number) {
             self.active -= 1;
+            if let Some(at) = m.frozen_at {
+                self.frozen.remove(&(at, number));
+            }
+            if let btree_map::Entry::Occupied(mut entry) = self.targets.entry(m.target) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
             self.bytes -= m.bytes;
             m.bytes = 0;
             m.tcp = Vec::new();
-            m.blob = Vec::new();
+            m.blob = Blob::default();
         }
     }
 
@@ -388,11 +411,17 @@ impl Source {
         }
     }
 
-    /// Sets the timer of a move. To be called whenever one was touched.
-    pub fn schedule(&mut self, ctx: &Context<'_>, number: u64) {
+    /// Sets the timer of a move, and counts how long it was at a step that it has left. To
+    /// be called whenever one was touched.
+    pub fn schedule(&mut self, ctx: &mut Context<'_>, number: u64) {
         let Some(m) = self.moves.get_mut(&number) else {
             return;
         };
+        let (step, since) = m.timed;
+        if step != m.step {
+            ctx.out.times.at_source(step, ctx.now.saturating_sub(since));
+            m.timed = (m.step, ctx.now);
+        }
         let mut at = m.until.min(m.repeat.map_or(u64::MAX, |repeat| repeat.at));
         if m.step < Step::Releasing {
             at = at.min(m.deadline);
@@ -415,6 +444,34 @@ impl Source {
     /// Moves before their confirmation, those that wait, and bytes of state.
     pub fn load(&self) -> (usize, usize, usize) {
         (self.active, self.waiting.len(), self.bytes)
+    }
+
+    /// Whether a move is not over.
+    pub fn has(&self, number: u64) -> bool {
+        self.moves.contains_key(&number)
+    }
+
+    /// Those that have begun and are not over.
+    pub fn under_way(&self, here: HostId) -> impl Iterator<Item = UnderWay> {
+        self.moves.iter().map(move |(&number, m)| UnderWay {
+            id: MoveId {
+                source: here,
+                number,
+            },
+            tuple: m.tuple,
+            peer: m.target,
+            step: At::Source(m.step),
+        })
+    }
+
+    /// The targets of moves that are not confirmed.
+    pub fn others(&self) -> impl Iterator<Item = HostId> {
+        self.targets.keys().copied()
+    }
+
+    /// When the first session was frozen whose move is not confirmed, nor over.
+    pub fn frozen_at(&self) -> Option<u64> {
+        self.frozen.first().map(|(at, _)| *at)
     }
 
     /// How far a session's move is.

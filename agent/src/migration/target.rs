@@ -9,6 +9,7 @@ mod steps;
 
 use std::collections::{BTreeSet, HashMap};
 
+use homing_client::Blob;
 use homing_common::{host::HostId, session::Tuple};
 
 use super::{
@@ -16,14 +17,15 @@ use super::{
     context::{Context, Way},
     ended::Memory,
     limits::REPEAT_MIN,
+    moves::{At, UnderWay},
     order::{Answer, Order, Reason},
     repeat::Repeat,
     wire::{Body, Fate, Life, Offer},
 };
 
 /// How far a move to this host is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Step {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Step {
     /// *Awaiting* is written into the journal.
     Marking,
     /// The application makes a socket.
@@ -56,6 +58,8 @@ struct Incoming {
     /// Bytes of state, as reserved or as held.
     bytes: usize,
     step: Step,
+    /// The step that was counted last as the present one, and since when.
+    timed: (Step, u64),
     /// The order whose answer is awaited; zero is none.
     ticket: u64,
     until: u64,
@@ -63,10 +67,13 @@ struct Incoming {
     timer: u64,
     /// What *ready* was said with.
     ready: u64,
-    blob: Vec<u8>,
+    blob: Blob,
     /// When the first entry for it was written into the journal: the source froze the
     /// session later, because *ready* was said later.
     since: u64,
+    /// How long the source keeps the session frozen at least; this host's own bound where
+    /// that is shorter.
+    hold: u64,
     /// An agent before this one began it, and `since` is when the last entry was written.
     found: bool,
     /// The session is this host's.
@@ -133,6 +140,7 @@ impl Target {
             id,
             Incoming {
                 found: true,
+                timed: (Step::Recovering, ctx.now),
                 ..Incoming::new(life, 0, 0, entry.since)
             },
         );
@@ -219,11 +227,17 @@ impl Target {
         Some(m)
     }
 
-    /// Sets the timer of a move. To be called whenever one was touched.
-    pub fn schedule(&mut self, ctx: &Context<'_>, id: MoveId) {
+    /// Sets the timer of a move, and counts how long it was at a step that it has left. To
+    /// be called whenever one was touched.
+    pub fn schedule(&mut self, ctx: &mut Context<'_>, id: MoveId) {
         let Some(m) = self.moves.get_mut(&id) else {
             return;
         };
+        let (step, since) = m.timed;
+        if step != m.step {
+            ctx.out.times.at_target(step, ctx.now.saturating_sub(since));
+            m.timed = (m.step, ctx.now);
+        }
         let at = m.until.min(m.repeat.map_or(u64::MAX, |repeat| repeat.at));
         let at = at.max(ctx.now + 1);
         if at != m.timer {
@@ -238,6 +252,26 @@ impl Target {
     /// Whether a session is on its way here.
     pub fn has(&self, tuple: &Tuple) -> bool {
         self.by_tuple.contains_key(tuple)
+    }
+
+    /// Whether a move is not over.
+    pub fn knows(&self, id: MoveId) -> bool {
+        self.moves.contains_key(&id)
+    }
+
+    /// Those that are not over.
+    pub fn under_way(&self) -> impl Iterator<Item = UnderWay> {
+        self.moves.iter().map(|(&id, m)| UnderWay {
+            id,
+            tuple: m.life.tuple,
+            peer: id.source,
+            step: At::Target(m.step),
+        })
+    }
+
+    /// The sources of moves that are not over.
+    pub fn others(&self) -> impl Iterator<Item = HostId> {
+        self.moves.keys().map(|id| id.source)
     }
 
     /// Moves to this host that are not over.
@@ -257,13 +291,15 @@ impl Incoming {
             life,
             bytes,
             step: Step::Marking,
+            timed: (Step::Marking, since),
             ticket: 0,
             until: u64::MAX,
             repeat: None,
             timer: u64::MAX,
             ready,
-            blob: Vec::new(),
+            blob: Blob::default(),
             since,
+            hold: 0,
             found: false,
             released: false,
             farewell: None,

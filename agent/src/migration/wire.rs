@@ -89,6 +89,11 @@ pub struct Offer {
     pub application: Application,
     /// About how many bytes of state there will be: room is kept for so many.
     pub bytes: u32,
+    /// How long the source keeps the session frozen, at least ([`Limits::hold`]), in
+    /// milliseconds: so the target need not have the same bound.
+    ///
+    /// [`Limits::hold`]: super::Limits::hold
+    pub hold_ms: u32,
 }
 
 /// One life of a tuple: a new session that uses it begins with generation 0 again.
@@ -173,7 +178,12 @@ impl Body<'_> {
 impl Message<'_> {
     /// Writes it. A name or a state must not be longer than its bound.
     pub fn encode(&self) -> Vec<u8> {
-        let mut buf = Vec::with_capacity(HEAD_LEN + 52);
+        // With room for all of it: a vector that grows leaves copies of a state behind.
+        let state = match &self.body {
+            Body::State { tcp, blob, .. } => 12 + tcp.len() + blob.len(),
+            _ => 0,
+        };
+        let mut buf = Vec::with_capacity(HEAD_LEN + 52 + state);
         buf.put_slice(&[VERSION, self.body.kind()]);
         buf.put_u16(self.id.source.0);
         buf.put_u64(self.id.number);
@@ -182,6 +192,7 @@ impl Message<'_> {
                 debug_assert!(offer.application.name.len() <= NAME_LEN_MAX);
                 offer.life.put(&mut buf);
                 buf.put_u32(offer.bytes);
+                buf.put_u32(offer.hold_ms);
                 buf.put_u32(offer.application.version);
                 buf.put_u8(offer.application.name.len() as u8);
                 buf.put_slice(offer.application.name.as_bytes());
@@ -190,7 +201,6 @@ impl Message<'_> {
             Body::Refused(reason) | Body::Failed(reason) => buf.put_u8(*reason as u8),
             Body::State { ticket, tcp, blob } => {
                 debug_assert!(tcp.len() + blob.len() <= STATE_LEN_MAX);
-                buf.reserve(12 + tcp.len() + blob.len());
                 buf.put_u64(*ticket);
                 buf.put_u32(tcp.len() as u32);
                 buf.put_slice(tcp);
@@ -309,6 +319,7 @@ impl Offer {
     fn take(buf: &mut &[u8]) -> Option<Self> {
         let life = Life::take(buf)?;
         let bytes = buf.try_get_u32().ok()?;
+        let hold_ms = buf.try_get_u32().ok()?;
         let version = buf.try_get_u32().ok()?;
         let len = usize::from(buf.try_get_u8().ok()?);
         if len > NAME_LEN_MAX {
@@ -321,6 +332,7 @@ impl Offer {
             life,
             application: Application { name, version },
             bytes,
+            hold_ms,
         })
     }
 }
@@ -383,6 +395,7 @@ mod tests {
                     version: w as u32,
                 },
                 bytes: (w >> 32) as u32,
+                hold_ms: (w >> 16) as u32,
             }),
             1 => Body::Ready { ticket: w },
             2 => Body::Refused(reason),

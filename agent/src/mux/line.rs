@@ -62,6 +62,8 @@ struct State {
     /// Since when none can be opened, and why.
     failing_since: Option<Instant>,
     problem: Option<Arc<str>>,
+    /// When that was.
+    failed_at: Option<Instant>,
     /// The host is no member any more.
     gone: bool,
     messages_delivered: u64,
@@ -155,6 +157,7 @@ impl Line {
         state.carriers += 1;
         state.failing_since = None;
         state.problem = None;
+        state.failed_at = None;
         state.not_before = None;
     }
 
@@ -199,6 +202,7 @@ impl Line {
         let mut state = self.state();
         state.problem = Some(why.clone());
         let now = Instant::now();
+        state.failed_at = Some(now);
         if state.carriers > 0 {
             state.opening = false;
             state.not_before = Some(now + pause);
@@ -240,6 +244,8 @@ impl Line {
             messages_delivered: state.messages_delivered,
             bytes_delivered: state.bytes_delivered,
             problem: state.problem.clone(),
+            failing_for: state.failing_since.map(|at| at.elapsed()),
+            failed_ago: state.failed_at.map(|at| at.elapsed()),
         }
     }
 }

@@ -57,6 +57,8 @@ use self::{
     room::Taken,
     shared::Shared,
 };
+use zeroize::Zeroize as _;
+
 use crate::pop::{
     Stream,
     keys::{CarrierKeys, Keys},
@@ -97,6 +99,15 @@ impl Received {
     }
 }
 
+impl Received {
+    /// Drops the message, and leaves no copy of it in memory, if nobody else has one.
+    pub fn wipe(self) {
+        if let Ok(mut body) = self.body.try_into_mut() {
+            body.zeroize();
+        }
+    }
+}
+
 /// What the channels' messages come out of.
 pub struct Inboxes {
     /// Of [`MIGRATION`].
@@ -113,6 +124,11 @@ impl Inbox {
     /// The next message; none once carriers are stopped. May be dropped at any time.
     pub async fn next(&mut self) -> Option<Received> {
         self.0.recv().await
+    }
+
+    /// The next message, if it is there already.
+    pub fn try_next(&mut self) -> Option<Received> {
+        self.0.try_recv().ok()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What carriers show of themselves, and what senders are told.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use homing_common::host::HostId;
 
@@ -171,4 +171,8 @@ pub struct LineStatus {
     pub bytes_delivered: u64,
     /// Why the last attempt to open a carrier failed, if it did.
     pub problem: Option<Arc<str>>,
+    /// For how long none could be opened while there was none.
+    pub failing_for: Option<Duration>,
+    /// How long ago the last attempt failed, if it did.
+    pub failed_ago: Option<Duration>,
 }

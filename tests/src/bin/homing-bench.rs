@@ -1,10 +1,14 @@
 //! `cargo xtask bench`: measures, and prints a table or JSON.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use homing_tests::bench::{fastpath, gossip, owners};
+use homing_tests::bench::{fastpath, gossip, migration, owners};
 
 #[derive(Parser)]
 #[command(
@@ -51,6 +55,33 @@ enum What {
     /// worst of the single faults. On a lab of six hosts in two racks connections are opened at a steady
     /// rate: the figures are those of the host where it takes longest.
     Gossip(gossip::Options),
+    /// What a move costs a client and the hosts
+    ///
+    /// Two hosts of a lab, a session that goes to and fro while its client exchanges small echoes
+    /// with it. A stall is what a move adds to the longest gap between two echoes; windows without
+    /// a move stand between the moves. Then thousands of idle sessions are drained from one host to
+    /// the other and back. Beside it CRIU dumps and restores a process with one connection, if
+    /// there is one that runs here.
+    Migration(migration::Options),
+    /// Serve connections that can move (what `migration` starts on each host)
+    #[command(hide = true)]
+    Serve {
+        /// The agent's socket for applications
+        agent: PathBuf,
+        /// Where to listen
+        addresses: Vec<SocketAddr>,
+    },
+    /// Have CRIU dump and restore a process (what `migration` starts, in namespaces of its own)
+    #[command(hide = true)]
+    Criu {
+        /// The program
+        criu: PathBuf,
+        /// How often
+        rounds: usize,
+    },
+    /// The process that CRIU dumps
+    #[command(hide = true)]
+    CriuVictim,
 }
 
 fn main() -> Result<()> {
@@ -76,6 +107,18 @@ fn main() -> Result<()> {
                 print!("{}", report.table());
             }
         }
+        What::Migration(options) => {
+            let report = migration::run(&options, &mut progress)?;
+            clear();
+            if options.json {
+                println!("{}", serde_json::to_string(&report.json())?);
+            } else {
+                print!("{}", report.table());
+            }
+        }
+        What::Serve { agent, addresses } => migration::application::serve(&agent, &addresses)?,
+        What::Criu { criu, rounds } => migration::criu::inside(&criu, rounds)?,
+        What::CriuVictim => migration::criu::victim()?,
         What::Owners { json } => {
             let report = owners::run(&mut progress)?;
             clear();

@@ -2,7 +2,10 @@
 //! `cargo xtask lab …` and `cargo xtask demo` run it.
 
 use std::{
-    net::SocketAddr, os::unix::process::CommandExt, process::Command, process::ExitCode,
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
     time::Duration,
 };
 
@@ -15,7 +18,9 @@ use homing_tests::{
         fault::{Fault, Traffic, wire},
         plan, state,
     },
+    puppet,
     random::Random,
+    steps,
     workload::{Clients, Options, idle, server},
 };
 
@@ -138,6 +143,26 @@ enum Action {
         #[arg(long)]
         count: usize,
     },
+    /// Serve, movably, and do what standard input says (what tests start)
+    #[command(hide = true)]
+    Puppet {
+        /// Where the host's agent listens for applications
+        #[arg(long)]
+        agent: PathBuf,
+    },
+    /// Follow a process from step to step (what tests start)
+    #[command(hide = true)]
+    Follow {
+        /// The process
+        #[arg(long)]
+        pid: i32,
+        /// Hold it before this step, counted from 1 …
+        #[arg(long)]
+        nth: Option<usize>,
+        /// … among those that have this in their name
+        #[arg(long, default_value = "", requires = "nth")]
+        of: String,
+    },
     /// Make a lab's faults (what `fault` starts)
     #[command(hide = true)]
     Shim {
@@ -151,7 +176,19 @@ enum Action {
         which: Which,
     },
     /// The main job, shown: connections that survive ECMP reshuffles
-    Demo(demo::Options),
+    #[command(args_conflicts_with_subcommands = true)]
+    Demo {
+        #[command(flatten)]
+        options: demo::Options,
+        #[command(subcommand)]
+        other: Option<OtherDemo>,
+    },
+}
+
+#[derive(Subcommand)]
+enum OtherDemo {
+    /// Drains, shown: sessions that move off each host in turn, before its power is cut
+    Drain(demo::drain::Options),
 }
 
 #[derive(Args)]
@@ -333,9 +370,20 @@ fn run(action: Action) -> Result<ExitCode> {
             runtime.block_on(server::serve(&listen, || println!("listening")))?;
         }
         Action::Hold { target, count } => idle::hold(target, count)?,
+        Action::Puppet { agent } => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(puppet::app::run(agent))?,
+        Action::Follow { pid, nth, of } => {
+            steps::follow(pid, nth.map(|nth| steps::At { nth, of }))?;
+        }
         Action::Guard { which } => lab::guard::guard(&which.name)?,
-        Action::Demo(options) => {
-            if !demo::run(&options)? {
+        Action::Demo { options, other } => {
+            let held = match other {
+                None => demo::run(&options)?,
+                Some(OtherDemo::Drain(options)) => demo::drain::run(&options)?,
+            };
+            if !held {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -6,6 +6,7 @@
 //! only difference is that the agents run.
 
 mod download;
+pub mod drain;
 mod report;
 
 use std::{

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, path::Path};
 
 use homing_agent::{
     config::Config,
-    datapath::frame,
+    datapath::{frame, repair::Snapshot},
     gossip::{ask, wire},
     pop::{
         Domain, Fingerprint, Member, Stream,
@@ -30,7 +30,7 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
@@ -39,6 +39,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("carrier", carrier::hear),
     ("node", node),
     ("migration", migration),
+    ("snapshot", snapshots),
     ("frame", frames),
     ("config", config),
     ("keys", keys),
@@ -144,6 +145,16 @@ pub fn node(bytes: &[u8]) {
 /// Whole games with the moves of one host: see [`moves::play`].
 pub fn migration(bytes: &[u8]) {
     moves::play(bytes);
+}
+
+/// States of connections, as other agents send them. Each has one form.
+pub fn snapshots(bytes: &[u8]) {
+    if let Ok(snapshot) = Snapshot::decode(bytes) {
+        assert_eq!(snapshot.encode(), bytes);
+        let (unacknowledged, unread) = snapshot.queued();
+        assert!(unacknowledged + unread <= bytes.len());
+        snapshot.sequence();
+    }
 }
 
 /// Frames that the kernel side has parked: their bytes are a client's.

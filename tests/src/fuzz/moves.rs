@@ -143,7 +143,9 @@ fn carry_out(moves: &mut Moves, now: u64) {
             continue;
         };
         let answer = match order {
-            Order::Export => Answer::Exported { blob: vec![1; 9] },
+            Order::Export => Answer::Exported {
+                blob: vec![1; 9].into(),
+            },
             Order::Read => Answer::Read { tcp: vec![2; 9] },
             _ => Answer::Done,
         };
@@ -171,6 +173,7 @@ pub fn games() -> Vec<Vec<u8>> {
         life,
         application: application(),
         bytes: 20,
+        hold_ms: 4_000,
     });
     let state = Body::State {
         ticket: COUNT + 1,

@@ -65,6 +65,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("carrier", super::carrier::seeds()),
         ("node", games(&said)),
         ("migration", moves::games()),
+        ("snapshot", snapshots()),
         ("frame", frames()),
         ("config", configs()),
         ("keys", keys()),
@@ -107,6 +108,47 @@ fn recording() -> Vec<Said> {
     }
     events.push((11 * SECOND, 6, Event::Dies));
     pop::record(DOMAINS.len(), 15 * SECOND, &events)
+}
+
+/// Connections in each state, over both versions of IP (`docs/protocol.md`, "A connection's
+/// state").
+fn snapshots() -> Vec<Vec<u8>> {
+    const ALL_AGREED: u16 = 1 | 1 << 1 | 1 << 4;
+    let end = |v6: bool, last: u8, port: u16| {
+        let address = if v6 {
+            vec![last; 16]
+        } else {
+            vec![10, 0, 0, last]
+        };
+        [address, port.to_be_bytes().to_vec()].concat()
+    };
+    let queue = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let snapshot = |(v6, state): (bool, u8), flags: u16, queues: [&[u8]; 3]| {
+        let family = if v6 { 6 } else { 4 };
+        let [high, low] = flags.to_be_bytes();
+        let clock = u32::from(flags & 1 << 1 != 0);
+        let scale = 7 * u8::from(flags & 1 << 4 != 0);
+        let words = [1_000, 2_000, 1_460, clock, 3, 4, 5, 6, 7, 8, 9, 10];
+        let head = [0, 1, family, state, high, low, scale, scale];
+        let words = words.map(u32::to_be_bytes).concat();
+        // A name, and no option.
+        let names = [&[5], b"cubic".as_slice(), &[0]].concat();
+        let ends = [end(v6, 1, 443), end(v6, 2, 40_312)].concat();
+        [
+            head.to_vec(),
+            ends,
+            words,
+            names,
+            queues.map(queue).concat(),
+        ]
+        .concat()
+    };
+    vec![
+        snapshot((false, 1), ALL_AGREED, [b"sent", b"unsent", b"received"]),
+        snapshot((true, 8), 0, [b"", b"", b"received"]),
+        snapshot((true, 4), ALL_AGREED | 1 << 5, [b"sent", b"unsent", b""]),
+        snapshot((false, 5), ALL_AGREED | 1 << 6, [b""; 3]),
+    ]
 }
 
 /// The first few of each kind and length.
@@ -170,8 +212,13 @@ fn configs() -> Vec<Vec<u8>> {
     let plan = crate::lab::Lab::builder().hosts(3).plan().clone();
     vec![
         example.as_bytes().to_vec(),
-        plan.config(1, "/etc/homing/pop.key", "/run/homing.sock")
-            .into_bytes(),
+        plan.config(
+            1,
+            "/etc/homing/pop.key",
+            "/run/homing.sock",
+            "/run/homing.app.sock",
+        )
+        .into_bytes(),
         b"[host]\nid = 5000\ndomain = \"\"\n[[services]]\nport = 0\n".to_vec(),
     ]
 }

@@ -29,6 +29,7 @@ pub mod node;
 mod paths;
 pub mod plan;
 pub mod port;
+mod power;
 pub mod state;
 pub mod status;
 mod truth;
@@ -50,8 +51,8 @@ use crate::random::Random;
 pub use agent::{READY_TIMEOUT, Settled};
 pub use clear::down;
 use clear::{clear, clear_dead_labs};
-pub use paths::own_program;
 use paths::{build_folder, labs_folder};
+pub use paths::{own_program, program};
 pub use plan::{Node, Outer, Plan, Tunnel};
 use state::{Process, State};
 pub use truth::Tables;
@@ -284,10 +285,17 @@ impl Lab {
             command.env("PATH", format!("{}:{path}", folder.display()));
         }
         if let Node::Host(host) = node {
-            command.env("HOMING_SOCKET", state::socket(&self.state.plan.name, host));
+            let name = &self.state.plan.name;
+            command.env("HOMING_SOCKET", state::socket(name, host));
+            command.env("HOMING_APPS_SOCKET", state::apps_socket(name, host));
             command.env("HOMING_CONFIG", self.folder_of(node).join("homing.toml"));
         }
         Ok(())
+    }
+
+    /// Where applications of a host register.
+    pub fn apps_socket(&self, host: u16) -> PathBuf {
+        state::apps_socket(&self.state.plan.name, host)
     }
 
     /// Runs a program on a machine to its end and returns its standard output. A
@@ -427,11 +435,12 @@ impl Lab {
             let folder = self.folder_of(node);
             fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             if let Node::Host(host) = node {
-                let socket = state::socket(&self.state.plan.name, host);
+                let name = &self.state.plan.name;
                 let text = self.state.plan.config(
                     host,
                     &key_file.to_string_lossy(),
-                    &socket.to_string_lossy(),
+                    &state::socket(name, host).to_string_lossy(),
+                    &state::apps_socket(name, host).to_string_lossy(),
                 );
                 fs::write(folder.join("homing.toml"), text)?;
             }

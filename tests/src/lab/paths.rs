@@ -14,7 +14,12 @@ pub(super) fn labs_folder() -> Result<PathBuf> {
 
 /// The program `homing-lab`: this one, or the one built along with a test program.
 pub fn own_program() -> Result<PathBuf> {
-    let path = build_folder()?.join("homing-lab");
+    program("homing-lab")
+}
+
+/// A program of this package, which was built along with this one.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = build_folder()?.join(name);
     ensure!(
         path.is_file(),
         "the program {} is not built: `cargo build --package homing-tests` builds it",

@@ -289,8 +289,9 @@ impl Plan {
         format!("02:68:6d:01:{:02x}:{:02x}", self.rack_of(host), 10 + host)
     }
 
-    /// A host's configuration file.
-    pub fn config(&self, host: u16, key_file: &str, socket: &str) -> String {
+    /// A host's configuration file, with the paths of its key file, its admin socket and
+    /// its applications' socket.
+    pub fn config(&self, host: u16, key_file: &str, socket: &str, apps: &str) -> String {
         let (network, prefix_len) = self.tunnel_network();
         let multicast = match self.outer {
             Outer::V4 => format!("239.77.77.77:{GROUP_PORT}"),
@@ -335,7 +336,7 @@ multicast = "{multicast}"
             }
         }
         text += "\n[udp]\nidle_timeout = \"6s\"\n";
-        text + &format!("\n[admin]\nsocket = \"{socket}\"\n")
+        text + &format!("\n[apps]\nsocket = \"{apps}\"\n\n[admin]\nsocket = \"{socket}\"\n")
     }
 
     /// The hosts that others join through: the first of each rack, up to four.

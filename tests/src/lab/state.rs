@@ -124,6 +124,11 @@ pub fn socket(lab: &str, host: u16) -> PathBuf {
     run_folder(lab).join(format!("h{host}.sock"))
 }
 
+/// Where applications of a host register.
+pub fn apps_socket(lab: &str, host: u16) -> PathBuf {
+    run_folder(lab).join(format!("h{host}.app.sock"))
+}
+
 fn file(lab: &str) -> PathBuf {
     run_folder(lab).join("state.json")
 }

@@ -188,7 +188,7 @@ fn length(random: &mut Random) -> usize {
     1 + random.below(bound) as usize
 }
 
-fn end_of(error: &io::Error) -> End {
+pub(crate) fn end_of(error: &io::Error) -> End {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => End::Reset,
         io::ErrorKind::TimedOut => End::Silence,

@@ -17,6 +17,7 @@ pub mod idle;
 pub mod server;
 
 pub use client::{Clients, Options, Report};
+pub(crate) use connection::end_of;
 pub use connection::{End, churn};
 pub use flow::{FLOW_LEN, FlowReport, FlowServers, Flows, forge};
 

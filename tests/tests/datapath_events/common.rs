@@ -10,7 +10,7 @@ use std::{
 use homing_agent::datapath::{
     Datapath,
     events::EventCounters,
-    local::{LocalEvent, SessionKeys},
+    local::{LocalEvent, News, SessionKeys},
     sessions::Sessions,
 };
 use homing_common::{
@@ -123,15 +123,11 @@ impl View {
         }
     }
 
-    pub async fn until(
-        &mut self,
-        from: &mut mpsc::Receiver<Vec<LocalEvent>>,
-        ids: &BTreeSet<SessionId>,
-    ) {
+    pub async fn until(&mut self, from: &mut mpsc::Receiver<News>, ids: &BTreeSet<SessionId>) {
         while self.0 != *ids {
             let events = timeout(Duration::from_secs(5), from.recv()).await;
             let events = events.expect("nothing is told").expect("the reader ended");
-            self.take(events);
+            self.take(events.events);
         }
     }
 }
@@ -149,7 +145,7 @@ pub fn ids(tuples: &BTreeSet<Tuple>) -> BTreeSet<SessionId> {
 /// Runs `test` with the reader at work.
 pub fn with_reader<F: Future<Output = ()>>(
     datapath: Datapath,
-    test: impl FnOnce(mpsc::Receiver<Vec<LocalEvent>>, Arc<EventCounters>) -> F,
+    test: impl FnOnce(mpsc::Receiver<News>, Arc<EventCounters>) -> F,
 ) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(async {

@@ -8,7 +8,7 @@ use std::{
 
 use homing_agent::datapath::{
     Datapath, LoadOptions,
-    local::LocalEvent,
+    local::News,
     sessions::Sessions,
     sockets::{WatchCounters, Watcher},
     stats::Stats,
@@ -26,7 +26,7 @@ use crate::common::{KEY, KEYS, SERVICES, Server, View, eventually_async, ids, re
 /// once, and the reader of events.
 fn with_watcher<F: Future<Output = ()>>(
     options: &LoadOptions,
-    test: impl FnOnce(mpsc::Receiver<Vec<LocalEvent>>, Facts) -> F,
+    test: impl FnOnce(mpsc::Receiver<News>, Facts) -> F,
 ) {
     let mut datapath = Datapath::load(options).unwrap();
     datapath.services.sync(&SERVICES).unwrap();
@@ -160,7 +160,7 @@ fn what_opened_and_closed_without_the_hooks_is_found_at_the_start() {
         with_watcher(&options, async |mut from, facts| {
             // The very first thing that is told is the truth.
             let mut view = View::default();
-            view.take(from.recv().await.unwrap());
+            view.take(from.recv().await.unwrap().events);
             assert_eq!(view.0, ids(&server.tuples()));
             assert!(facts.sessions.get(&closed).unwrap().is_none());
             assert_eq!(facts.adopted(), [reused, opened].into());

@@ -42,7 +42,7 @@ fn a_host_that_drains_takes_no_new_sessions_and_keeps_its_old_ones() {
     let clients = pop.load(30);
     let before = sessions(&pop, 2);
     assert!(before > 0, "host 2 has no session to keep");
-    let drained = pop.lab.homing_json(2, &["drain"]).unwrap();
+    let drained = pop.lab.homing_json(2, &["drain", "--no-move"]).unwrap();
     assert_eq!(drained["draining"], Value::Bool(true));
     assert_eq!(drained["takers"], 2);
     wait_known(&pop, 2, true);
@@ -75,7 +75,7 @@ fn a_host_that_drains_takes_no_new_sessions_and_keeps_its_old_ones() {
     assert_eq!(sessions(&pop, 2), before);
 
     // Not all have ended by the deadline; then they have.
-    let wait = ["drain", "--wait", "--deadline"];
+    let wait = ["drain", "--no-move", "--wait", "--deadline"];
     let error = pop.lab.homing_json(2, &[&wait[..], &["1s"]].concat());
     let error = format!("{:#}", error.unwrap_err());
     assert!(error.contains("still open after"), "{error}");

@@ -206,7 +206,11 @@ impl Pop {
 
     /// Closes a host's listener, and opens it again.
     pub fn restart_listener(&mut self, host: usize) {
-        self.listeners.remove(host);
+        // Ends it whoever else has a descriptor: a child that another test has just forked,
+        // and that has not become its program yet.
+        let old = self.listeners.remove(host);
+        old.shutdown(Shutdown::Both).unwrap();
+        drop(old);
         let again = self
             .switch
             .host(host)

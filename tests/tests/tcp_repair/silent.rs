@@ -3,7 +3,7 @@
 
 use std::{io::Read as _, net::Shutdown, os::fd::AsFd as _};
 
-use homing_agent::datapath::repair::{Error, Frozen, Snapshot, restore};
+use homing_agent::datapath::repair::{Error, Frozen, Restored, Snapshot, restore};
 use socket2::{Domain, Socket, Type};
 
 use super::{
@@ -127,22 +127,30 @@ fn a_discarded_copy_leaves_no_trace() {
 /// An agent that died had restored it: who comes after it has the socket and the bytes.
 #[test]
 fn a_restored_connection_is_found_and_activated() {
+    found(std::mem::forget);
+}
+
+/// It had even activated it: what was never sent is written already, and only once.
+#[test]
+fn an_activated_connection_is_found_and_nothing_is_written_twice() {
+    found(|restored| drop(restored.activate(&|_| Ok(())).unwrap()));
+}
+
+fn found(dies: impl FnOnce(Restored) + Send) {
     let (pop, mut talk) = connected(&Case::new());
     pop.switch.park();
     let said = talk.server_says(60_000);
     assert!(said > 20_000);
     pop.switch.freeze();
     let bytes = pop.take(&talk.server, A);
-    let (socket, first) = pop.switch.host(B).on(|| {
+    let snapshot = || Snapshot::decode(&bytes).unwrap();
+    let socket = pop.switch.host(B).on(|| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let fd = socket.as_fd().try_clone_to_owned().unwrap();
-        let snapshot = Snapshot::decode(&bytes).unwrap();
-        (socket, restore(fd, snapshot, &|_| Ok(())).unwrap())
+        dies(restore(fd, snapshot(), &|_| Ok(())).unwrap());
+        socket
     });
-    // It dies without a word.
-    std::mem::forget(first);
-    let snapshot = Snapshot::decode(&bytes).unwrap();
-    let found = homing_agent::datapath::repair::Restored::found(socket.into(), snapshot);
+    let found = Restored::found(socket.into(), snapshot()).unwrap();
     talk.server = pop.go_on(found, B);
     talk.hear_all();
     talk.end(Shut::Nobody);

@@ -1,7 +1,9 @@
 //! What the admin socket is told: snapshots of every part, put into the words of
 //! the API.
 
+mod bases;
 mod hosts;
+mod moving;
 mod owner;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use homing_common::{
-    host::Encapsulation,
+    host::{Encapsulation, HostId},
     session::{SessionKey, Tuple},
 };
 use tokio::{sync::watch, task::spawn_blocking};
@@ -25,22 +27,24 @@ use super::{
     drain::Drain,
     problems,
     reload::{self, Reload},
-    rendezvous::takes_sessions,
     table::{Shared, Usage},
 };
 use crate::{
-    admin::{Refusal, View, api, counts, page},
+    admin::{DrainOrder, Refusal, View, api, counts, page},
     config::Config,
     datapath::{
         clock::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
-        load::Attachment, resolver::Resolver, sessions::Sessions, sockets::WatchCounters,
-        stats::Stats,
+        load::Attachment, moving::park::Park, resolver::Resolver, sessions::Sessions,
+        sockets::WatchCounters, stats::Stats,
     },
     gossip::{
         Latency,
         alerts::Alert,
         task::{Handle, HostStatus, Status, Stopped},
     },
+    migration::app::Apps,
+    migration::task::{Handle as Moves, Stopped as MovesStopped},
+    mux::Carriers,
 };
 
 /// How long an agent may take to know the sessions of the whole POP.
@@ -68,13 +72,19 @@ pub(super) struct AgentView {
     /// What the search for idle UDP flows found.
     pub flows: Arc<FlowCounters>,
     pub owners: Shared,
+    pub carriers: Carriers,
+    pub apps: Apps,
+    /// Packets of sessions that are moving here.
+    pub park: Park,
+    /// Sessions on their way from and to here.
+    pub moves: Moves,
     /// The key of the session ids that this host looks up.
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
     /// Reads the key file again.
     pub reload: Reload,
-    /// Whether new sessions go elsewhere.
+    /// Whether new sessions go elsewhere, and the others move.
     pub drain: Drain,
     /// Asks for a graceful stop, with a hold of its own or the configured one.
     pub leave: watch::Sender<Option<Option<Duration>>>,
@@ -92,6 +102,12 @@ async fn blocking<T: Send + 'static>(
 impl From<Stopped> for Refusal {
     fn from(_: Stopped) -> Self {
         Self::Unavailable("the agent is stopping".into())
+    }
+}
+
+impl From<MovesStopped> for Refusal {
+    fn from(stopped: MovesStopped) -> Self {
+        Self::Unavailable(stopped.to_string())
     }
 }
 
@@ -120,6 +136,8 @@ impl AgentView {
         if !status.synced && self.started.elapsed() > SYNCED_WITHIN {
             problems.push(problems::NOT_SYNCED.to_owned());
         }
+        problems.extend(problems::of_carriers(&self.carriers.status(), hosts));
+        problems.extend(problems::of_apps(now, self.apps.turned_away()));
         problems.extend(problems::of_tables(
             status.unplaced,
             owners,
@@ -206,6 +224,7 @@ impl View for AgentView {
                 })
                 .collect(),
             draining: self.drain.is_on(),
+            drain: self.drain_run(),
             keys: reload::names(status.keys, status.session_keys),
             members: api::Members {
                 alive: 1 + status.alive as u32,
@@ -231,6 +250,9 @@ impl View for AgentView {
                 open_to_applied_us: latency(&status.latency),
                 asks: asks(&status),
             },
+            carriers: self.carriers_sum(),
+            apps: self.apps_sum(),
+            moves: self.moves_sum(&self.moves.status().await?.load),
             problems: self.problems(&status, &hosts, &owners),
         })
     }
@@ -263,6 +285,14 @@ impl View for AgentView {
         self.owner_of(session).await
     }
 
+    async fn carriers(&self) -> Result<api::Carriers, Refusal> {
+        Ok(self.all_carriers())
+    }
+
+    async fn apps(&self) -> Result<api::Apps, Refusal> {
+        Ok(self.all_apps())
+    }
+
     async fn stats(&self) -> Result<api::Stats, Refusal> {
         let status = self.gossip.status().await?;
         let stats = self.stats.clone();
@@ -285,11 +315,7 @@ impl View for AgentView {
             Ok((stats.read()?, interfaces))
         })
         .await?;
-        let gossip = status.counters().map(|(name, help, count)| api::Counter {
-            name: name.to_owned(),
-            count,
-            help: help.trim_end_matches('.').to_owned(),
-        });
+        let moves = self.moves.status().await?;
         Ok(api::Stats {
             outcomes: counts::outcomes(&counts),
             hooks: {
@@ -299,7 +325,12 @@ impl View for AgentView {
                 hooks.extend(counts::flows(&self.flows));
                 hooks
             },
-            gossip: gossip.collect(),
+            gossip: counts::named(status.counters()),
+            carriers: counts::named(self.carriers.status().counters.iter()),
+            apps: counts::named(self.apps.counters().iter()),
+            moves: counts::named(moves.counters.iter()),
+            steps: moves.steps.iter().map(counts::step).collect(),
+            parked: counts::parked(self.park.counters()),
             wrong_keys: status
                 .wrong_keys
                 .iter()
@@ -329,14 +360,26 @@ impl View for AgentView {
         Ok(self.reload.run().await?)
     }
 
-    async fn drain(&self, draining: bool) -> Result<api::Draining, Refusal> {
-        self.drain.set(draining).await?;
-        let hosts = self.gossip.hosts().await?;
-        Ok(api::Draining {
-            draining,
-            sessions: self.open.load(Ordering::Relaxed),
-            takers: hosts.iter().filter(|host| takes_sessions(host)).count() as u32,
-        })
+    async fn drain(&self) -> Result<api::Drain, Refusal> {
+        self.drain_told().await
+    }
+
+    async fn begin_drain(&self, order: DrainOrder) -> Result<api::Drain, Refusal> {
+        self.drain_begun(order).await
+    }
+
+    async fn end_drain(&self) -> Result<api::Drain, Refusal> {
+        self.drain.end().await?;
+        self.drain_told().await
+    }
+
+    async fn move_session(
+        &self,
+        session: Tuple,
+        target: HostId,
+        within: Duration,
+    ) -> Result<api::Moved, Refusal> {
+        self.session_moved(session, target, within).await
     }
 }
 

@@ -38,6 +38,9 @@ pub(super) const SIOCOUTQ: libc::Ioctl = libc::TIOCOUTQ;
 /// What of that has never been sent.
 pub(super) const SIOCOUTQNSD: libc::Ioctl = 0x894b;
 
+/// `TCP_CLOSE`, of the states in `include/net/tcp_states.h`.
+const CLOSED: u8 = 7;
+
 /// The beginning of `struct tcp_info`.
 pub(super) struct Info([u8; INFO_LEN]);
 
@@ -55,6 +58,10 @@ impl Info {
     /// The connection's state, or the number of one that cannot be carried.
     pub fn state(&self) -> Result<State, u8> {
         State::of(self.0[0]).ok_or(self.0[0])
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0[0] == CLOSED
     }
 
     pub fn timestamps(&self) -> bool {

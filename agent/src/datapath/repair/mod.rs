@@ -44,7 +44,7 @@ mod state;
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use libc::IPPROTO_TCP;
@@ -209,6 +209,17 @@ impl Frozen {
             _ => Err(Refusal::Sockmap.into()),
         }
     }
+}
+
+impl AsFd for Frozen {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Whether a socket's connection is closed, in every direction and for good.
+pub fn is_closed(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(kernel::Info::read(Socket::new(socket))?.is_closed())
 }
 
 impl Drop for Frozen {

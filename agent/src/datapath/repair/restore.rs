@@ -78,15 +78,27 @@ pub fn restore(socket: OwnedFd, snapshot: Snapshot, up: Up<'_>) -> Result<Restor
 }
 
 impl Restored {
-    /// A socket that an earlier life of the agent restored and did not activate, with the
-    /// snapshot it was made of: in repair mode still.
-    pub fn found(socket: OwnedFd, mut snapshot: Snapshot) -> Self {
+    /// A socket that an earlier life of the agent restored, with the snapshot it was made
+    /// of. It is in repair mode still, or again if that agent had begun to activate it:
+    /// what was written of the data that was never sent is not written again.
+    pub fn found(socket: OwnedFd, mut snapshot: Snapshot) -> Result<Self, Error> {
         snapshot.sent.clear();
         snapshot.received.clear();
-        Self {
+        let fd = Socket::new(socket.as_fd());
+        let mode = fd.int(IPPROTO_TCP, libc::TCP_REPAIR);
+        if mode.said("read TCP_REPAIR")? == 0 {
+            fd.set_int(IPPROTO_TCP, libc::TCP_REPAIR, kernel::REPAIR_ON)
+                .said("enter repair mode")?;
+            choose(fd, kernel::SEND_QUEUE)?;
+            let written = fd.int(IPPROTO_TCP, libc::TCP_QUEUE_SEQ);
+            let written = written.said("read a sequence number")? as u32;
+            choose(fd, kernel::NO_QUEUE)?;
+            snapshot.has_written(written);
+        }
+        Ok(Self {
             socket: Some(socket),
             snapshot,
-        }
+        })
     }
 
     /// Leaves repair mode: the connection goes on here. The client hears an acknowledgement

@@ -137,6 +137,19 @@ impl Snapshot {
         }
     }
 
+    /// The restored socket stands at this number: what it has of the data that was never
+    /// sent, and of the FIN after it, is not to be written again.
+    pub(super) fn has_written(&mut self, number: u32) {
+        let is_shut = self.state.has_sent_fin();
+        let data_end = self.written.wrapping_sub(u32::from(is_shut));
+        // Beyond the data it is the FIN that was written.
+        let missing = data_end.wrapping_sub(number).cast_signed();
+        self.fin_unsent &= missing >= 0;
+        let missing = missing.max(0) as usize;
+        let done = self.unsent.len().saturating_sub(missing);
+        self.unsent.drain(..done);
+    }
+
     /// How many bytes there are of data that the peer has not acknowledged, and of data
     /// that the application has not read.
     pub fn queued(&self) -> (usize, usize) {

@@ -21,31 +21,34 @@ pub struct Socket {
 
 const HEADER_LEN: usize = 16;
 /// `struct inet_diag_sockid`.
-const ID_LEN: usize = 48;
+pub(super) const ID_LEN: usize = 48;
 /// `struct inet_diag_req_v2`: eight bytes and the id.
 const REQUEST_LEN: usize = HEADER_LEN + 8 + ID_LEN;
 /// What is read of `struct inet_diag_msg`: four bytes and the id.
 const MESSAGE_LEN: usize = 4 + ID_LEN;
 /// The whole of it: five more integers. Attributes follow.
-const WHOLE_MESSAGE_LEN: usize = MESSAGE_LEN + 20;
+pub(super) const WHOLE_MESSAGE_LEN: usize = MESSAGE_LEN + 20;
 /// The extension `INET_DIAG_INFO`. What a socket signs with is told to those alone who ask
 /// for this.
 const WITH_INFO: u8 = 1 << 1;
 /// The attribute with the keys that segments are signed with.
 const INET_DIAG_MD5SIG: u16 = 18;
 
+/// `INET_DIAG_NOCOOKIE`: whichever socket it is.
+const NO_COOKIE: u64 = u64::MAX;
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 
 /// The states in which a session is open, as the hooks count: from ESTABLISHED to
 /// the one before CLOSE.
-const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+pub(super) const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// What stands for the timer of a socket in TIME_WAIT, which is no socket any more
 /// although it says FIN_WAIT2 for a while.
-const TIMER_TIME_WAIT: u8 = 3;
+pub(super) const TIMER_TIME_WAIT: u8 = 3;
 
 /// Multicast groups, by number.
 const TCP_DESTROY: u32 = 1;
@@ -79,7 +82,7 @@ impl Diag {
     pub fn dump(&mut self, mut each: impl FnMut(Socket)) -> io::Result<()> {
         for family in [libc::AF_INET, libc::AF_INET6] {
             let id = [0; ID_LEN];
-            self.ask(family as u8, (NLM_F_DUMP, 0), &id)?;
+            self.ask(family as u8, (NLM_F_DUMP, 0), STATES, &id)?;
             match self.answers(&mut each) {
                 // A kernel without IPv6.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -92,7 +95,7 @@ impl Diag {
     /// Whether the segments of just this socket are signed with MD5 (RFC 2385). The
     /// kernel tells who has `CAP_NET_ADMIN`.
     pub fn signs_with_md5(&mut self, socket: &Socket) -> io::Result<bool> {
-        self.ask(family_of(socket), (0, WITH_INFO), &sock_id(socket))?;
+        self.ask(family_of(socket), (0, WITH_INFO), STATES, &sock_id(socket))?;
         let mut signs = false;
         self.bodies(&mut |body| signs |= has_attribute(body, INET_DIAG_MD5SIG))?;
         Ok(signs)
@@ -100,7 +103,7 @@ impl Diag {
 
     /// Whether just this socket is still there, and connected.
     pub fn find(&mut self, socket: &Socket) -> io::Result<bool> {
-        self.ask(family_of(socket), (0, 0), &sock_id(socket))?;
+        self.ask(family_of(socket), (0, 0), STATES, &sock_id(socket))?;
         let mut found = false;
         match self.answers(&mut |answer| found |= answer.cookie == socket.cookie) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {
@@ -110,12 +113,28 @@ impl Diag {
         }
     }
 
+    /// Whether this session has a socket, connected in any way.
+    pub fn has(&mut self, tuple: &Tuple) -> io::Result<bool> {
+        let any = Socket {
+            tuple: *tuple,
+            cookie: NO_COOKIE,
+        };
+        self.ask(family_of(&any), (0, 0), STATES, &sock_id(&any))?;
+        let mut found = false;
+        // The kernel falls back to a listener of the service.
+        match self.answers(&mut |answer| found |= answer.tuple == *tuple) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            result => result.map(|()| found),
+        }
+    }
+
     /// Puts a question; `extensions` are bits that say what the answers shall have beyond
-    /// their fixed part.
-    fn ask(
+    /// their fixed part, `states` those that are asked for.
+    pub(super) fn ask(
         &mut self,
         family: u8,
         (flags, extensions): (u16, u8),
+        states: u32,
         id: &[u8; ID_LEN],
     ) -> io::Result<()> {
         self.sequence += 1;
@@ -126,7 +145,7 @@ impl Diag {
         request.extend(self.sequence.to_ne_bytes());
         request.extend(0u32.to_ne_bytes());
         request.extend([family, TCP, extensions, 0]);
-        request.extend(STATES.to_ne_bytes());
+        request.extend(states.to_ne_bytes());
         request.extend(id);
         self.netlink.send(&request, 0).map(drop)
     }
@@ -137,7 +156,7 @@ impl Diag {
     }
 
     /// The same, each answer as the kernel wrote it.
-    fn bodies(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    pub(super) fn bodies(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             self.buffer.clear();
             self.netlink.recv(&mut self.buffer, 0)?;
@@ -247,9 +266,11 @@ fn error_of(body: &[u8]) -> io::Error {
 /// A socket of `struct inet_diag_msg`; none if it is one in TIME_WAIT.
 fn parse(body: &[u8]) -> Option<Socket> {
     let body = body.get(..MESSAGE_LEN)?;
-    if body[2] == TIMER_TIME_WAIT {
-        return None;
-    }
+    (body[2] != TIMER_TIME_WAIT).then(|| ends(body))
+}
+
+/// Ends and cookie of what `struct inet_diag_msg` is of, of which the first part is given.
+pub(super) fn ends(body: &[u8]) -> Socket {
     let v4 = i32::from(body[0]) == libc::AF_INET;
     let address = |at: usize| {
         let mut bytes = [0; 16];
@@ -261,10 +282,10 @@ fn parse(body: &[u8]) -> Option<Socket> {
     };
     let port = |at: usize| Port([body[at], body[at + 1]]);
     let (service, client) = (address(8), address(24));
-    Some(Socket {
+    Socket {
         tuple: Tuple::new(client, port(6), service, port(4), TCP),
         cookie: cookie(body),
-    })
+    }
 }
 
 /// Whether an attribute of this kind follows a whole `struct inet_diag_msg`.
@@ -315,7 +336,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 

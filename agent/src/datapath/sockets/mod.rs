@@ -17,7 +17,9 @@
 
 pub mod audit;
 mod diag;
+mod standing;
 mod watch;
 
 pub use diag::{Diag, Socket};
+pub use standing::{Standing, Stands};
 pub use watch::{WatchCounters, Watcher};

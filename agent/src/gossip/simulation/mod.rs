@@ -11,6 +11,7 @@ mod cases;
 mod clocks;
 mod impostors;
 mod kernels;
+mod moved;
 mod racks;
 mod random;
 mod relays;

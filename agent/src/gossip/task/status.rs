@@ -3,14 +3,51 @@
 use super::{Running, Table};
 use crate::{
     gossip::{
-        handle::{HostStatus, KernelStatus, Status},
+        handle::{HostStatus, KernelStatus, Mind, Standing, Status},
         hosts::HostView,
         machine::Progress,
     },
-    pop::membership,
+    pop::{liveness::Minded, membership},
 };
 
 impl<T: Table> Running<T> {
+    /// Minds what is asked for. A host that does not know the POP cannot say what half of
+    /// it is.
+    pub(super) fn mind(&mut self, now: u64) {
+        let asked = self.ends.mind.borrow_and_update().clone();
+        let mind = Mind {
+            standing: asked.standing && self.completeness.is_synced(),
+            ..asked
+        };
+        if self.minded.as_ref() != Some(&mind) {
+            let minded = Minded {
+                reach: mind.standing,
+                frozen_at: mind.frozen_at.map(|at| self.clock.of_monotonic(at)),
+                kernels: mind.hosts.clone(),
+            };
+            self.node.mind(now, minded);
+            self.minded = Some(mind);
+        }
+    }
+
+    /// Tells how this host stands, if that is news.
+    pub(super) fn tell_standing(&mut self) {
+        let own = self.node.liveness().own_standing();
+        let to_monotonic = |moment| self.clock.to_monotonic(moment);
+        let standing = Standing {
+            incarnation: self.node.membership().me().stream.incarnation,
+            judged: own.judged,
+            reached: own
+                .reached
+                .map(|reached| (to_monotonic(reached.since), to_monotonic(reached.until))),
+        };
+        self.ends.standing.send_if_modified(|told| {
+            let differs = *told != standing;
+            *told = standing;
+            differs
+        });
+    }
+
     pub(super) fn host_statuses(&self) -> Vec<HostStatus> {
         let clock = self.clock;
         let mine = self.node.membership().me().fingerprint;
@@ -23,6 +60,7 @@ impl<T: Table> Running<T> {
                 kernel,
                 heard: kernel.heard_at().map(|at| clock.to_wall(at)),
             }),
+            void: view.void,
             routed: view.is_routed(),
             void_at: view
                 .origin
@@ -75,7 +113,7 @@ impl<T: Table> Running<T> {
             mismatched: in_state(membership::State::Mismatched),
             alerts: node.alerts(self.clock.now()),
             in_sync: !self.is_behind() && !self.full,
-            synced: self.standing.is_synced(),
+            synced: self.completeness.is_synced(),
             full: self.full,
             sessions: gossip.tally().count,
             announced: gossip.announced(),

@@ -2,6 +2,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::Mutex,
+    time::Instant,
 };
 
 use tokio::task::JoinHandle;
@@ -50,7 +51,7 @@ struct Host {
     handle: Handle,
     table: Shared,
     vitals: Pulse,
-    events: mpsc::Sender<Vec<LocalEvent>>,
+    events: mpsc::Sender<News>,
     running: JoinHandle<Result<(), Error>>,
 }
 
@@ -106,7 +107,7 @@ impl Host {
     }
 
     fn tell(&self, events: Vec<LocalEvent>) {
-        self.events.try_send(events).unwrap();
+        self.events.try_send(events.into()).unwrap();
     }
 
     async fn alive(&self, count: usize) {
@@ -253,4 +254,129 @@ async fn address_that_is_not_of_this_host_is_named_with_its_key() {
         .unwrap();
     let text = error.to_string();
     assert!(text.contains("pop.address 203.0.113.250:7946"), "{text}");
+}
+
+fn claim_of(id: u64, generation: u32, is_open: bool) -> (News, oneshot::Receiver<()>) {
+    let (done, answered) = oneshot::channel();
+    let event = match is_open {
+        true => LocalEvent::Opened {
+            ids: ids(id),
+            generation,
+            at_ns: monotonic_ns(),
+        },
+        false => closed(id),
+    };
+    let mut news = News::from(vec![event]);
+    news.done.push((ids(id), done));
+    (news, answered)
+}
+
+/// A session goes from the first host to the second: the third follows at once, the
+/// first keeps it until it has closed its claim, and knows the way by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_moves_is_claimed_by_its_new_host_and_led_there() {
+    let hosts = [(1, vec![41]), (2, vec![]), (3, vec![])];
+    let [a, b, c] = hosts.map(|(id, sessions)| Host::start(4, id, 1, sessions));
+    for host in [&a, &b, &c] {
+        host.alive(2).await;
+    }
+    b.routes(&[(41, 1)]).await;
+    c.routes(&[(41, 1)]).await;
+
+    let (adopted, done) = claim_of(41, 1, true);
+    b.events.try_send(adopted).unwrap();
+    done.await.unwrap();
+    assert!(
+        b.table.0.lock().unwrap().is_empty(),
+        "a route leads away from its new host"
+    );
+    c.routes(&[(41, 2)]).await;
+    // The source hears the claim, and leads nothing away while its own stands.
+    let heard = async {
+        while a
+            .handle
+            .owner(SessionId(41))
+            .await
+            .unwrap()
+            .claims
+            .is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), heard)
+        .await
+        .unwrap();
+    let owner = a.handle.owner(SessionId(41)).await.unwrap();
+    assert_eq!(owner.owner, Some(Owner::Here(0)));
+    assert!(a.table.0.lock().unwrap().is_empty());
+
+    let (left, done) = claim_of(41, 0, false);
+    a.events.try_send(left).unwrap();
+    done.await.unwrap();
+    let route = a.table.0.lock().unwrap().get(&SessionId(41)).copied();
+    assert_eq!(
+        route,
+        Some(HostId(2)),
+        "the route is there when that is said"
+    );
+    let gone = async {
+        while c.handle.owner(SessionId(41)).await.unwrap().claims.len() != 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .unwrap();
+    c.routes(&[(41, 2)]).await;
+    for host in [&a, &b, &c] {
+        let status = host.handle.status().await.unwrap();
+        assert_eq!(status.gossip.conflicts, 0, "a move is no conflict");
+    }
+}
+
+/// A host of a POP of two reaches half of it by itself, from when somebody minds.
+#[tokio::test(flavor = "multi_thread")]
+async fn standing_is_told_while_it_is_minded() {
+    let [a, b] = [1, 2].map(|id| Host::start(5, id, 1, vec![]));
+    a.alive(1).await;
+    b.alive(1).await;
+    assert_eq!(a.handle.reached_since(), None);
+    let before = monotonic_ns() / 1_000;
+    a.handle.mind(Mind {
+        standing: true,
+        hosts: [HostId(2)].into(),
+        ..Mind::default()
+    });
+    let mut standing = a.handle.watch_standing();
+    let stands = standing.wait_for(|standing| standing.reached_since().is_some());
+    let stands = tokio::time::timeout(Duration::from_secs(10), stands).await;
+    let stands = *stands.unwrap().unwrap();
+    assert_eq!((stands.incarnation, stands.judged), (1, 0));
+    let since = stands.reached_since().unwrap();
+    assert!((before..=monotonic_ns() / 1_000).contains(&since));
+    a.handle.mind(Mind::default());
+    let ends = standing.wait_for(|standing| standing.reached_since().is_none());
+    tokio::time::timeout(Duration::from_secs(10), ends)
+        .await
+        .unwrap()
+        .unwrap();
+    // What gossip said last does not outlive it.
+    a.handle.mind(Mind {
+        standing: true,
+        ..Mind::default()
+    });
+    standing
+        .wait_for(|standing| standing.reached_since().is_some())
+        .await
+        .unwrap();
+    a.running.abort();
+    let fades = async {
+        while a.handle.reached_since().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), fades)
+        .await
+        .unwrap();
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use homing_client::{Blob, Protocol, wire::Family};
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     AppStatus, Counters, Event, Failure, Limits,
-    core::{Answer, Core},
+    core::{Answer, Closed, Core},
     server::mail::Mailboxes,
 };
 
@@ -39,6 +39,15 @@ pub struct Exported {
     pub state: Blob,
 }
 
+/// The last application that lost its connection for something it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TurnedAway {
+    /// When.
+    pub at: SystemTime,
+    /// Which, and why.
+    pub closed: Closed,
+}
+
 pub(super) struct Shared {
     state: Mutex<State>,
     /// Times may have changed.
@@ -50,6 +59,7 @@ pub(super) struct State {
     pub core: Core<OwnedFd>,
     pub waiting: HashMap<u64, oneshot::Sender<Result<Answer<OwnedFd>, Failure>>>,
     pub mailboxes: Mailboxes,
+    pub turned_away: Option<TurnedAway>,
 }
 
 impl Shared {
@@ -66,6 +76,7 @@ impl Apps {
             core: Core::new(services, limits),
             waiting: HashMap::new(),
             mailboxes: Mailboxes::default(),
+            turned_away: None,
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -150,6 +161,12 @@ impl Apps {
             .map(drop)
     }
 
+    /// Whether the application of a connection to come has said that it can go on from its
+    /// state, and waits for [`Apps::adopt`].
+    pub fn keeps(&self, number: u64) -> bool {
+        self.0.lock().core.keeps(number)
+    }
+
     /// Has the application serve the connection: its socket must be live, out of repair
     /// mode. The connection is the application's, also if this fails.
     ///
@@ -179,6 +196,11 @@ impl Apps {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.0.lock().core.counters()
+    }
+
+    /// The last application that lost its connection for something it did.
+    pub fn turned_away(&self) -> Option<TurnedAway> {
+        self.0.lock().turned_away
     }
 
     /// Bytes of states that are held for applications.

@@ -32,24 +32,19 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use homing_client::wire::{BLOB_CEILING, MOVES_CEILING};
 
 pub use self::{
-    core::{AppId, AppStatus, Counters, Event, Failure, Left, Peer},
-    handle::{Apps, Events, Exported},
+    core::{AppId, AppStatus, Closed, Counters, Event, Failure, Left, Peer},
+    handle::{Apps, Events, Exported, TurnedAway},
     server::AppSocket,
 };
 pub use homing_client::{
     Blob, Protocol, Reason,
-    wire::{Family, Pending},
+    wire::{Closing, Family, Pending},
 };
-
-/// The socket for applications of an instance.
-pub fn default_socket(instance: &str) -> PathBuf {
-    PathBuf::from(format!("/run/homing/{instance}.app.sock"))
-}
 
 /// What applications may use of the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

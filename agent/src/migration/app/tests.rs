@@ -6,7 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
     },
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
@@ -23,6 +23,7 @@ use homing_common::{
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{server::serve, *};
+use crate::config::Group;
 
 /// Longer than anything takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -201,6 +202,9 @@ async fn what_comes_with_what_is_wrong_is_closed() {
         .await
         .expect("sent");
     assert_eq!(app.closed().await, Closing::Version);
+    let away = agent.apps.turned_away().expect("it was").closed;
+    assert_eq!(away.closing, Closing::Version);
+    assert_eq!(away.peer.pid, std::process::id().cast_signed());
     tracer.assert_closed().await;
 
     // A descriptor where none is meant.
@@ -453,10 +457,36 @@ async fn who_is_there_is_known_and_a_stop_is_told() {
     assert_eq!(status.peer.pid, std::process::id().cast_signed());
     assert_eq!(status.peer.uid, nix::unistd::getuid().as_raw());
     assert!(status.ready);
-    let waiting = agent.apps.clone();
+    let (apps, waiting) = (agent.apps.clone(), agent.apps.clone());
     let waiting = tokio::spawn(async move { waiting.export(1, line.session).await });
     assert!(matches!(app.next().await, Message::Export { .. }));
     agent.stop().await;
     assert_eq!(app.closed().await, Closing::Stopping);
+    assert_eq!(apps.turned_away(), None);
     assert_eq!(waiting.await.expect("joined").unwrap_err(), Failure::Gone);
+}
+
+#[tokio::test]
+async fn a_group_is_let_in_or_is_said_why_not() {
+    let folder = std::env::temp_dir().join(format!("homing-apps-group-{}", std::process::id()));
+    let path = folder.join("app.sock");
+    let socket = AppSocket::bind(&path).expect("bind");
+    let meta = || fs::metadata(&path).expect("file");
+    socket.admit(&Group::Id(meta().gid())).expect("its own");
+    let nobody = Group::Name("no-such-group-anywhere".to_owned());
+    let refused = socket.admit(&nobody).expect_err("no group");
+    assert!(
+        format!("{refused:#}").contains("there is no such group"),
+        "{refused:#}"
+    );
+    match socket.admit(&Group::Id(54_321)) {
+        Ok(()) => assert_eq!(meta().gid(), 54_321),
+        Err(refused) => assert!(
+            format!("{refused:#}").contains("add SupplementaryGroups=54321 to its unit"),
+            "{refused:#}"
+        ),
+    }
+    assert_eq!(meta().permissions().mode() & 0o7777, 0o660);
+    drop(socket);
+    fs::remove_dir_all(&folder).expect("folder");
 }

@@ -2,7 +2,7 @@
 
 use super::{host::Is, *};
 use crate::migration::{
-    Step,
+    Step, StepTime,
     wire::{Body, Fate, Life, Message, Parcel, decode},
 };
 
@@ -39,6 +39,36 @@ fn a_move_takes_six_messages_and_the_session_is_never_served_by_nobody_for_long(
     pop.run(pop.limits.settle + SECOND);
     pop.assert_settled();
     assert_eq!(pop.sent, 6);
+}
+
+#[test]
+fn each_step_of_a_move_is_timed_once_on_its_own_side() {
+    let mut pop = pop(2, 1);
+    let begun = pop.now;
+    pop.command(1, 2, 0);
+    while pop.ended.is_empty() {
+        assert!(pop.step(begun + SECOND));
+    }
+    let took = pop.now - begun;
+    let frozen = pop.ended[0].1.frozen_us;
+    for (host, own) in [(1, "source"), (2, "target")] {
+        for step in pop.times(host) {
+            assert_eq!(
+                step.times,
+                u64::from(step.side == own),
+                "{step:?} on {host}"
+            );
+        }
+    }
+    let source = pop
+        .times(1)
+        .into_iter()
+        .filter(|step| step.side == "source");
+    let (before, after): (Vec<_>, Vec<_>) =
+        source.partition(|step| ["asking", "exporting", "checking"].contains(&step.step));
+    let sum = |steps: &[StepTime]| steps.iter().map(|step| step.sum_us).sum::<u64>();
+    assert_eq!((sum(&before), sum(&after)), (took - frozen, frozen));
+    assert!(frozen > 0 && frozen < took);
 }
 
 #[test]
@@ -362,7 +392,7 @@ fn said(pop: &mut Pop, to: u16, from: u16, id: MoveId, body: Body<'_>) -> Vec<Ve
     let mut said = Vec::new();
     while let Some(output) = agent.poll() {
         if let Output::Send { bytes, .. } = output {
-            said.push(bytes);
+            said.push(bytes.to_vec());
         }
     }
     said

@@ -2,12 +2,15 @@
 //! dies, or is only thought to be dead, between *prepared* and *release*.
 
 use super::*;
-use crate::migration::Phase;
+use crate::migration::{Phase, limits::void_window};
 
 /// A POP of four in which host 2 is prepared for the session of host 1, and is cut off
 /// from all before it could say so.
 fn prepared_and_cut_off() -> Pop {
-    let mut pop = Pop::new(1, 4);
+    cut_off_once_prepared(Pop::new(1, 4))
+}
+
+fn cut_off_once_prepared(mut pop: Pop) -> Pop {
     pop.open(1, 1);
     pop.command(1, 2, 1);
     pop.until(|pop| is_at(pop, 2, Phase::Prepared));
@@ -39,6 +42,20 @@ fn a_copy_that_its_session_has_outlived_is_not_served() {
     assert!(pop.answering(&tuple(1)).is_empty());
 }
 
+/// The same, at a target that would hold sessions for longer itself.
+#[test]
+fn a_target_goes_by_the_bound_of_the_source() {
+    let mut pop = Pop::new(1, 4);
+    pop.limits_of(2, |limits| limits.hold *= 4);
+    let mut pop = cut_off_once_prepared(pop);
+    pop.run(pop.limits.hold + SECOND);
+    assert_eq!(pop.served_at(1), Some(1));
+    begin_anew(&mut pop, 1);
+    pop.run(QUIET);
+    pop.assert_settled();
+    assert_eq!(pop.counters(2).copies_void_too_late, 1);
+}
+
 /// The source has given up, but has not resumed, and dies: the copy is what there is. It
 /// makes no difference that the POP has meanwhile taken the target for dead.
 #[test]
@@ -65,7 +82,7 @@ fn a_source_that_was_taken_for_dead_does_not_resume_without_a_word() {
         pop.command(1, 2, 1);
         pop.until(|pop| is_at(pop, 2, Phase::Prepared));
         pop.isolate(1);
-        pop.run(pop.limits.void_window());
+        pop.run(void_window(pop.limits.hold));
         assert_eq!(pop.served_at(1), Some(2));
         assert!(is_at(&pop, 1, Phase::Frozen));
         pop.cut.clear();
@@ -96,7 +113,7 @@ fn nor_when_the_target_has_died_since() {
     pop.command(1, 2, 1);
     pop.until(|pop| is_at(pop, 2, Phase::Prepared));
     pop.isolate(1);
-    pop.run(pop.limits.void_window());
+    pop.run(void_window(pop.limits.hold));
     assert_eq!(pop.served_at(1), Some(2));
     begin_anew(&mut pop, 2);
     pop.run(QUIET);

@@ -207,7 +207,7 @@ impl Host {
                 Some(socket) => {
                     socket.agent = true;
                     self.exported.insert(tuple);
-                    let blob = b"state".to_vec();
+                    let blob = b"state".to_vec().into();
                     Answer::Exported { blob }
                 }
                 None if up => gone,

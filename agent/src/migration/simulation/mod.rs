@@ -395,7 +395,7 @@ impl Pop {
             .and_then(|agent| agent.poll())
         {
             match output {
-                Output::Send { to, bytes } => self.send(host, to.0, bytes),
+                Output::Send { to, bytes } => self.send(host, to.0, bytes.to_vec()),
                 Output::Order {
                     id,
                     tuple,

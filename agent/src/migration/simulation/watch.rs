@@ -103,6 +103,7 @@ impl Pop {
             assert!(machine.journal.is_empty(), "host {host} has a journal");
             let agent = machine.agent.as_ref().unwrap();
             assert!(agent.is_idle(), "host {host} has moves");
+            assert_eq!((agent.others().len(), agent.frozen_at()), (0, None));
             let load = agent.load();
             assert_eq!((load.bytes_from_here, load.bytes_to_here), (0, 0));
             for tuple in machine.sockets.keys() {
@@ -127,6 +128,10 @@ impl Pop {
     }
 
     /// What an agent counts.
+    pub(super) fn times(&self, host: u16) -> Vec<crate::migration::StepTime> {
+        self.hosts[&host].agent.as_ref().unwrap().times()
+    }
+
     pub(super) fn counters(&self, host: u16) -> Counters {
         *self.hosts[&host].agent.as_ref().unwrap().counters()
     }

@@ -2,8 +2,8 @@
 //! it, because nobody confirms.
 
 use super::{
-    Answer, Body, Context, Ended, Move, Order, Outcome, Output, REPEAT_MIN, Reason, Repeat, Source,
-    Step, Way,
+    Answer, Blob, Body, Context, Ended, Move, Order, Outcome, Output, REPEAT_MIN, Reason, Repeat,
+    Source, Step, Way,
 };
 
 impl Move {
@@ -86,7 +86,7 @@ impl Source {
     }
 
     fn give_back(&mut self, ctx: &mut Context<'_>, number: u64) {
-        let mut blob = Vec::new();
+        let mut blob = Blob::default();
         self.at(number, |m| blob = std::mem::take(&mut m.blob));
         self.order(ctx, number, Step::GivingBack, Order::GiveBack { blob });
     }

@@ -1,16 +1,18 @@
 //! From step to step, as long as all goes well.
 
 use super::{
-    Answer, Body, Context, Move, Offer, Order, Outcome, Phase, REPEAT_MIN, REPEAT_STATE, Reason,
-    Repeat, Source, Step, Way,
+    Answer, Body, Context, Limits, Move, Offer, Order, Outcome, Phase, REPEAT_MIN, REPEAT_STATE,
+    Reason, Repeat, Source, Step, Way,
 };
+use crate::pop::MS;
 
 impl Move {
-    pub(super) fn offer(&self) -> Offer {
+    pub(super) fn offer(&self, limits: &Limits) -> Offer {
         Offer {
             life: self.life(),
             application: self.application.clone(),
             bytes: self.bytes as u32,
+            hold_ms: u32::try_from(limits.hold / MS).unwrap_or(u32::MAX),
         }
     }
 
@@ -31,7 +33,11 @@ impl Source {
         self.at(number, |m| {
             m.until = now + bound;
             m.repeat = Some(Repeat::new(now, REPEAT_MIN));
-            ctx.say(Way::direct(m.target), id, Body::Prepare(m.offer()));
+            ctx.say(
+                Way::direct(m.target),
+                id,
+                Body::Prepare(m.offer(ctx.limits)),
+            );
         });
         self.schedule(ctx, number);
     }
@@ -80,6 +86,7 @@ impl Source {
             }
             (Step::Checking, Answer::Done) => {
                 m.frozen_at = Some(ctx.now);
+                self.frozen.insert((ctx.now, number));
                 let order = self.journal(number, Phase::Frozen);
                 self.order(ctx, number, Step::Freezing, order);
             }
@@ -87,7 +94,9 @@ impl Source {
                 self.order(ctx, number, Step::Reading, Order::Read);
             }
             (Step::Freezing, Answer::Cannot(reason)) => {
-                m.frozen_at = None;
+                if let Some(at) = m.frozen_at.take() {
+                    self.frozen.remove(&(at, number));
+                }
                 self.withdraw(ctx, number, reason);
             }
             (Step::Reading, Answer::Read { tcp }) => {

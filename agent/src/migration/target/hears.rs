@@ -4,6 +4,7 @@ use super::{
     Body, Context, End, Farewell, Fate, HostId, Incoming, Life, MoveId, Offer, Order, Phase,
     Reason, Step, Target, Way,
 };
+use crate::{migration::limits::void_window, pop::MS};
 
 impl Target {
     /// A message of the source of a move to this host.
@@ -51,7 +52,10 @@ impl Target {
         ctx.out.counters.agreed += 1;
         self.readies = self.readies.wrapping_add(1);
         let since = ctx.now;
-        let m = Incoming::new(offer.life, offer.bytes as usize, self.readies, since);
+        let m = Incoming {
+            hold: ctx.limits.hold.min(u64::from(offer.hold_ms) * MS),
+            ..Incoming::new(offer.life, offer.bytes as usize, self.readies, since)
+        };
         self.insert(id, m);
         let order = Order::Journal {
             phase: Phase::Awaiting,
@@ -132,7 +136,7 @@ impl Target {
             self.bytes += held - m.bytes;
             m.bytes = held;
         }
-        m.blob = blob.to_vec();
+        m.blob = blob.to_vec().into();
         if self.bytes > ctx.limits.bytes && self.moves.len() > 1 {
             return self.drop_copy(ctx, id, Some(Farewell::Failed(Reason::Full)));
         }
@@ -208,7 +212,7 @@ impl Target {
         ids.sort_unstable();
         for id in ids {
             let m = &self.moves[&id];
-            let in_time = !m.found && ctx.now < m.since + ctx.limits.void_window();
+            let in_time = !m.found && ctx.now < m.since + void_window(m.hold);
             match m.step {
                 _ if m.released => {}
                 Step::Recovering | Step::Prepared if in_time => {

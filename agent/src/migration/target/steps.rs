@@ -1,8 +1,8 @@
 //! From step to step: up to *prepared*, to serving, or to nothing.
 
 use super::{
-    Answer, Body, Context, End, Farewell, MoveId, Order, Phase, REPEAT_MIN, Reason, Repeat, Step,
-    Target, Way,
+    Answer, Blob, Body, Context, End, Farewell, MoveId, Order, Phase, REPEAT_MIN, Reason, Repeat,
+    Step, Target, Way,
 };
 
 impl Target {
@@ -113,6 +113,8 @@ impl Target {
     fn adopted(&mut self, ctx: &mut Context<'_>, id: MoveId) {
         ctx.out.counters.taken_over += 1;
         if let Some(m) = self.remove(id, End::Committed) {
+            let (step, since) = m.timed;
+            ctx.out.times.at_target(step, ctx.now.saturating_sub(since));
             ctx.order(id, m.life.tuple, Order::Serve);
             ctx.say(Way::direct(id.source), id, Body::Committed);
         }
@@ -148,7 +150,7 @@ impl Target {
     ) {
         self.at(id, |m| {
             m.farewell = farewell.map(|what| (Way::direct(id.source), what));
-            m.blob = Vec::new();
+            m.blob = Blob::default();
         });
         self.order(ctx, id, Step::Dropping, Order::Drop);
     }

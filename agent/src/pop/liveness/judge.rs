@@ -127,6 +127,10 @@ impl Liveness {
         if judgement.incarnation != self.incarnation || judgement.standing <= self.own {
             return;
         }
+        if judgement.standing.number > self.own.number {
+            self.polls.begin_anew(now);
+            self.next_at = now;
+        }
         self.own = Standing {
             heard: true,
             ..judgement.standing
@@ -138,7 +142,7 @@ impl Liveness {
         }
     }
 
-    fn judgement(&self, host: HostId) -> Option<Judgement> {
+    pub(super) fn judgement(&self, host: HostId) -> Option<Judgement> {
         let me = self.settings.host;
         if host == me {
             return Some(Judgement {
@@ -150,7 +154,10 @@ impl Liveness {
         }
         self.peers.get(host).map(|peer| Judgement {
             host,
-            by: peer.judged_by,
+            by: match peer.standing.number {
+                0 => me,
+                _ => peer.judged_by,
+            },
             incarnation: peer.incarnation,
             standing: peer.standing,
         })
@@ -201,14 +208,14 @@ impl Liveness {
         }
     }
 
-    /// Tells all judgements to a host that this one has begun to watch: it may
-    /// have only just joined.
+    /// Tells all judgements, also that on itself, to a host that this one has begun to
+    /// watch, or whose agent has begun: it may know none.
     pub(super) fn tell_all(&mut self, to: HostId) {
         if !self.peers.get(to).is_some_and(|peer| peer.agent_up) {
             return;
         }
-        let others = self.judged.iter().filter(|host| **host != to);
-        let judgements: Vec<_> = others.filter_map(|host| self.judgement(*host)).collect();
+        let judged = self.judged.iter();
+        let judgements: Vec<_> = judged.filter_map(|host| self.judgement(*host)).collect();
         for some in judgements.chunks(JUDGEMENTS_MAX).take(TELL_MAX) {
             self.send(to, wire::encode_judgements(some));
         }

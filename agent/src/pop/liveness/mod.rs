@@ -24,6 +24,9 @@
 //!   time, up to ten times `dead_after`. Until then its sessions are found by
 //!   asking.
 //!
+//! - Whoever moves sessions can learn how this host stands with at least half of the
+//!   POP, and whether more than half holds another one dead; the two exclude each other.
+//!
 //! What it costs: each host watches a few others, whatever the size of the POP,
 //! asks one other in turn, and counts whom it reaches by a sample of at most
 //! [`CENSUS_MAX`] where it has to. Every table is bounded.
@@ -35,6 +38,7 @@ mod duty;
 mod echoes;
 mod judge;
 mod peers;
+mod poll;
 mod suspect;
 mod view;
 mod wire;
@@ -53,11 +57,12 @@ use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 pub(crate) use self::echoes::answer_for_test;
 pub use self::{
     census::CENSUS_MAX,
-    view::{Counters, Event, Kernel, Outgoing, Question, Settings},
+    view::{Counters, Event, Kernel, Minded, Outgoing, OwnStanding, Question, Reached, Settings},
 };
 use self::{
     census::{Census, Reach},
     peers::{Peer, Peers},
+    poll::Polls,
     suspect::{Check, Suspicion},
     view::Timing,
     wire::{Message, Standing},
@@ -105,6 +110,7 @@ pub struct Liveness {
     spread_at: u64,
     exchange_at: u64,
     exchange_from: HostId,
+    polls: Polls,
     next_at: u64,
     questions: VecDeque<Question>,
     outgoing: VecDeque<Outgoing>,
@@ -136,6 +142,7 @@ impl Liveness {
             spread_at: now,
             exchange_at: now,
             exchange_from: settings.host,
+            polls: Polls::new(now),
             next_at: u64::MAX,
             questions: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -147,9 +154,10 @@ impl Liveness {
     }
 
     /// Begins another incarnation of this host.
-    pub fn restart(&mut self, incarnation: u64) {
+    pub fn restart(&mut self, now: u64, incarnation: u64) {
         self.incarnation = incarnation;
         self.own = Standing::default();
+        self.polls.begin_anew(now);
         self.spreading.remove(&self.settings.host);
     }
 
@@ -164,6 +172,10 @@ impl Liveness {
         self.learn(member);
         if let Some(peer) = self.peers.get_mut(member.host) {
             peer.agent_up = true;
+        }
+        self.polls.has_forgotten(now, member.host);
+        if self.watched.contains_key(&member.host) {
+            self.tell_all(member.host);
         }
         self.duty_is_stale = true;
         self.next_at = now;
@@ -239,6 +251,10 @@ impl Liveness {
             Message::Ask(asked) => self.asked(now, origin, asked),
             Message::Say(asked, voice) => self.said(now, origin, asked, voice),
             Message::Judgements(judgements) => self.told(now, origin, &judgements),
+            Message::Poll(number, told) => self.polled(now, origin, number, told),
+            Message::Polled(number, held, age) => {
+                self.poll_answered(now, origin, number, held, age);
+            }
         }
     }
 
@@ -251,7 +267,8 @@ impl Liveness {
     pub fn on_time(&mut self, now: u64) {
         if self.peers.len() == 0 {
             self.watched.clear();
-            self.next_at = u64::MAX;
+            self.tend_polls(now);
+            self.next_at = self.polls.due_at(self.timing.settle);
             return;
         }
         if self.duty_is_stale {
@@ -264,6 +281,7 @@ impl Liveness {
         self.tend_suspicions(now);
         self.spread(now);
         self.exchange(now);
+        self.tend_polls(now);
         self.next_at = self.due_at(now);
     }
 
@@ -283,6 +301,7 @@ impl Liveness {
             .chain(suspicions)
             .chain(spread)
             .chain(exchange)
+            .chain([self.polls.due_at(self.timing.settle)])
             .fold(self.turn_at, u64::min)
     }
 

@@ -3,6 +3,7 @@
 //! directions, and a membership that learns of agents some seconds late.
 
 mod cases;
+mod standing;
 
 use std::{
     cmp::Reverse,
@@ -15,7 +16,7 @@ use homing_common::{host::HostId, session::SessionKey};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::{Event, Kernel, Liveness, Settings, echoes::answer_for_test};
+use super::{Event, Kernel, Liveness, Minded, Settings, echoes::answer_for_test};
 use crate::pop::{Domain, Fingerprint, MS, Member, SECOND, Stream};
 
 const NOBODY: [u16; 0] = [];
@@ -32,6 +33,8 @@ struct Machine {
     /// Its agent, and whether that runs.
     agent: Liveness,
     running: bool,
+    /// When a session was frozen there that nothing has come of yet.
+    frozen_at: Option<u64>,
     /// What its membership says of others, and since when the truth differs.
     up: BTreeMap<u16, bool>,
     differs: BTreeMap<u16, u64>,
@@ -101,6 +104,7 @@ impl Pop {
             kernel: true,
             agent: Liveness::new(self.now, incarnation, settings, random),
             running: true,
+            frozen_at: None,
             up: BTreeMap::new(),
             differs: BTreeMap::new(),
             events: Vec::new(),

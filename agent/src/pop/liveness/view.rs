@@ -1,6 +1,6 @@
 //! What goes into liveness and comes out of it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use homing_common::{echo::Echo, host::HostId, session::SessionKey};
@@ -43,6 +43,11 @@ pub(super) struct Timing {
     pub spread: u64,
     /// Between two exchanges of judgements with a host picked at random.
     pub exchange: u64,
+    /// How long an answered poll counts: longer than it takes to the end of the next.
+    pub stale: u64,
+    /// How long a judgement stands confirmed before it is acted on: longer than
+    /// `stale`, also by another host's clock.
+    pub settle: u64,
     /// After so long without a flap the next one counts as the first.
     pub forget_flaps: u64,
     /// The first hold of a host that came back twice, and the longest.
@@ -60,6 +65,8 @@ impl Timing {
             round: whole / 10 + whole / 20,
             spread: whole / 30,
             exchange: whole * 2 / 3,
+            stale: whole / 5,
+            settle: whole / 5 + whole / 50,
             forget_flaps: whole * 200,
             hold: whole / 2,
             hold_max: whole * 10,
@@ -110,6 +117,37 @@ impl Kernel {
     }
 }
 
+/// What whoever moves sessions needs to know.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Minded {
+    /// How this host stands itself.
+    pub reach: bool,
+    /// When the first of the sessions was frozen that it is to stand for, if any is:
+    /// below zero if that was before the time began.
+    pub frozen_at: Option<i64>,
+    /// Whether these hosts are void.
+    pub kernels: BTreeSet<HostId>,
+}
+
+/// How a host stands in the POP itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OwnStanding {
+    /// It reaches at least half of the POP. None also where nobody minds.
+    pub reached: Option<Reached>,
+    /// How often the POP has held its kernel for dead in its present life, as far as it
+    /// has heard.
+    pub judged: u16,
+}
+
+/// At least half of the POP's agents, this host's included, have answered it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reached {
+    /// Since then, without a break.
+    pub since: u64,
+    /// Until then that counts, unless it is renewed.
+    pub until: u64,
+}
+
 /// A question to a kernel: sent as it is, without a seal.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
@@ -142,6 +180,11 @@ pub enum Event {
         host: HostId,
         /// Who said so: this host, where it judged itself.
         by: HostId,
+    },
+    /// A kernel that is minded is dead, and more than half of the POP knows.
+    Void {
+        /// The host.
+        host: HostId,
     },
     /// A kernel that was judged dead is alive, in the same life.
     Back {
@@ -229,6 +272,14 @@ counters! {
         flaps_held,
         /// Times this host counted how many of the POP it reaches.
         censuses,
+        /// Polls of what the POP holds of this host's own kernel, while sessions move.
+        polls,
+        /// Among these: under half of the POP answered.
+        polls_failed,
+        /// Answers that did not count, because that agent had begun after a session was frozen here.
+        polls_answered_young,
+        /// Kernels that more than half of the POP has confirmed to be dead, while sessions move.
+        kernels_void,
         /// Liveness messages sent.
         liveness_sent,
         /// Liveness messages heard and understood.

@@ -18,6 +18,10 @@ pub(super) enum Message {
     Say(Asked, Voice),
     /// What the POP holds of kernels.
     Judgements(Vec<Judgement>),
+    /// "What do you hold of this kernel? I hold this." With the number of the poll.
+    Poll(u32, Judgement),
+    /// The answer, and for how long that agent has run, in microseconds.
+    Polled(u32, Judgement, u64),
 }
 
 /// What is asked about.
@@ -95,14 +99,37 @@ pub(super) fn encode_judgements(judgements: &[Judgement]) -> Bytes {
     out.put_u8(judgements.len() as u8);
     out.put_u16(0);
     for judgement in judgements {
-        out.put_u16(judgement.host.0);
-        out.put_u16(judgement.by.0);
-        out.put_u64(judgement.incarnation);
-        out.put_u16(judgement.standing.number);
-        out.put_u8(judgement.standing.heard.into());
-        out.put_u8(0);
+        put_judgement(&mut out, judgement);
     }
     out.into()
+}
+
+pub(super) fn encode_poll(number: u32, judgement: &Judgement) -> Bytes {
+    encode_about(4, number, judgement).into()
+}
+
+pub(super) fn encode_polled(number: u32, judgement: &Judgement, age: u64) -> Bytes {
+    let mut out = encode_about(5, number, judgement);
+    out.put_u64(age);
+    out.into()
+}
+
+fn encode_about(kind: u8, number: u32, judgement: &Judgement) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16 + JUDGEMENT_LEN);
+    out.put_u8(kind);
+    out.put_bytes(0, 3);
+    out.put_u32(number);
+    put_judgement(&mut out, judgement);
+    out
+}
+
+fn put_judgement(out: &mut Vec<u8>, judgement: &Judgement) {
+    out.put_u16(judgement.host.0);
+    out.put_u16(judgement.by.0);
+    out.put_u64(judgement.incarnation);
+    out.put_u16(judgement.standing.number);
+    out.put_u8(judgement.standing.heard.into());
+    out.put_u8(0);
 }
 
 /// Reads a message; none if it makes no sense.
@@ -135,31 +162,45 @@ fn read(mut body: &[u8]) -> Result<Option<Message>, TryGetError> {
             body.try_get_u16()?;
             let mut judgements = Vec::new();
             for _ in 0..second {
-                let (host, by) = (body.try_get_u16()?, body.try_get_u16()?);
-                let incarnation = body.try_get_u64()?;
-                let number = body.try_get_u16()?;
-                let heard = body.try_get_u8()?;
-                body.try_get_u8()?;
-                let (Ok(host), Ok(by), 0..=1) =
-                    (HostId::try_from(host), HostId::try_from(by), heard)
-                else {
+                let Some(judgement) = read_judgement(body)? else {
                     return Ok(None);
                 };
-                judgements.push(Judgement {
-                    host,
-                    by,
-                    incarnation,
-                    standing: Standing {
-                        number,
-                        heard: heard == 1,
-                    },
-                });
+                judgements.push(judgement);
             }
             Message::Judgements(judgements)
+        }
+        4 | 5 => {
+            body.try_get_u16()?;
+            let number = body.try_get_u32()?;
+            match (kind, read_judgement(body)?) {
+                (4, Some(judgement)) => Message::Poll(number, judgement),
+                (5, Some(judgement)) => Message::Polled(number, judgement, body.try_get_u64()?),
+                _ => return Ok(None),
+            }
         }
         _ => return Ok(None),
     };
     Ok(body.is_empty().then_some(message))
+}
+
+fn read_judgement(body: &mut &[u8]) -> Result<Option<Judgement>, TryGetError> {
+    let (host, by) = (body.try_get_u16()?, body.try_get_u16()?);
+    let incarnation = body.try_get_u64()?;
+    let number = body.try_get_u16()?;
+    let heard = body.try_get_u8()?;
+    body.try_get_u8()?;
+    let (Ok(host), Ok(by), 0..=1) = (HostId::try_from(host), HostId::try_from(by), heard) else {
+        return Ok(None);
+    };
+    Ok(Some(Judgement {
+        host,
+        by,
+        incarnation,
+        standing: Standing {
+            number,
+            heard: heard == 1,
+        },
+    }))
 }
 
 fn voice(byte: u8) -> Option<Voice> {
@@ -205,7 +246,10 @@ mod tests {
         prop_oneof![
             asked().prop_map(Message::Ask),
             (asked(), 1u8..=5).prop_map(|(asked, n)| Message::Say(asked, voice(n).unwrap())),
-            prop::collection::vec(judgement, 0..=JUDGEMENTS_MAX).prop_map(Message::Judgements),
+            prop::collection::vec(judgement.clone(), 0..=JUDGEMENTS_MAX)
+                .prop_map(Message::Judgements),
+            (any::<u32>(), judgement.clone()).prop_map(|(n, j)| Message::Poll(n, j)),
+            (any::<u32>(), judgement, any::<u64>()).prop_map(|(n, j, a)| Message::Polled(n, j, a)),
         ]
     }
 
@@ -216,6 +260,8 @@ mod tests {
                 Message::Ask(asked) => encode_ask(asked),
                 Message::Say(asked, voice) => encode_say(asked, *voice),
                 Message::Judgements(list) => encode_judgements(list),
+                Message::Poll(number, judgement) => encode_poll(*number, judgement),
+                Message::Polled(number, judgement, age) => encode_polled(*number, judgement, *age),
             };
             prop_assert!(bytes.len() <= crate::pop::BODY_LEN_MAX);
             for len in 0..bytes.len() {

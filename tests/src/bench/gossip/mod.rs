@@ -66,7 +66,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
         progress(&format!("lab, run {number} of {}", options.runs));
         runs.push(lab::run(options.lab_opens)?);
     }
-    let load = load();
+    let load = super::load();
     let size = Size {
         hosts: options.hosts,
         domains: options.domains,
@@ -85,12 +85,6 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> 
         runs,
         load,
     })
-}
-
-fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split_ascii_whitespace().next();
-    first.and_then(|load| load.parse().ok()).unwrap_or(f64::NAN)
 }
 
 fn median(values: impl Iterator<Item = u64>) -> Option<u64> {

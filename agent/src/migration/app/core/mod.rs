@@ -25,7 +25,7 @@ use homing_common::{
 use zeroize::Zeroizing;
 
 use super::Limits;
-pub use view::{AppStatus, Counters};
+pub use view::{AppStatus, Closed, Counters};
 
 /// One connection of an application; never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -256,6 +256,7 @@ pub struct Core<D> {
     bytes: usize,
     next: u64,
     counters: Counters,
+    closed: Option<Closed>,
     outputs: Vec<Output<D>>,
 }
 
@@ -276,6 +277,7 @@ impl<D> Core<D> {
             bytes: 0,
             next: 1,
             counters: Counters::default(),
+            closed: None,
             outputs: Vec::new(),
         }
     }
@@ -306,8 +308,9 @@ impl<D> Core<D> {
     /// So many are connected as may be.
     pub fn connected(&mut self, peer: Peer, now: Instant) -> Result<AppId, Closing> {
         if self.apps.len() >= self.limits.apps {
-            self.counters.closed_too_many += 1;
-            return Err(Closing::TooMany);
+            let (closing, text) = (Closing::TooMany, "so many are connected as may be");
+            self.count_closed(peer, closing, text);
+            return Err(closing);
         }
         let id = AppId(self.next);
         self.next += 1;
@@ -363,8 +366,8 @@ impl<D> Core<D> {
 
     /// Ends an application's registration and connection, and says why.
     pub fn close(&mut self, id: AppId, closing: Closing, text: &'static str) {
-        if self.apps.contains_key(&id) {
-            self.counters.count(closing);
+        if let Some(&App { peer, .. }) = self.apps.get(&id) {
+            self.count_closed(peer, closing, text);
             self.gone(id);
             self.outputs.push(Output::Close(id, closing, text));
         }

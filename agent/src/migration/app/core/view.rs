@@ -59,7 +59,7 @@ counters! {
 }
 
 impl Counters {
-    pub(super) fn count(&mut self, closing: Closing) {
+    fn count(&mut self, closing: Closing) {
         *match closing {
             Closing::Version => &mut self.closed_version,
             Closing::Malformed => &mut self.closed_malformed,
@@ -72,6 +72,17 @@ impl Counters {
             Closing::Stopping => &mut self.closed_stopping,
         } += 1;
     }
+}
+
+/// An application that lost its connection for something it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed {
+    /// Its process.
+    pub peer: Peer,
+    /// Why.
+    pub closing: Closing,
+    /// More.
+    pub text: &'static str,
 }
 
 /// An application, as it can be shown.
@@ -98,6 +109,12 @@ impl<D> Core<D> {
     pub fn registered(&self, service: &Service) -> Option<&Protocol> {
         let app = self.apps.get(self.holders.get(service)?)?;
         app.protocol.as_ref().filter(|_| app.phase == Phase::Ready)
+    }
+
+    /// Whether an application waits to be told to adopt what it can go on from.
+    pub fn keeps(&self, number: u64) -> bool {
+        let one = self.moves.get(&number);
+        one.is_some_and(|one| matches!(one.step, Step::Kept))
     }
 
     /// Whether a session takes part in a move that is pending with an application.
@@ -132,6 +149,23 @@ impl<D> Core<D> {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    pub(super) fn count_closed(&mut self, peer: Peer, closing: Closing, text: &'static str) {
+        self.counters.count(closing);
+        if closing != Closing::Stopping {
+            self.closed = Some(Closed {
+                peer,
+                closing,
+                text,
+            });
+        }
+    }
+
+    /// The last application that lost its connection for something it did, since this was
+    /// last asked.
+    pub fn take_closed(&mut self) -> Option<Closed> {
+        self.closed.take()
     }
 
     /// Counts a descriptor that was not what was asked for.

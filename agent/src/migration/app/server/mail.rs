@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::Arc,
+    time::SystemTime,
 };
 
 use homing_client::{seqpacket::Socket, wire::Closing};
@@ -14,7 +15,7 @@ use crate::migration::app::{
     AppId, Event, Failure,
     core::{Answer, Output},
     descriptor,
-    handle::State,
+    handle::{State, TurnedAway},
 };
 
 /// What waits for the task of a connection, besides datagrams.
@@ -78,6 +79,10 @@ impl State {
     /// go of the lock.
     pub fn dispatch(&mut self) {
         loop {
+            if let Some(closed) = self.core.take_closed() {
+                let at = SystemTime::now();
+                self.turned_away = Some(TurnedAway { at, closed });
+            }
             let outputs = self.core.take_outputs();
             if outputs.is_empty() {
                 return;

@@ -33,7 +33,10 @@ use tokio::{
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{AppId, Apps, Peer};
-use crate::unix::{SocketFile, listen_on};
+use crate::{
+    config::Group,
+    unix::{SocketFile, listen_on},
+};
 use mail::Mail;
 
 /// How long a stop waits for the tasks of applications.
@@ -43,7 +46,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct AppSocket {
     listener: AsyncFd<OwnedFd>,
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 impl AppSocket {
@@ -61,15 +64,24 @@ impl AppSocket {
             )
         };
         let (socket, file) =
-            listen_on(path, SockType::SeqPacket, "another path").with_context(at)?;
+            listen_on(path, SockType::SeqPacket, "apps.socket").with_context(at)?;
         // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the
         // `AsyncFd` owns it.
         let listener = unsafe { AsyncFd::register(socket) }
             .map_err(io::Error::from)
             .with_context(at)?;
-        Ok(Self {
-            listener,
-            _file: file,
+        Ok(Self { listener, file })
+    }
+
+    /// Lets the members of a group register, too.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group, or the file cannot be given to it.
+    pub fn admit(&self, group: &Group) -> Result<()> {
+        self.file.give_to(group).with_context(|| {
+            let path = self.file.path().display();
+            format!("cannot let the group {group} use the applications' socket {path}")
         })
     }
 
@@ -144,10 +156,12 @@ fn welcome(apps: &Apps, accepted: OwnedFd, tasks: &mut JoinSet<()>) {
     };
     let connected = {
         let mut state = apps.0.lock();
-        state.core.connected(peer, Instant::now()).map(|app| {
+        let connected = state.core.connected(peer, Instant::now()).map(|app| {
             let notify = state.mailboxes.open(app, Arc::clone(&socket));
             (app, notify)
-        })
+        });
+        state.dispatch();
+        connected
     };
     match connected {
         Ok((app, notify)) => {

@@ -1,0 +1,71 @@
+//! This host, as the machines see it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use homing_common::{host::HostId, net::Service, session::Tuple};
+use tokio::sync::watch;
+
+use crate::{
+    datapath::sessions::Sessions,
+    gossip::task::{HostStatus, Standing},
+    migration::{Local, app::Apps, local::Application},
+    pop::membership::State,
+};
+
+/// What is looked up on this host.
+pub(super) struct View {
+    pub services: HashSet<Service>,
+    pub draining: watch::Receiver<bool>,
+    pub apps: Apps,
+    pub sessions: Arc<Sessions>,
+    /// The other members that are up, by id.
+    pub members: Vec<HostId>,
+    pub standing: watch::Receiver<Standing>,
+}
+
+impl View {
+    /// Takes in membership.
+    pub fn set_members(&mut self, hosts: &[HostStatus]) {
+        let up = hosts
+            .iter()
+            .filter(|host| host.state == Some(State::Alive))
+            .map(|host| host.host);
+        self.members = up.collect();
+        self.members.sort_unstable();
+    }
+}
+
+impl Local for View {
+    fn has_service(&self, service: &Service) -> bool {
+        self.services.contains(service)
+    }
+
+    fn drains(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    fn application(&self, service: &Service) -> Option<Application> {
+        self.apps.registered(service).map(|protocol| Application {
+            name: protocol.name,
+            version: protocol.version,
+        })
+    }
+
+    fn session(&self, tuple: &Tuple) -> Option<u32> {
+        match self.sessions.get(tuple) {
+            Ok(session) => session.map(|session| session.generation),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read SESSIONS");
+                None
+            }
+        }
+    }
+
+    fn members(&self) -> Vec<HostId> {
+        self.members.clone()
+    }
+
+    fn reached_since(&self) -> Option<u64> {
+        self.standing.borrow().reached_since()
+    }
+}
