@@ -48,6 +48,8 @@ impl Handshake {
             "link set hm-client up",
             "address add 203.0.113.10/32 dev lo",
             "address add 2001:db8:113::10/128 dev lo nodad",
+            // The kernel adds this one too, but later, from a work queue.
+            "-6 route add local 2001:db8:113::10/128 dev lo",
             "route add 198.51.100.0/24 dev hm-client",
             "route add 2001:db8:c::/64 dev hm-client",
         ] {
