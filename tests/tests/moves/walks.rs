@@ -28,6 +28,8 @@ fn walk_and_talk(path: &[u16], arrive_at: u16) {
     pop.lab.set_ecmp(&[arrive_at]).unwrap();
     let named: Vec<_> = clients.iter().map(|client| client.named()).collect();
     let chats: Vec<Chat> = clients.into_iter().map(|client| client.chat()).collect();
+    let bounced = || pop.lab.outcomes(&["tunnel_bounce"]).unwrap();
+    let before = bounced();
     for pair in path.windows(2) {
         let order = |named| pop.order(pair[0], pair[1], named);
         let orders: Vec<Order> = named.iter().map(order).collect();
@@ -36,6 +38,8 @@ fn walk_and_talk(path: &[u16], arrive_at: u16) {
             assert!(came.is_moved(), "{pair:?} of {path:?}: {came:?}");
         }
     }
+    // A target that has the session does not send what comes for it to the source.
+    assert_eq!(bounced(), before, "packets were sent to and fro, and lost");
     for chat in chats {
         scene.path(chat.address, path);
         let mut client = chat.end();

@@ -19,13 +19,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aya::maps::{Map, MapData, RingBuf};
 use homing_common::{moving::Phase, park::Why, session::Tuple};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    task::spawn_blocking,
+    task::yield_now,
+    time::sleep,
 };
 
 use super::{
@@ -41,7 +43,12 @@ use crate::datapath::{
 };
 
 /// Records that are read at once at most, before somebody else gets a turn.
-const BATCH: usize = 1024;
+const BATCH: usize = 128;
+/// Records that are read at once by whoever needs all that there are: more than the ring
+/// has room for.
+const ALL: usize = 8 << 10;
+/// What comes in this time after some were read is read together.
+const REST: Duration = Duration::from_millis(1);
 /// How often [`Park::serve`] looks for more before it removes the entry: a client that
 /// sends faster than it is fed must not keep its own session from being served.
 const ROUNDS_MAX: usize = 8;
@@ -126,13 +133,11 @@ impl Park {
         loop {
             // Before the ring is read, so that what comes then is told again.
             ready.readable().await?.clear_ready();
-            let mut more = true;
-            while more {
-                let inner = self.0.clone();
-                more = spawn_blocking(move || inner.lock().drain(&inner))
-                    .await
-                    .map_err(io::Error::other)??;
+            while self.0.lock().drain(&self.0, BATCH)? {
+                yield_now().await;
             }
+            // Whoever serves a session looks for itself.
+            sleep(REST).await;
         }
     }
 
@@ -202,20 +207,15 @@ impl Inner {
 }
 
 impl Waiting {
-    /// Takes in all that is in the ring, or as much as it can hold at once.
+    /// Takes in all that is in the ring.
     fn drain_all(&mut self, inner: &Inner) -> io::Result<()> {
-        for _ in 0..ROUNDS_MAX {
-            if !self.drain(inner)? {
-                break;
-            }
-        }
-        Ok(())
+        self.drain(inner, ALL).map(drop)
     }
 
-    /// Takes in a batch; returns whether there may be more.
-    fn drain(&mut self, inner: &Inner) -> io::Result<bool> {
+    /// Takes in so many packets at most; returns whether there may be more.
+    fn drain(&mut self, inner: &Inner, most: usize) -> io::Result<bool> {
         let counters = &inner.counters;
-        for _ in 0..BATCH {
+        for _ in 0..most {
             let Some(record) = self.ring.next() else {
                 return Ok(false);
             };

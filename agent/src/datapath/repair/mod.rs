@@ -60,6 +60,8 @@ use self::socket::Socket;
 
 /// How much may stand in each of the two queues, bytes.
 pub const QUEUE_MAX: u32 = 8 << 20;
+/// What stands in both together at most that the kernel gives and takes in microseconds.
+pub const LIGHT_MAX: usize = 64 << 10;
 
 /// Why a connection could not be read, ended or restored.
 #[derive(Debug, thiserror::Error)]
@@ -215,6 +217,15 @@ impl AsFd for Frozen {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// How much data a connection has in its queues just now.
+///
+/// # Errors
+///
+/// It is more than can be carried, or the kernel does not tell.
+pub fn queued(socket: BorrowedFd<'_>) -> Result<Queued, Error> {
+    refusal::queued(Socket::new(socket))
 }
 
 /// Whether a socket's connection is closed, in every direction and for good.

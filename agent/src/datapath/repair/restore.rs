@@ -101,6 +101,11 @@ impl Restored {
         })
     }
 
+    /// Whether it goes on within microseconds: see [`Snapshot::is_light`].
+    pub fn is_light(&self) -> bool {
+        self.snapshot.is_light()
+    }
+
     /// Leaves repair mode: the connection goes on here. The client hears an acknowledgement
     /// of all that has arrived (one that was due at the source may never have been sent),
     /// and what was never sent follows.

@@ -6,7 +6,7 @@ use homing_common::{net::TCP, session::Tuple};
 use libc::{IPPROTO_TCP, SOL_SOCKET};
 
 use super::{
-    Error, Said as _,
+    Error, LIGHT_MAX, Said as _,
     kernel::{self, Info, SIOCOUTQNSD},
     options::{self, Setting},
     refusal::{self, ends, queued},
@@ -154,6 +154,14 @@ impl Snapshot {
     /// that the application has not read.
     pub fn queued(&self) -> (usize, usize) {
         (self.sent.len() + self.unsent.len(), self.received.len())
+    }
+
+    /// Whether it is restored, and goes on, within microseconds: there is little data, and
+    /// nothing that the stack has to be waited for.
+    pub fn is_light(&self) -> bool {
+        let (to_send, unread) = self.queued();
+        let waits = matches!(self.state, State::FinWait2 | State::CloseWait);
+        !waits && self.unsent.is_empty() && to_send + unread <= LIGHT_MAX
     }
 
     /// Whether both sides had agreed on ECN, which cannot be restored.

@@ -8,11 +8,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{MoveId, Reason, Task, hold::Hold, kernel::Done, orders::done};
 use crate::{datapath::events::Found, migration::Answer};
 
+/// Parked packets that are given to sockets without a thread of their own for it.
+const FED_AT_ONCE: usize = 32;
+
 impl Task {
     /// The session is this host's: it is recorded and announced, and gets its packets.
     ///
-    /// Who hears of it is not waited for: until then others send its packets to the
-    /// source, which diverts them.
+    /// That other hosts hear of it is not waited for: until then they send its packets to
+    /// the source, which diverts them. That this host's own programs know is: they would
+    /// send its packets to the source as well, which sends nothing back.
     pub(super) fn adopt(
         &mut self,
         id: MoveId,
@@ -22,7 +26,7 @@ impl Task {
         hold: Hold,
     ) {
         let (kernel, found) = (self.kernel.clone(), self.found.clone());
-        let (done_to, _) = oneshot::channel();
+        let (done_to, known) = oneshot::channel();
         self.go_on(id, ticket, true, async move {
             let Hold::Active(socket) = hold else {
                 return Done::cannot(hold, Reason::Gone, "there is no connection");
@@ -37,12 +41,18 @@ impl Task {
                 done: done_to,
             };
             // Nobody is left to be told if the agent stops; the next one scans SESSIONS.
-            let _ = found.send(adopted).await;
+            if found.send(adopted).await.is_ok() {
+                let _ = known.await;
+            }
             let park = kernel.park.clone();
             let serve = move || park.serve(&tuple, id.number);
-            let served = match tokio::task::spawn_blocking(serve).await {
-                Ok(served) => served,
-                Err(error) => return Done::cannot(Hold::Active(socket), Reason::Kernel, error),
+            let served = if kernel.park.waiting() <= FED_AT_ONCE {
+                serve()
+            } else {
+                match tokio::task::spawn_blocking(serve).await {
+                    Ok(served) => served,
+                    Err(error) => return Done::cannot(Hold::Active(socket), Reason::Kernel, error),
+                }
             };
             let closed = kernel.forget_closed(&tuple, socket.as_fd());
             tell_closed(&found, tuple, closed).await;

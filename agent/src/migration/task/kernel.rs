@@ -18,7 +18,7 @@ use crate::{
     datapath::{
         clock::monotonic_ns,
         moving::{Error as MovingError, Move, MovingMap, park::Park},
-        repair::{self, Frozen, Restored, Snapshot},
+        repair::{self, Frozen, LIGHT_MAX, Restored, Snapshot},
         sessions::{Recorded, Sessions},
         sockets::Diag,
         stack::Stack,
@@ -95,6 +95,16 @@ impl Kernel {
                 let reason = reason_of(&error);
                 Done::cannot(Hold::Exported(socket), reason, error)
             }
+        }
+    }
+
+    /// Whether [`Self::read`], or [`Self::activate`], is a matter of microseconds.
+    pub fn is_light(&self, hold: &Hold) -> bool {
+        match hold {
+            Hold::Exported(socket) => repair::queued(socket.as_fd())
+                .is_ok_and(|queued| queued.to_send as usize + queued.unread as usize <= LIGHT_MAX),
+            Hold::Restored(restored) => restored.is_light(),
+            _ => true,
         }
     }
 
@@ -202,21 +212,33 @@ impl Kernel {
         }
     }
 
-    /// Makes the connection of a state, in repair mode.
-    pub fn restore(&self, id: MoveId, tuple: &Tuple, tcp: &[u8], hold: Hold) -> Done {
+    /// The connection's state, and the socket for it.
+    pub fn unpack(
+        &self,
+        tuple: &Tuple,
+        tcp: &[u8],
+        hold: Hold,
+    ) -> Result<(OwnedFd, Snapshot), Done> {
         let Hold::Fresh(socket) = hold else {
-            return Done::cannot(hold, Reason::ApplicationGone, "there is no socket for it");
+            let detail = "there is no socket for it";
+            return Err(Done::cannot(hold, Reason::ApplicationGone, detail));
         };
-        let snapshot = match Snapshot::decode(tcp) {
-            Ok(snapshot) if snapshot.tuple() == *tuple => snapshot,
-            Ok(_) => {
-                let detail = "the state is another session's";
-                return Done::cannot(Hold::Fresh(socket), Reason::NotCarried, detail);
-            }
-            Err(error) => return Done::cannot(Hold::Fresh(socket), Reason::NotCarried, error),
+        let detail = match Snapshot::decode(tcp) {
+            Ok(snapshot) if snapshot.tuple() == *tuple => return Ok((socket, snapshot)),
+            Ok(_) => "the state is another session's".to_owned(),
+            Err(error) => error.to_string(),
         };
+        Err(Done::cannot(
+            Hold::Fresh(socket),
+            Reason::NotCarried,
+            detail,
+        ))
+    }
+
+    /// Makes the connection of a state, in repair mode.
+    pub fn restore(&self, id: MoveId, tcp: &[u8], socket: OwnedFd, snapshot: Snapshot) -> Done {
         if snapshot.loses_ecn() {
-            tracing::debug!(?tuple, "the session goes on without ECN");
+            tracing::debug!(tuple = ?snapshot.tuple(), "the session goes on without ECN");
         }
         if let Err(error) = self.kept.write(id, tcp) {
             let detail = format!("cannot keep the connection's state: {error}");

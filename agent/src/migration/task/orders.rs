@@ -88,16 +88,24 @@ impl Task {
                 done(Hold::Nothing, Answer::Done)
             }
             Order::Recover => return self.recover(id, tuple, ticket, hold),
+            Order::Read if kernel.is_light(&hold) => kernel.read(hold),
             Order::Read => {
                 self.running
                     .spawn_blocking(move || finish(kernel.read(hold)));
                 return;
             }
-            Order::Restore { tcp } => {
-                self.running
-                    .spawn_blocking(move || finish(kernel.restore(id, &tuple, &tcp, hold)));
-                return;
-            }
+            Order::Restore { tcp } => match kernel.unpack(&tuple, &tcp, hold) {
+                Ok((socket, snapshot)) if snapshot.is_light() => {
+                    kernel.restore(id, &tcp, socket, snapshot)
+                }
+                Ok((socket, snapshot)) => {
+                    self.running
+                        .spawn_blocking(move || finish(kernel.restore(id, &tcp, socket, snapshot)));
+                    return;
+                }
+                Err(done) => done,
+            },
+            Order::Activate if kernel.is_light(&hold) => kernel.activate(hold),
             Order::Activate => {
                 self.running
                     .spawn_blocking(move || finish(kernel.activate(hold)));
