@@ -131,19 +131,43 @@ impl Client {
     }
 
     /// Exchanges a little again and again, until it is asked back.
-    pub fn chat(mut self) -> Chat {
+    pub fn chat(self) -> Chat {
+        self.until_asked(|client| {
+            // Not too fast for what is captured, and for who else is here.
+            thread::sleep(Duration::from_millis(2));
+            client.try_exchange(100)
+        })
+    }
+
+    /// Says a little again and again, and does not wait for answers, until it is asked
+    /// back. Something is always on its way, as long as answers come within some hundred
+    /// sayings.
+    pub fn stream(self) -> Chat {
+        self.until_asked(|client| {
+            thread::sleep(Duration::from_micros(100));
+            client.try_say(100)?;
+            let ahead = client.said - client.heard;
+            client.try_hear(ahead.saturating_sub(40_000))
+        })
+    }
+
+    fn until_asked(
+        mut self,
+        mut what: impl FnMut(&mut Self) -> Result<(), String> + Send + 'static,
+    ) -> Chat {
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
         let (address, service) = (self.address, self.service);
         let thread = thread::spawn(move || {
             while !until.load(Relaxed) {
-                if let Err(error) = self.try_exchange(100) {
+                if let Err(error) = what(&mut self) {
                     return Err((self, error));
                 }
-                // Not too fast for what is captured, and for who else is here.
-                thread::sleep(Duration::from_millis(2));
             }
-            Ok(self)
+            match self.try_hear(self.said - self.heard) {
+                Ok(()) => Ok(self),
+                Err(error) => Err((self, error)),
+            }
         });
         Chat {
             address,
