@@ -101,6 +101,7 @@ fn a_release_that_never_arrives_is_given_up_on_both_sides_and_counted() {
     assert_eq!(reports[&client.address].speakers, [SOURCE]);
     pop.lab.heal().unwrap();
     pop.lab.wait_truth(PATIENCE).unwrap();
+    pop.lab.wait_ready(PATIENCE).unwrap();
     // The service goes on, for whoever comes.
     let mut another = pop.connect(TARGET, client.service, Wish::default());
     another.exchange(1000);

@@ -100,12 +100,8 @@ fn prepare(pop: &mut Pop, case: Case, host: u16, client: &mut Client) -> u64 {
         let ended = case.shut != Shut::Client || queues.state == CLOSE_WAIT;
         queues.unread == case.unread && queues.unacknowledged == 0 && ended
     });
-    if case.out == Out::Unacknowledged || case.shut == Shut::ServerUnacknowledged {
-        let lost = Fault {
-            from: vec![Node::Client(1)],
-            ..Fault::all().to(&[1, 2, 3]).cut()
-        };
-        pop.lab.fault(lost).unwrap();
+    if case.out == Out::Unacknowledged {
+        lose_what_the_client_says(pop);
     }
     let most = match case.out {
         Out::Nothing => 0,
@@ -129,11 +125,22 @@ fn prepare(pop: &mut Pop, case: Case, host: u16, client: &mut Client) -> u64 {
             wait(pop, &|pop| queues(pop).state == wanted);
         }
         Shut::ServerUnacknowledged => {
+            if case.out != Out::Unacknowledged {
+                lose_what_the_client_says(pop);
+            }
             pop.ask(host, Ask::Shut(who));
             assert_eq!(queues(pop).state, FIN_WAIT1);
         }
     }
     owed
+}
+
+fn lose_what_the_client_says(pop: &mut Pop) {
+    let lost = Fault {
+        from: vec![Node::Client(1)],
+        ..Fault::all().to(&[1, 2, 3]).cut()
+    };
+    pop.lab.fault(lost).unwrap();
 }
 
 const SHUTS: [Shut; 4] = [

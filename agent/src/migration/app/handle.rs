@@ -162,9 +162,11 @@ impl Apps {
     }
 
     /// Whether the application of a connection to come has said that it can go on from its
-    /// state, and waits for [`Apps::adopt`].
+    /// state, and waits for [`Apps::adopt`]: one that ended a moment ago does not.
     pub fn keeps(&self, number: u64) -> bool {
-        self.0.lock().core.keeps(number)
+        let mut state = self.0.lock();
+        let keeper = state.core.keeper(number);
+        keeper.is_some_and(|app| state.is_there(app))
     }
 
     /// Has the application serve the connection: its socket must be live, out of repair

@@ -111,10 +111,10 @@ impl<D> Core<D> {
         app.protocol.as_ref().filter(|_| app.phase == Phase::Ready)
     }
 
-    /// Whether an application waits to be told to adopt what it can go on from.
-    pub fn keeps(&self, number: u64) -> bool {
-        let one = self.moves.get(&number);
-        one.is_some_and(|one| matches!(one.step, Step::Kept))
+    /// The application that waits to be told to adopt what it can go on from.
+    pub fn keeper(&self, number: u64) -> Option<AppId> {
+        let one = self.moves.get(&number)?;
+        matches!(one.step, Step::Kept).then_some(one.app)
     }
 
     /// Whether a session takes part in a move that is pending with an application.

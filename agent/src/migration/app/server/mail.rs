@@ -3,12 +3,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::SystemTime,
 };
 
 use homing_client::{seqpacket::Socket, wire::Closing};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 
 use crate::migration::app::{
@@ -47,8 +48,17 @@ impl Mailboxes {
         notify
     }
 
-    pub fn socket(&self, app: AppId) -> Option<&Socket> {
-        Some(&*self.0.get(&app)?.socket)
+    /// Whether the other end of a connection has closed, whatever is still to be read.
+    fn is_hung_up(&self, app: AppId) -> bool {
+        let Some(mailbox) = self.0.get(&app) else {
+            return true;
+        };
+        // That much poll(2) always says.
+        let mut polled = [PollFd::new(mailbox.socket.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO).is_ok()
+            && polled[0]
+                .revents()
+                .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
     }
 
     /// Its task has ended.
@@ -75,6 +85,17 @@ impl Mailboxes {
 }
 
 impl State {
+    /// Whether an application still is at its end of its connection. If not it is forgotten
+    /// now, not once its connection's task sees that.
+    pub fn is_there(&mut self, app: AppId) -> bool {
+        let gone = self.mailboxes.is_hung_up(app);
+        if gone {
+            self.core.gone(app);
+            self.dispatch();
+        }
+        !gone
+    }
+
     /// Does what the core wants done. Whoever has used the core calls this before it lets
     /// go of the lock.
     pub fn dispatch(&mut self) {

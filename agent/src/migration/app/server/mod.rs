@@ -10,7 +10,7 @@ pub(super) mod mail;
 use std::{
     io,
     ops::ControlFlow,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,10 +21,7 @@ use homing_client::{
     seqpacket::{Received, Socket},
     wire::{Closing, MESSAGE_MAX, Message},
 };
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{SockFlag, SockType, accept4, getsockopt, sockopt::PeerCredentials},
-};
+use nix::sys::socket::{SockFlag, SockType, accept4, getsockopt, sockopt::PeerCredentials};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::Notify,
@@ -186,16 +183,6 @@ fn say_closing(socket: &Socket, closing: Closing, text: &'static str) {
     let _ = socket.try_send(&Message::Closing { closing, text }.encode());
 }
 
-/// Whether the other end of a connection has closed, whatever is still to be read.
-fn is_hung_up(socket: &Socket) -> bool {
-    // That much poll(2) always says.
-    let mut polled = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-    poll(&mut polled, PollTimeout::ZERO).is_ok()
-        && polled[0]
-            .revents()
-            .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
-}
-
 struct Connection {
     apps: Apps,
     app: AppId,
@@ -275,9 +262,7 @@ impl Connection {
                 let datagram = &mut buffer[..len];
                 for rival in state.core.rivals(self.app, datagram) {
                     // One that was killed, and started again before its end was seen.
-                    if state.mailboxes.socket(rival).is_some_and(is_hung_up) {
-                        state.core.gone(rival);
-                    }
+                    state.is_there(rival);
                 }
                 let now = Instant::now();
                 state.core.received(self.app, datagram, descriptor, now);
