@@ -5,7 +5,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -210,6 +210,8 @@ fn install(packages: &[&str], what: &str) -> Result<()> {
         command
             .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=120"])
             .args(args);
+        // What this command itself prints may be for programs.
+        command.stdout(io::stderr());
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
@@ -234,7 +236,8 @@ fn keep_nginx_off() {
         ("service", &["nginx", "stop"])
     };
     // It may never have been started.
-    Command::new(program).args(args).status().ok();
+    let mut command = Command::new(program);
+    command.args(args).stdout(io::stderr()).status().ok();
 }
 
 fn is_root() -> bool {
