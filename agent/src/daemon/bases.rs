@@ -137,21 +137,9 @@ mod tests {
             Fingerprint::default(),
         );
         HostStatus {
-            host: HostId(host),
             member: state.map(|_| member),
             state,
-            since: None,
-            kernel: None,
-            void: false,
-            routed: true,
-            void_at: None,
-            claims: 0,
-            applied: 0,
-            progress: None,
-            incomplete: false,
-            hears_us: false,
-            key: None,
-            difference: None,
+            ..HostStatus::unheard(HostId(host))
         }
     }
 

@@ -131,21 +131,9 @@ mod tests {
             )
         };
         HostStatus {
-            host: HostId(host),
             member: Some(member),
             state: Some(state),
-            since: None,
-            kernel: None,
-            void: false,
-            routed: true,
-            void_at: None,
-            claims: 0,
-            applied: 0,
-            progress: None,
-            incomplete: false,
-            hears_us: false,
-            key: None,
-            difference: None,
+            ..HostStatus::unheard(HostId(host))
         }
     }
 
@@ -162,12 +150,7 @@ mod tests {
     fn who_is_up_or_down_is_written_down_and_who_left_is_forgotten() {
         let mut written = BTreeMap::new();
         let (up, down) = (status(1, State::Alive), status(2, State::Down));
-        let unheard = HostStatus {
-            member: None,
-            state: None,
-            ..status(3, State::Alive)
-        };
-        let hosts = [up, down, unheard];
+        let hosts = [up, down, HostStatus::unheard(HostId(3))];
         let first = news(&hosts, &written);
         assert_eq!(first.len(), 2);
         for (host, known) in first {

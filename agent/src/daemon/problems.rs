@@ -302,21 +302,8 @@ mod tests {
             }],
         };
         let host = |state| HostStatus {
-            host: HostId(2),
-            member: None,
             state: Some(state),
-            since: None,
-            kernel: None,
-            routed: true,
-            void_at: None,
-            claims: 0,
-            applied: 0,
-            progress: None,
-            incomplete: false,
-            hears_us: false,
-            key: None,
-            difference: None,
-            void: false,
+            ..HostStatus::unheard(HostId(2))
         };
         let of = |failing_s, failed_s, state| {
             let status = status([line(None, 0), line(failing_s, failed_s)]);

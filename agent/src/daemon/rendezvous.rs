@@ -160,24 +160,13 @@ mod tests {
             Fingerprint::default(),
         );
         HostStatus {
-            host: HostId(host),
             member: Some(member),
             state: Some(state),
-            since: None,
             kernel: Some(KernelStatus {
                 kernel,
                 heard: None,
             }),
-            void: false,
-            routed: true,
-            void_at: None,
-            claims: 0,
-            applied: 0,
-            progress: None,
-            incomplete: false,
-            hears_us: false,
-            key: None,
-            difference: None,
+            ..HostStatus::unheard(HostId(host))
         }
     }
 

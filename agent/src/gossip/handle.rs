@@ -72,6 +72,28 @@ impl HostStatus {
         self.state == Some(membership::State::Alive)
             && self.member.is_some_and(|member| !member.draining)
     }
+
+    /// A host of which only routes are known: what tests make theirs of.
+    #[cfg(test)]
+    pub(crate) fn unheard(host: HostId) -> Self {
+        Self {
+            host,
+            member: None,
+            state: None,
+            since: None,
+            kernel: None,
+            void: false,
+            routed: true,
+            void_at: None,
+            claims: 0,
+            applied: 0,
+            progress: None,
+            incomplete: false,
+            hears_us: false,
+            key: None,
+            difference: None,
+        }
+    }
 }
 
 /// What this host hears of another's kernel.

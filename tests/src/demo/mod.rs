@@ -10,11 +10,13 @@ pub mod drain;
 mod report;
 
 use std::{
+    fmt::Display,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 
 use crate::{
     lab::{Lab, Node, Outer, Tunnel},
@@ -73,15 +75,7 @@ pub struct Options {
 /// Returns whether the claim held.
 pub fn run(options: &Options) -> Result<bool> {
     let outcome = play(options)?;
-    if options.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("\n{outcome}");
-    }
-    for failure in outcome.failures() {
-        eprintln!("claim failed: {failure}");
-    }
-    Ok(outcome.failures().is_empty())
+    tell(&outcome, &outcome.failures(), options.json)
 }
 
 /// Runs the demo and returns what came of it.
@@ -160,6 +154,19 @@ pub fn play(options: &Options) -> Result<Outcome> {
     lab.down()?;
     outcome.seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok(outcome)
+}
+
+/// Prints what came of a demo, and how its claim failed. Returns whether it held.
+fn tell(outcome: &(impl Serialize + Display), failures: &[String], json: bool) -> Result<bool> {
+    if json {
+        println!("{}", serde_json::to_string(outcome)?);
+    } else {
+        print!("\n{outcome}");
+    }
+    for failure in failures {
+        eprintln!("claim failed: {failure}");
+    }
+    Ok(failures.is_empty())
 }
 
 /// Opens the connections, reshuffles under them, and sums up. Also returns how many

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
@@ -15,7 +15,7 @@ use super::{connection::Talk, raise_file_limit, record::Record};
 use crate::{
     lab::{Lab, Node, node, wait_until},
     random::Random,
-    workload::End,
+    workload::{End, client},
 };
 
 /// How many connections are being opened at any time: no SYN is to be lost because a
@@ -155,20 +155,9 @@ impl Clients {
         let records = Arc::new(records);
         let (stop, stopped) = watch::channel(false);
         let theirs = Arc::clone(&records);
-        let work = move || {
-            if let Some(namespace) = namespace {
-                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .context("cannot enter the clients' network namespace")?;
-            }
-            // One thread: it alone is in the namespace.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            tokio::task::LocalSet::new().block_on(&runtime, run(options, theirs, stopped))
-        };
-        let thread = std::thread::Builder::new()
-            .name("clients".to_owned())
-            .spawn(work)?;
+        let thread = client::spawn(namespace, move |runtime| {
+            tokio::task::LocalSet::new().block_on(runtime, run(options, theirs, stopped))
+        })?;
         Ok(Self {
             records,
             stop,
@@ -271,13 +260,7 @@ impl Clients {
     /// Lets every connection end as it should, and sums up.
     pub fn finish(mut self) -> Result<Report> {
         self.stop.send_replace(true);
-        let thread = self
-            .thread
-            .take()
-            .context("the clients have finished already")?;
-        let ends = thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the clients' thread panicked"))??;
+        let ends = client::join(self.thread.take())?;
         let mut report = self.report();
         report.add(&ends);
         Ok(report)

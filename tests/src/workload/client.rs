@@ -87,19 +87,9 @@ impl Clients {
         );
         let stop = Arc::new(Stop::default());
         let (theirs, their_stop) = (Arc::clone(&records), Arc::clone(&stop));
-        let thread = std::thread::Builder::new()
-            .name("clients".to_owned())
-            .spawn(move || {
-                if let Some(namespace) = namespace {
-                    nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                        .context("cannot enter the clients' network namespace")?;
-                }
-                // One thread: it alone is in the namespace.
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?
-                    .block_on(run(options, theirs, their_stop))
-            })?;
+        let thread = spawn(namespace, move |runtime| {
+            runtime.block_on(run(options, theirs, their_stop))
+        })?;
         Ok(Self {
             records,
             stop,
@@ -159,12 +149,7 @@ impl Clients {
     pub fn finish(mut self) -> Result<Report> {
         self.stop.set.store(true, Relaxed);
         self.stop.notify.notify_waiters();
-        let Some(thread) = self.thread.take() else {
-            bail!("the clients have finished already");
-        };
-        let ends = thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the clients' thread panicked"))??;
+        let ends = join(self.thread.take())?;
         Ok(self.sum_up(&ends))
     }
 
@@ -216,6 +201,33 @@ impl Drop for Clients {
         self.stop.set.store(true, Relaxed);
         self.stop.notify.notify_waiters();
     }
+}
+
+/// Runs clients on a thread of their own, in a network namespace or in this process's own.
+pub(crate) fn spawn(
+    namespace: Option<std::fs::File>,
+    work: impl FnOnce(&tokio::runtime::Runtime) -> Result<Vec<End>> + Send + 'static,
+) -> Result<JoinHandle<Result<Vec<End>>>> {
+    let work = move || {
+        if let Some(namespace) = namespace {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)
+                .context("cannot enter the clients' network namespace")?;
+        }
+        // One thread: it alone is in the namespace.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        work(&runtime)
+    };
+    let thread = std::thread::Builder::new().name("clients".to_owned());
+    Ok(thread.spawn(work)?)
+}
+
+/// How the connections of such a thread ended, once it has.
+pub(crate) fn join(thread: Option<JoinHandle<Result<Vec<End>>>>) -> Result<Vec<End>> {
+    let thread = thread.context("the clients have finished already")?;
+    let joined = thread.join();
+    joined.map_err(|_| anyhow::anyhow!("the clients' thread panicked"))?
 }
 
 async fn run(options: Options, records: Arc<Vec<Record>>, stop: Arc<Stop>) -> Result<Vec<End>> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use homing_agent::migration::app::{
-    AppSocket, Apps, Event, Events, Exported, Family, Limits, server::serve,
+    AppSocket, Apps, Blob, Event, Events, Exported, Family, Limits, server::serve,
 };
 use homing_common::{
     net::{Port, Service, TCP},
@@ -117,6 +117,21 @@ impl Agent {
         let process = Process::start(kind, &self.path(), self.service);
         self.registered().await;
         process
+    }
+
+    /// An agent of a new service, and an application of it.
+    pub async fn with(kind: Kind) -> (Self, Process) {
+        let mut agent = Self::start(new_service());
+        let process = agent.run(kind).await;
+        (agent, process)
+    }
+
+    /// The same, with a client that has said its first line.
+    pub async fn serving(kind: Kind) -> (Self, Process, Client) {
+        let (agent, process) = Self::with(kind).await;
+        let mut client = Client::connect(agent.service).await;
+        client.ask("first", 1).await;
+        (agent, process, client)
     }
 
     pub async fn registered(&mut self) {
@@ -286,6 +301,16 @@ impl Client {
         let read = read.expect("in vain: the end");
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     }
+}
+
+/// The state of a connection on which so many lines were answered: what has come of the
+/// next one, and what of the answers is not written yet.
+pub fn state(answered: u64, begun: &str, unwritten: &str) -> Blob {
+    let mut state = answered.to_be_bytes().to_vec();
+    state.extend((begun.len() as u32).to_be_bytes());
+    state.extend(begun.as_bytes());
+    state.extend(unwritten.as_bytes());
+    state.into()
 }
 
 /// What was sent to a connection and is not read by anybody: waits until it ends so.

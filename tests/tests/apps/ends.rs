@@ -24,12 +24,11 @@ async fn while_it_is_asked() {
             let mut client = Client::connect(endpoint).await;
             client.ask("first", 1).await;
             let session = agent.session(&client);
-            let state = || vec![0; 12].into();
             if matches!(step, "give" | "adopt") {
                 agent.import(1).await;
             }
             if step == "adopt" {
-                agent.apps.give(1, state()).await.expect("kept");
+                agent.apps.give(1, state(0, "", "")).await.expect("kept");
             }
             // It has been asked, and will never answer.
             app.freeze();
@@ -42,7 +41,7 @@ async fn while_it_is_asked() {
                         let family = homing_agent::migration::app::Family::V4;
                         apps.import(1, to_come, family).await.map(drop)
                     }
-                    "give" => apps.give(1, state()).await,
+                    "give" => apps.give(1, state(0, "", "")).await,
                     _ => apps.adopt(1).await,
                 }
             });
@@ -89,7 +88,7 @@ async fn between_two_steps() {
             let mut app = agent.run(kind).await;
             drop(agent.import(2).await);
             if pending == Pending::Kept {
-                agent.apps.give(2, vec![0; 12].into()).await.expect("kept");
+                agent.apps.give(2, state(0, "", "")).await.expect("kept");
             }
             app.kill();
             let left = Left {
@@ -104,7 +103,7 @@ async fn between_two_steps() {
         // What it adopted ends with it.
         let mut app = agent.run(kind).await;
         let socket = agent.import(3).await;
-        agent.apps.give(3, vec![0; 12].into()).await.expect("kept");
+        agent.apps.give(3, state(0, "", "")).await.expect("kept");
         let mut client = Client::of(&socket).await;
         drop(socket);
         agent.apps.adopt(3).await.expect("adopted");

@@ -8,11 +8,7 @@ use super::common::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_resumed_goes_on_where_it_was() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let endpoint = agent.service();
-        let _app = agent.run(kind).await;
-        let mut client = Client::connect(endpoint).await;
-        client.ask("first", 1).await;
+        let (agent, _app, mut client) = Agent::serving(kind).await;
         client.write("sec").await;
         let exported = agent.export(1, &client).await;
         let again = agent.apps.export(2, agent.session(&client)).await;
@@ -43,9 +39,8 @@ async fn an_export_that_is_resumed_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_committed_is_closed() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
+        let (agent, app) = Agent::with(kind).await;
         let endpoint = agent.service();
-        let app = agent.run(kind).await;
         let before = app.descriptors();
         let mut client = Client::connect(endpoint).await;
         client.ask("first", 1).await;
@@ -96,14 +91,11 @@ async fn a_connection_goes_on_at_an_application_of_the_other_kind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_of_a_line_and_what_was_not_written_travel() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let _app = agent.run(kind).await;
+        let (agent, _app) = Agent::with(kind).await;
         let socket = agent.import(1).await;
         // Seven lines were answered, the last answer was not written, and a line begins.
-        let mut state = 7u64.to_be_bytes().to_vec();
-        state.extend(4u32.to_be_bytes());
-        state.extend(b"half7: seventh\n");
-        agent.apps.give(1, state.into()).await.expect("kept");
+        let state = state(7, "half", "7: seventh\n");
+        agent.apps.give(1, state).await.expect("kept");
         let mut client = Client::of(&socket).await;
         agent.apps.adopt(1).await.expect("adopted");
         assert_eq!(client.line().await, "7: seventh\n");
@@ -142,8 +134,7 @@ async fn connections_over_ipv6_move_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_makes_no_sense_is_refused_before_anything_is_lost() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let app = agent.run(kind).await;
+        let (agent, app) = Agent::with(kind).await;
         let before = app.descriptors();
         drop(agent.import(1).await);
         let given = agent.apps.give(1, Blob::from(b"nonsense".to_vec())).await;
@@ -159,16 +150,14 @@ async fn a_state_that_makes_no_sense_is_refused_before_anything_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_is_dropped_leaves_nothing() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let app = agent.run(kind).await;
+        let (agent, app) = Agent::with(kind).await;
         let before = app.descriptors();
         drop(agent.import(1).await);
         assert!(app.descriptors() > before);
         agent.apps.drop_import(1).expect("pending");
         eventually("the socket is closed", || app.descriptors() == before);
         drop(agent.import(2).await);
-        let state = vec![0; 12];
-        agent.apps.give(2, state.into()).await.expect("kept");
+        agent.apps.give(2, state(0, "", "")).await.expect("kept");
         agent.apps.drop_import(2).expect("pending");
         eventually("the socket is closed", || app.descriptors() == before);
         agent.end();
@@ -178,8 +167,7 @@ async fn an_import_that_is_dropped_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_connection_and_an_unknown_service_are_refused() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let _app = agent.run(kind).await;
+        let (agent, _app) = Agent::with(kind).await;
         let unknown = agent.apps.export(1, agent.to_come()).await;
         let Err(Failure::Refused { reason, .. }) = unknown else {
             panic!("exported: {unknown:?}");
@@ -199,17 +187,13 @@ async fn an_unknown_connection_and_an_unknown_service_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_state_comes_whole() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let _app = agent.run(kind).await;
+        let (agent, _app) = Agent::with(kind).await;
         let socket = agent.import(1).await;
         let answer: String = (0..1_000_000)
             .map(|n| char::from(b'a' + (n % 23) as u8))
             .collect();
-        let mut state = 1u64.to_be_bytes().to_vec();
-        state.extend(0u32.to_be_bytes());
-        state.extend(answer.as_bytes());
-        state.push(b'\n');
-        agent.apps.give(1, state.into()).await.expect("kept");
+        let state = state(1, "", &format!("{answer}\n"));
+        agent.apps.give(1, state).await.expect("kept");
         let mut client = Client::of(&socket).await;
         agent.apps.adopt(1).await.expect("adopted");
         assert!(client.line().await.trim_end() == answer);

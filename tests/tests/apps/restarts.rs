@@ -17,9 +17,8 @@ async fn pending(agent: &mut Agent) -> (Left, std::os::fd::OwnedFd) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_is_told_to_the_next_agent_which_settles_it() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
+        let (agent, app) = Agent::with(kind).await;
         let endpoint = agent.service();
-        let app = agent.run(kind).await;
         let before = app.descriptors();
         let mut clients = [
             Client::connect(endpoint).await,
@@ -59,8 +58,7 @@ async fn an_export_is_told_to_the_next_agent_which_settles_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_is_told_to_the_next_agent_with_what_it_has() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
-        let app = agent.run(kind).await;
+        let (agent, app) = Agent::with(kind).await;
         let before = app.descriptors();
         drop(agent.import(1).await);
         let mut agent = agent.restart().await;
@@ -72,9 +70,7 @@ async fn an_import_is_told_to_the_next_agent_with_what_it_has() {
         eventually("the socket is closed", || app.descriptors() == before);
 
         drop(agent.import(2).await);
-        let mut state = 5u64.to_be_bytes().to_vec();
-        state.extend([0; 4]);
-        agent.apps.give(2, state.into()).await.expect("kept");
+        agent.apps.give(2, state(5, "", "")).await.expect("kept");
         let mut agent = agent.restart().await;
         let (left, socket) = pending(&mut agent).await;
         assert_eq!(left.pending, Pending::Kept);
@@ -95,11 +91,8 @@ async fn an_import_is_told_to_the_next_agent_with_what_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_connections_are_served() {
     for kind in Kind::ALL {
-        let mut agent = Agent::start(new_service());
+        let (agent, _app, mut client) = Agent::serving(kind).await;
         let endpoint = agent.service();
-        let _app = agent.run(kind).await;
-        let mut client = Client::connect(endpoint).await;
-        client.ask("first", 1).await;
         agent.end();
         client.ask("second", 2).await;
         Client::connect(endpoint).await.ask("first", 1).await;

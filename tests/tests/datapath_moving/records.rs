@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::HashMap;
-use homing_agent::datapath::{answer::found, sockets::Watcher};
+use homing_agent::datapath::{Datapath, answer::found, sockets::Watcher};
 use homing_common::{
     ask::{Found, Question},
     moving::Phase,
@@ -36,6 +36,14 @@ fn of(session: Tuple, cookie: u64) -> Session {
         generation: MOVE.generation + 1,
         flags: 0,
     }
+}
+
+/// The comparison of what is recorded with a service's sockets.
+fn watch(datapath: &Datapath, service: SocketAddr) -> Watcher {
+    let service = Service::new(service.ip().into(), Port::new(service.port()), TCP);
+    let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
+    let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
+    Watcher::open(sessions, moving, stats, KEY, &[service], finder).unwrap()
 }
 
 #[test]
@@ -114,15 +122,7 @@ fn the_comparison_with_sockets_leaves_alone_what_moves() {
         let datapath = load(sandbox, service);
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async {
-            let services = [Service::new(
-                service.ip().into(),
-                Port::new(service.port()),
-                TCP,
-            )];
-            let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
-            let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
-            let watcher = Watcher::open(sessions, moving, stats, KEY, &services, finder);
-            let mut watcher = watcher.unwrap();
+            let mut watcher = watch(&datapath, service);
             let counters = watcher.counters();
             let counts = || {
                 [&counters.adopted, &counters.forgotten].map(|count| count.load(Ordering::Relaxed))
@@ -169,15 +169,7 @@ fn the_notice_of_a_destroyed_socket_ends_no_session_that_moves() {
         let datapath = load(sandbox, service);
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async {
-            let services = [Service::new(
-                service.ip().into(),
-                Port::new(service.port()),
-                TCP,
-            )];
-            let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
-            let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
-            let watcher = Watcher::open(sessions, moving, stats, KEY, &services, finder);
-            let mut watcher = watcher.unwrap();
+            let mut watcher = watch(&datapath, service);
             watcher.audit().await.unwrap();
             let recorded = |session| datapath.sessions.get(session).unwrap().is_some();
             assert!(recorded(&moves) && recorded(&ends));

@@ -77,15 +77,7 @@ pub struct Options {
 /// Returns whether the claim held.
 pub fn run(options: &Options) -> Result<bool> {
     let outcome = play(options)?;
-    if options.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("\n{outcome}");
-    }
-    for failure in outcome.failures() {
-        eprintln!("claim failed: {failure}");
-    }
-    Ok(outcome.failures().is_empty())
+    super::tell(&outcome, &outcome.failures(), options.json)
 }
 
 /// Runs the demo and returns what came of it.

@@ -132,21 +132,9 @@ fn host(id: u16, draining: bool) -> HostStatus {
         )
     };
     HostStatus {
-        host: HostId(id),
         member: Some(member),
         state: Some(State::Alive),
-        since: None,
-        kernel: None,
-        routed: true,
-        void_at: None,
-        claims: 0,
-        applied: 0,
-        progress: None,
-        incomplete: false,
-        hears_us: false,
-        key: None,
-        difference: None,
-        void: false,
+        ..HostStatus::unheard(HostId(id))
     }
 }
 
