@@ -37,9 +37,14 @@ impl Machine {
             ip("link set tun0 addrgenmode none");
             ip("link set tun0 mtu 1500 txqueuelen 20000 up");
             for address in addresses {
-                // Addresses that wait to be found unique are not there yet.
-                let now = if address.contains(':') { "nodad" } else { "" };
-                ip(&format!("addr add {address} dev lo {now}"));
+                if address.contains(':') {
+                    // Those that wait to be found unique are not there yet; and even
+                    // without that the kernel adds the route to them later.
+                    ip(&format!("addr add {address} dev lo nodad"));
+                    ip(&format!("-6 route add local {address} dev lo"));
+                } else {
+                    ip(&format!("addr add {address} dev lo"));
+                }
             }
             ip("route add default dev tun0");
             ip("-6 route add default dev tun0");
