@@ -20,6 +20,7 @@ fn a_session_that_has_many_holders_moves_and_none_of_them_answers_any_more() {
         let chat = client.chat();
         for pair in [[1, 2], [2, 1], [1, 3]] {
             pop.go(pair[0], pair[1], &chat);
+            pop.ask(pair[1], Ask::Here(who));
             assert_eq!(pop.servers(who), [pair[1]]);
         }
         let mut client = chat.end();
