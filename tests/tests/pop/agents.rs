@@ -5,7 +5,7 @@ use std::time::Duration;
 use homing_tests::lab::{Lab, Node, unique, wait_until};
 use serde_json::Value;
 
-use super::common::{PATIENCE, Pop};
+use super::common::{FORGOTTEN, PATIENCE, Pop};
 
 /// How a host sees another: `alive`, `down` or `left`.
 fn state(pop: &Pop, on: u16, of: u16) -> Option<String> {
@@ -72,7 +72,7 @@ fn killed_agents_break_nothing_and_find_everything_again() {
     pop.lab.wait_settled(30, PATIENCE).unwrap();
     let clients = pop.tour(clients);
     pop.unbroken(clients);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.down();
 }
 
@@ -99,7 +99,7 @@ fn sessions_that_open_and_close_while_an_agent_is_down_are_found() {
     pop.lab.wait_settled(20, PATIENCE).unwrap();
     let second = pop.tour(second);
     pop.unbroken(second);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.down();
 }
 

@@ -16,7 +16,7 @@ use homing_tests::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::common::{PATIENCE, Pop, exchange, exchange_more, inject, netstat};
+use super::common::{FORGOTTEN, PATIENCE, Pop, exchange, exchange_more, inject, netstat};
 
 /// A thread in a machine's network namespace, for the sockets made in it.
 fn at<T: Send>(lab: &Lab, machine: Node, work: impl FnOnce() -> T + Send) -> T {
@@ -111,7 +111,7 @@ fn cookies_sent(lab: &Lab, host: u16) -> u64 {
 #[test]
 fn the_third_ack_of_a_handshake_finds_its_host_whatever_syn_cookies_are() {
     let mut pop = narrow("ack");
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     let services = pop.lab.plan().service(443);
     for (cookies, overflow) in [(0, false), (1, false), (1, true), (2, false)] {
         for host in 1..=3 {
@@ -233,7 +233,7 @@ impl Raw {
 #[test]
 fn a_session_that_nobody_has_is_reset_but_not_by_its_first_packet() {
     let mut pop = Pop::up("nobody");
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.lab.set_ecmp(&[1]).unwrap();
     for port in 40_001..=40_005 {
         let mut raw = Raw::new(&pop.lab, port);

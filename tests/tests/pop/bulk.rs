@@ -16,7 +16,7 @@ use homing_tests::{
     workload::{MAGIC, MAX_LEN, down},
 };
 
-use super::common::{PATIENCE, Pop};
+use super::common::{FORGOTTEN, PATIENCE, Pop};
 
 /// One connection.
 pub struct Bulk {
@@ -165,6 +165,6 @@ impl Detour {
         assert!(failed.is_empty(), "{failed:?}\n{}", pop.outcomes());
         assert_eq!(checked.load(Relaxed), all);
         drop(self.connections);
-        pop.lab.wait_settled(0, PATIENCE).unwrap();
+        pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     }
 }

@@ -28,6 +28,10 @@ use serde_json::Value;
 /// How long a round of exchanges, or a table, may take to get where it should be.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long until no route of a session stands that has ended: one that an ask brought to
+/// light while the session ended stands for 30 s.
+pub const FORGOTTEN: Duration = Duration::from_secs(45);
+
 /// A lab with its servers.
 pub struct Pop {
     pub lab: Lab,

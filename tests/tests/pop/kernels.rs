@@ -8,7 +8,7 @@ use std::{
 use homing_tests::lab::{Lab, Node, fault::Traffic, unique, wait_until};
 use serde_json::Value;
 
-use super::common::{PATIENCE, Pop};
+use super::common::{FORGOTTEN, PATIENCE, Pop};
 
 /// `pop.kernel_dead_after` as it is unless it is configured.
 const DEAD_AFTER: Duration = Duration::from_secs(3);
@@ -395,7 +395,7 @@ fn a_host_that_begins_a_new_life_loses_the_claims_of_the_old_one() {
     drop(clients);
     // And it is a host like any other again.
     pop.lab.set_ecmp(&[1, 2, 3]).unwrap();
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     let clients = pop.load(30);
     assert!(pop.entries(1, 2) > 0);
     pop.unbroken(clients);

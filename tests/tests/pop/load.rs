@@ -12,7 +12,7 @@ use homing_tests::{
     object::Object,
 };
 
-use super::common::{Churn, PATIENCE, Pop, dropped};
+use super::common::{Churn, FORGOTTEN, PATIENCE, Pop, dropped};
 
 /// How an agent's life is interrupted.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +131,6 @@ fn no_connection_breaks_and_no_packet_is_lost_however_agents_restart() {
     assert_eq!(dropped(&pop.lab), before, "of {churned} short connections");
     let clients = pop.tour(clients);
     pop.unbroken(clients);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.down();
 }

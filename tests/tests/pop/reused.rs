@@ -14,7 +14,7 @@ use homing_tests::{
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::common::{PATIENCE, Pop, count, exchange, exchange_more, inject};
+use super::common::{FORGOTTEN, PATIENCE, Pop, count, exchange, exchange_more, inject};
 
 /// The client's port.
 const PORT: u16 = 40_100;
@@ -51,7 +51,7 @@ fn owned_by(pop: &Pop, host: u16, client: SocketAddr, service: SocketAddr) {
 #[test]
 fn a_port_used_again_belongs_to_the_host_where_it_opens_once_it_has_closed() {
     let mut pop = Pop::up("reused");
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     let (v4, v6) = pop.lab.plan().client_addresses(1);
     let services = pop.lab.plan().service(443);
     for (address, service) in [IpAddr::V4(v4), IpAddr::V6(v6)].into_iter().zip(services) {
@@ -89,7 +89,7 @@ fn a_port_used_again_belongs_to_the_host_where_it_opens_once_it_has_closed() {
         pop.lab.set_ecmp(&[2]).unwrap();
         exchange_more(&mut first);
         drop(first);
-        pop.lab.wait_settled(0, PATIENCE).unwrap();
+        pop.lab.wait_settled(0, FORGOTTEN).unwrap();
         let opened = count(&pop, 2, Outcome::LocalSyn);
         let mut second = connect(&pop.lab, client, service);
         exchange(&mut second);
@@ -102,7 +102,7 @@ fn a_port_used_again_belongs_to_the_host_where_it_opens_once_it_has_closed() {
         }
         owned_by(&pop, 2, client, service);
         drop(second);
-        pop.lab.wait_settled(0, PATIENCE).unwrap();
+        pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     }
     pop.down();
 }

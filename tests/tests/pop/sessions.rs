@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use homing_tests::lab::Node;
 use serde_json::Value;
 
-use super::common::{PATIENCE, Pop};
+use super::common::{FORGOTTEN, Pop};
 
 /// The connections that a host's kernel has, by client: the service.
 fn sockets(pop: &Pop, host: u16) -> BTreeMap<SocketAddr, SocketAddr> {
@@ -83,7 +83,7 @@ fn what_has_closed_is_forgotten_everywhere() {
         let clients = pop.load(30);
         pop.unbroken(clients);
         pop.lab
-            .wait_settled(0, PATIENCE)
+            .wait_settled(0, FORGOTTEN)
             .unwrap_or_else(|error| panic!("round {round}: {error:#}"));
     }
     pop.down();

@@ -8,7 +8,7 @@ use std::{
 use homing_common::outcome::Outcome;
 use homing_tests::lab::{Lab, Node, node, unique, wait_until};
 
-use super::common::{PATIENCE, Pop, count, hook, problems, wait_synced};
+use super::common::{FORGOTTEN, PATIENCE, Pop, count, hook, problems, wait_synced};
 
 /// A lab of three hosts whose agents are not started yet.
 fn cold(name: &str) -> Lab {
@@ -58,7 +58,7 @@ fn events_that_find_no_room_are_made_up_for() {
     let first = pop.tour(first);
     pop.unbroken(first);
     pop.unbroken(third);
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.down();
 }
 
@@ -104,7 +104,7 @@ fn sessions_that_find_no_room_work_and_are_recorded_once_there_is_room() {
     let second = pop.tour(second);
     pop.unbroken(second);
     // Their end is noticed as that of any other.
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     pop.down();
 }
 
@@ -213,7 +213,7 @@ fn sessions_that_find_no_room_on_any_host_work_all_the_same() {
     let clients = pop.tour(clients);
     pop.unbroken(clients);
 
-    pop.lab.wait_settled(0, PATIENCE).unwrap();
+    pop.lab.wait_settled(0, FORGOTTEN).unwrap();
     for host in 1..=3 {
         let healed = || Ok(problems(&pop.lab, host).is_empty());
         assert!(
