@@ -8,19 +8,22 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Error, Result, bail};
 use nix::{
     sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen,
+        socket,
     },
     unistd::Group,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::config;
 
@@ -49,12 +52,14 @@ impl SocketFile {
     /// # Errors
     ///
     /// There is no such group, or the file cannot be given to it.
-    pub fn give_to(&self, group: &config::Group) -> Result<()> {
+    fn give_to(&self, group: &config::Group, setting: &str) -> Result<()> {
         let id = match group {
             config::Group::Id(id) => *id,
             config::Group::Name(name) => Group::from_name(name)
                 .context("cannot look the group up")?
-                .context("there is no such group: make it, or set apps.group to another")?
+                .with_context(|| {
+                    format!("there is no such group: make it, or set {setting} to another")
+                })?
                 .gid
                 .as_raw(),
         };
@@ -77,6 +82,73 @@ impl Drop for SocketFile {
         // Another agent may have taken the place since.
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A socket that applications connect to (`SOCK_SEQPACKET`); its file is removed when it
+/// is dropped.
+#[derive(Debug)]
+pub struct AppListener {
+    listener: AsyncFd<OwnedFd>,
+    file: SocketFile,
+    section: &'static str,
+}
+
+impl AppListener {
+    /// Listens on `path`, and makes the folder if it is missing. `section` is that of the
+    /// configuration, for errors: it has the keys `socket` and `group`.
+    ///
+    /// # Errors
+    ///
+    /// An agent answers there, something else than a socket is there, or the file
+    /// system refuses. Must be called within a tokio runtime.
+    pub fn bind(path: &Path, section: &'static str) -> Result<Self> {
+        let at = || format!("cannot listen on {section}.socket {}", path.display());
+        let setting = format!("{section}.socket");
+        let (socket, file) = listen_on(path, SockType::SeqPacket, &setting).with_context(at)?;
+        // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the
+        // `AsyncFd` owns it.
+        let listener = unsafe { AsyncFd::register(socket) }
+            .map_err(io::Error::from)
+            .with_context(at)?;
+        Ok(Self {
+            listener,
+            file,
+            section,
+        })
+    }
+
+    /// Lets the members of a group connect, too.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group, or the file cannot be given to it.
+    pub fn admit(&self, group: &config::Group) -> Result<()> {
+        let setting = format!("{}.group", self.section);
+        self.file.give_to(group, &setting).with_context(|| {
+            let (section, path) = (self.section, self.file.path().display());
+            format!("cannot let the group {group} use {section}.socket {path}")
+        })
+    }
+
+    /// The next application's connection.
+    pub async fn accept(&self) -> OwnedFd {
+        let accept = |listener: &OwnedFd| {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let descriptor = accept4(listener.as_raw_fd(), flags)?;
+            // SAFETY: accept4 has just made it, and nobody else knows of it.
+            Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+        };
+        loop {
+            match self.listener.async_io(Interest::READABLE, accept).await {
+                Ok(socket) => return socket,
+                Err(error) => {
+                    // Out of descriptors, most likely: it would fail again at once.
+                    tracing::warn!(%error, "cannot accept on {}.socket", self.section);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
         }
     }
 }

@@ -85,6 +85,7 @@
 mod application;
 mod blob;
 mod driver;
+pub mod message;
 mod moves;
 pub mod outbox;
 mod registration;

@@ -5,7 +5,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf, process::Child, process::Command, time::Duration};
 
 use homing_agent::migration::app::{
-    AppSocket, Apps, Event, Events, Failure, Limits, server::serve,
+    AppListener, Apps, Event, Events, Failure, Limits, server::serve,
 };
 use homing_common::{
     net::{Port, Service, TCP},
@@ -43,7 +43,7 @@ impl Stage {
         let [a, b] = (std::process::id() as u16).to_be_bytes();
         let service = SocketAddr::from(([127, a, b, 78], port));
         let folder = std::env::temp_dir().join(format!("homing-mv-{}-{port}", std::process::id()));
-        let socket = AppSocket::bind(&folder.join("app.sock")).expect("bind");
+        let socket = AppListener::bind(&folder.join("app.sock"), "apps").expect("bind");
         let limits = Limits {
             register_within: LONG,
             export_within: LONG,

@@ -13,9 +13,13 @@ use super::{Parts, limits};
 use crate::{
     config::Config,
     gossip::task::HostStatus,
-    migration::app::{AppSocket, Apps, Events, server},
-    mux::{Carriers, Inbox, Limits, Options, Peer},
+    migration::app::{Apps, Events, server},
+    mux::{
+        Carriers, Inbox, Limits, Options, Peer,
+        sockets::{self, Sockets},
+    },
     pop::{Stream, keys::Keys, membership::State},
+    unix::AppListener,
 };
 
 /// How long a stop waits until applications and carriers have been told.
@@ -50,16 +54,20 @@ impl Bases {
         config: &Config,
         keys: &Keys,
         stream: Stream,
-        socket: AppSocket,
+        socket: AppListener,
         parts: &mut Parts,
     ) -> Result<(Self, Incoming)> {
-        let (carriers, inboxes) = Carriers::open(Options {
+        let sockets = Sockets::new(config.host.id, sockets::Limits::default())?;
+        let options = Options {
             host: config.host.id,
             stream,
             address: config.pop.address,
             keys: keys.clone(),
             limits: Limits::default(),
-        })?;
+            plain: false,
+        };
+        let (carriers, inboxes) = Carriers::open(options, sockets.exchange())?;
+        sockets.travel_by(carriers.clone());
         let (apps, events) = Apps::new(config.services.iter().copied(), limits::of_apps(config));
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();

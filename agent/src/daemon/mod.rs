@@ -37,7 +37,7 @@ use tokio::{
 use crate::{
     admin::{server, socket::AdminSocket, systemd},
     config::Config,
-    migration::app::AppSocket,
+    unix::AppListener,
 };
 
 /// How long a graceful stop waits for sessions that are moving.
@@ -53,7 +53,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 pub async fn run(config: Config) -> Result<()> {
     // First of all, so that a second agent is refused before it changes anything.
     let socket = AdminSocket::bind(&config.admin.socket)?;
-    let apps = AppSocket::bind(&config.apps.socket)?;
+    let apps = AppListener::bind(&config.apps.socket, "apps")?;
     apps.admit(&config.apps.group)?;
     let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);

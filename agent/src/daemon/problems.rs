@@ -278,6 +278,7 @@ mod tests {
             carriers: 0,
             opening: false,
             queued: 1,
+            ready: 0,
             queued_bytes: 300,
             messages_delivered: 0,
             bytes_delivered: 0,

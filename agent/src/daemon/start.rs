@@ -48,12 +48,13 @@ use crate::{
         ask::FastPath,
         task::{self as gossip, Handle, HostStatus},
     },
-    migration::{app::AppSocket, drain::ThisHost, task as migration},
+    migration::{drain::ThisHost, task as migration},
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
         membership::Seed,
     },
+    unix::AppListener,
 };
 
 /// Batches of session events that may wait for gossip. When they do, the ring
@@ -75,7 +76,7 @@ pub(super) struct Agent {
 /// Starts all parts. `apps` is where applications connect to.
 pub(super) async fn start(
     config: &Config,
-    apps: AppSocket,
+    apps: AppListener,
     leave: watch::Sender<Option<Option<Duration>>>,
     parts: &mut Parts,
 ) -> Result<Agent> {

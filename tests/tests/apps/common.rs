@@ -11,7 +11,7 @@ use std::{
 };
 
 use homing_agent::migration::app::{
-    AppSocket, Apps, Blob, Event, Events, Exported, Family, Limits, server::serve,
+    AppListener, Apps, Blob, Event, Events, Exported, Family, Limits, server::serve,
 };
 use homing_common::{
     net::{Port, Service, TCP},
@@ -71,7 +71,7 @@ impl Agent {
     }
 
     fn start_in(folder: PathBuf, endpoint: SocketAddr) -> Self {
-        let socket = AppSocket::bind(&folder.join("app.sock")).expect("bind");
+        let socket = AppListener::bind(&folder.join("app.sock"), "apps").expect("bind");
         // A machine that is busy with other tests takes its time.
         let limits = Limits {
             register_within: LONG,

@@ -12,7 +12,7 @@ use std::{
 use etherparse::{SlicedPacket, TransportSlice};
 use homing_agent::{
     datapath::repair::{Frozen, Snapshot, restore},
-    migration::app::{AppSocket, Apps, Blob, Event, Events, Family, Limits, server::serve},
+    migration::app::{AppListener, Apps, Blob, Event, Events, Family, Limits, server::serve},
 };
 use homing_common::{
     net::{Port, Service, TCP},
@@ -225,7 +225,7 @@ pub struct Wire {
 
 impl Agent {
     fn start(socket: &Path) -> (Self, Events) {
-        let socket = AppSocket::bind(socket).expect("bind");
+        let socket = AppListener::bind(socket, "apps").expect("bind");
         // A machine that is busy with other tests takes its time.
         let limits = Limits {
             register_within: LONG,

@@ -39,8 +39,8 @@ use homing_client::wire::{BLOB_CEILING, MOVES_CEILING};
 pub use self::{
     core::{AppId, AppStatus, Closed, Counters, Event, Failure, Left, Peer},
     handle::{Apps, Events, Exported, TurnedAway},
-    server::AppSocket,
 };
+pub use crate::unix::AppListener;
 pub use homing_client::{
     Blob, Protocol, Reason,
     wire::{Closing, Family, Pending},

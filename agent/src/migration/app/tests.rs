@@ -43,7 +43,7 @@ impl Agent {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("homing-apps-{}-{n}", std::process::id()));
         let path = folder.join("app.sock");
-        let socket = AppSocket::bind(&path).expect("bind");
+        let socket = AppListener::bind(&path, "apps").expect("bind");
         let (apps, events) = Apps::new([service], limits);
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(socket, apps.clone(), async {
@@ -447,7 +447,7 @@ async fn who_is_there_is_known_and_a_stop_is_told() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o7777, 0o660);
-    let refused = AppSocket::bind(&agent.path).expect_err("it is live");
+    let refused = AppListener::bind(&agent.path, "apps").expect_err("it is live");
     assert!(
         format!("{refused:#}").contains("an agent answers there"),
         "{refused:#}"
@@ -470,7 +470,7 @@ async fn who_is_there_is_known_and_a_stop_is_told() {
 async fn a_group_is_let_in_or_is_said_why_not() {
     let folder = std::env::temp_dir().join(format!("homing-apps-group-{}", std::process::id()));
     let path = folder.join("app.sock");
-    let socket = AppSocket::bind(&path).expect("bind");
+    let socket = AppListener::bind(&path, "apps").expect("bind");
     let meta = || fs::metadata(&path).expect("file");
     socket.admit(&Group::Id(meta().gid())).expect("its own");
     let nobody = Group::Name("no-such-group-anywhere".to_owned());

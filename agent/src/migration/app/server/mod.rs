@@ -10,100 +10,28 @@ pub(super) mod mail;
 use std::{
     io,
     ops::ControlFlow,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::Path,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
 use homing_client::{
     seqpacket::{Received, Socket},
     wire::{Closing, MESSAGE_MAX, Message},
 };
-use nix::sys::socket::{SockFlag, SockType, accept4, getsockopt, sockopt::PeerCredentials};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::Notify,
-    task::JoinSet,
-};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use tokio::{sync::Notify, task::JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{AppId, Apps, Peer};
-use crate::{
-    config::Group,
-    unix::{SocketFile, listen_on},
-};
+use crate::unix::AppListener;
 use mail::Mail;
 
 /// How long a stop waits for the tasks of applications.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
-/// The socket that applications connect to; its file is removed when it is dropped.
-#[derive(Debug)]
-pub struct AppSocket {
-    listener: AsyncFd<OwnedFd>,
-    file: SocketFile,
-}
-
-impl AppSocket {
-    /// Listens on `path`, and makes the folder if it is missing.
-    ///
-    /// # Errors
-    ///
-    /// An agent answers there, something else than a socket is there, or the file
-    /// system refuses. Must be called within a tokio runtime.
-    pub fn bind(path: &Path) -> Result<Self> {
-        let at = || {
-            format!(
-                "cannot listen on the applications' socket {}",
-                path.display()
-            )
-        };
-        let (socket, file) =
-            listen_on(path, SockType::SeqPacket, "apps.socket").with_context(at)?;
-        // SAFETY: an `OwnedFd` names one open descriptor until it is dropped, and the
-        // `AsyncFd` owns it.
-        let listener = unsafe { AsyncFd::register(socket) }
-            .map_err(io::Error::from)
-            .with_context(at)?;
-        Ok(Self { listener, file })
-    }
-
-    /// Lets the members of a group register, too.
-    ///
-    /// # Errors
-    ///
-    /// There is no such group, or the file cannot be given to it.
-    pub fn admit(&self, group: &Group) -> Result<()> {
-        self.file.give_to(group).with_context(|| {
-            let path = self.file.path().display();
-            format!("cannot let the group {group} use the applications' socket {path}")
-        })
-    }
-
-    async fn accept(&self) -> OwnedFd {
-        let accept = |listener: &OwnedFd| {
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            let descriptor = accept4(listener.as_raw_fd(), flags)?;
-            // SAFETY: accept4 has just made it, and nobody else knows of it.
-            Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-        };
-        loop {
-            match self.listener.async_io(Interest::READABLE, accept).await {
-                Ok(socket) => return socket,
-                Err(error) => {
-                    // Out of descriptors, most likely: it would fail again at once.
-                    tracing::warn!(%error, "cannot accept on the applications' socket");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
-    }
-}
-
 /// Serves applications until `stop` is ready; then tells them so.
-pub async fn serve(socket: AppSocket, apps: Apps, stop: impl Future<Output = ()>) {
+pub async fn serve(socket: AppListener, apps: Apps, stop: impl Future<Output = ()>) {
     let mut tasks = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {

@@ -12,18 +12,26 @@ pub struct Channel {
     pub number: u8,
     /// The longest message, in bytes.
     pub message_max: usize,
+    /// It may go without encryption where the operator trusts the fabric.
+    pub may_be_plain: bool,
 }
 
 /// Messages of moves.
 pub const MIGRATION: Channel = Channel {
     number: 1,
     message_max: 32 << 20,
+    may_be_plain: false,
 };
 
-/// Messages of message sockets.
+/// The longest message that a message socket can be allowed, in bytes. With its header it
+/// fits into one datagram of a Unix socket, whose ceiling is 4,263,616 bytes.
+pub const MESSAGE_CEILING: usize = 4 << 20;
+
+/// Messages of message sockets, with what is said about them.
 pub const MUX: Channel = Channel {
     number: 2,
-    message_max: 1 << 20,
+    message_max: MESSAGE_CEILING + (4 << 10),
+    may_be_plain: true,
 };
 
 /// All channels.
@@ -35,6 +43,24 @@ impl Channel {
         CHANNELS
             .into_iter()
             .find(|channel| channel.number == number)
+    }
+}
+
+/// How many carriers there are to one host on one channel while messages flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Count {
+    /// Another one is opened when a message waits and all are busy, up to so many.
+    UpTo(usize),
+    /// So many.
+    Fixed(usize),
+}
+
+impl Count {
+    /// The most there are.
+    pub const fn most(self) -> usize {
+        match self {
+            Self::UpTo(count) | Self::Fixed(count) => count,
+        }
     }
 }
 
@@ -52,9 +78,8 @@ pub struct Limits {
     /// What has arrived from all hosts on one channel; beyond, messages wait where they
     /// come from.
     pub received_total: usize,
-    /// Carriers to one host on one channel. Another one is opened when a message waits
-    /// and all are busy.
-    pub carriers_per_peer: usize,
+    /// Carriers to one host on one channel.
+    pub carriers_per_peer: Count,
     /// Carriers that one host may have to this one; beyond, it is refused.
     pub accepted_per_peer: usize,
     /// Carriers that all hosts may have to this one; beyond, they are refused.
@@ -85,7 +110,7 @@ impl Default for Limits {
             queued_total: 512 << 20,
             received_per_peer: 64 << 20,
             received_total: 256 << 20,
-            carriers_per_peer: 4,
+            carriers_per_peer: Count::UpTo(4),
             accepted_per_peer: 16,
             accepted_total: 4096,
             handshakes_per_source: 8,

@@ -2,24 +2,32 @@
 //!
 //! Sans-IO: messages, bytes and the time go in; bytes and fates come out.
 //!
-//! A message whose [`cost`] fits into [`WINDOW`] is sent unasked as long as all that is
-//! sent unasked and not acknowledged fits. A longer one is offered first, and sent once
-//! the acceptor has room for it. So the acceptor always reads: a slow reader there
-//! stops messages, never the connection, and a silent connection is a dead one.
+//! A message of up to [`SHORT_MAX`] bytes is sent unasked as long as all that is sent
+//! unasked and not acknowledged fits into [`WINDOW`]. A longer one is offered first, and
+//! sent once the acceptor has room for it. So the acceptor always reads: a slow reader
+//! there stops messages, never the connection, and a silent connection is a dead one.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::frame::{Decoder, Garbage, Header, Kind};
+use super::frame::{Decoder, Frame, Garbage, Header, Hint, Kind, NOTE_MAX};
 
 /// What may be under way unasked, in bytes, each message at its [`cost`].
-pub const WINDOW: usize = 64 << 10;
+pub const WINDOW: usize = 160 << 10;
+
+/// The longest message that is sent unasked, in bytes: two of them fit into [`WINDOW`].
+pub const SHORT_MAX: usize = WINDOW / 2 - MESSAGE_COST;
 
 /// What a message takes of any bound, in bytes: itself, and what is kept about it. So
 /// a bound on bytes bounds messages, too.
 pub const fn cost(len: usize) -> usize {
     len + MESSAGE_COST
+}
+
+/// Whether a message of this length has to be offered before it is sent.
+pub const fn is_long(len: usize) -> bool {
+    len > SHORT_MAX
 }
 
 /// What is kept about a message, at most, in bytes.
@@ -39,8 +47,19 @@ pub struct Pace {
 pub struct Message<T> {
     /// The message.
     pub body: Bytes,
+    /// For whom it is, if it has to be offered.
+    pub hint: Hint,
     /// The caller's own.
     pub tag: T,
+}
+
+/// What the acceptor says of a message.
+#[derive(Debug)]
+pub enum Said<T> {
+    /// It has it, whole; and its note, if it has one.
+    Delivered(Message<T>, Option<Bytes>),
+    /// It was offered, and there is no room for it. No byte of it was sent.
+    Declined(Message<T>),
 }
 
 /// The peer was not heard for too long.
@@ -62,6 +81,7 @@ struct Sent<T> {
     begins: u64,
     ends: u64,
     message: Message<T>,
+    note: Option<Bytes>,
 }
 
 /// The dialer's half.
@@ -115,15 +135,16 @@ impl<T> Outgoing<T> {
     /// Whether a message of this length may be given now. Busy with another one, or
     /// retired, it takes none.
     pub fn has_room(&self, len: usize) -> bool {
-        let fits = cost(len) > WINDOW || self.window_used + cost(len) <= WINDOW;
+        let fits = is_long(len) || self.window_used + cost(len) <= WINDOW;
         !self.retired && !self.is_busy && fits
     }
 
     /// Takes a message for which there is room.
     pub fn give(&mut self, message: Message<T>) {
         debug_assert!(self.has_room(message.body.len()));
-        if cost(message.body.len()) > WINDOW {
+        if is_long(message.body.len()) {
             self.put_header(Kind::Offer, message.body.len(), self.next);
+            self.put(Bytes::copy_from_slice(&message.hint));
             self.offered = Some(message);
             self.is_busy = true;
         } else {
@@ -148,8 +169,7 @@ impl<T> Outgoing<T> {
         }
     }
 
-    /// Reads what the acceptor says. The messages that it has are appended to
-    /// `delivered`.
+    /// Reads what the acceptor says, and appends to `said` what that means for messages.
     ///
     /// # Errors
     ///
@@ -158,7 +178,7 @@ impl<T> Outgoing<T> {
         &mut self,
         mut bytes: &[u8],
         now: u64,
-        delivered: &mut Vec<Message<T>>,
+        said: &mut Vec<Said<T>>,
     ) -> Result<(), Garbage> {
         self.heard_at = now;
         while !bytes.is_empty() {
@@ -166,17 +186,20 @@ impl<T> Outgoing<T> {
             let judge = |header: &Header| match header.kind {
                 Kind::Message | Kind::Offer => Err(Garbage("a message against the stream")),
                 _ if header.channel != channel => Err(Garbage("another channel")),
+                Kind::Note if header.len as usize > NOTE_MAX => Err(Garbage("a note too long")),
+                Kind::Note => Ok(()),
                 _ if header.len != 0 => Err(Garbage("a length where none belongs")),
                 _ => Ok(()),
             };
             if let Some(frame) = self.decoder.next(&mut bytes, judge)? {
-                self.obey(&frame.header, delivered)?;
+                self.obey(&frame, said)?;
             }
         }
         Ok(())
     }
 
-    fn obey(&mut self, header: &Header, delivered: &mut Vec<Message<T>>) -> Result<(), Garbage> {
+    fn obey(&mut self, frame: &Frame, said: &mut Vec<Said<T>>) -> Result<(), Garbage> {
+        let header = &frame.header;
         match header.kind {
             Kind::Ack => {
                 let Some(count) = header.number.checked_sub(self.acked) else {
@@ -189,11 +212,20 @@ impl<T> Outgoing<T> {
                 }
                 self.acked = header.number;
                 for sent in self.unacked.drain(..count) {
-                    match cost(sent.message.body.len()) {
-                        cost if cost > WINDOW => self.is_busy = false,
-                        cost => self.window_used -= cost,
+                    match sent.message.body.len() {
+                        len if is_long(len) => self.is_busy = false,
+                        len => self.window_used -= cost(len),
                     }
-                    delivered.push(sent.message);
+                    said.push(Said::Delivered(sent.message, sent.note));
+                }
+            }
+            Kind::Note => {
+                let at = header.number.checked_sub(self.acked + 1);
+                let at = at.and_then(|at| usize::try_from(at).ok());
+                let sent = at.and_then(|at| self.unacked.get_mut(at));
+                match sent {
+                    Some(sent) if sent.ends <= self.taken => sent.note = Some(frame.body.clone()),
+                    _ => return Err(Garbage("a note on what was not sent")),
                 }
             }
             Kind::Go => match self.offered.take() {
@@ -201,6 +233,16 @@ impl<T> Outgoing<T> {
                 offered => {
                     self.offered = offered;
                     return Err(Garbage("room for what was not offered"));
+                }
+            },
+            Kind::Decline => match self.offered.take() {
+                Some(message) if header.number == self.next => {
+                    self.is_busy = false;
+                    said.push(Said::Declined(message));
+                }
+                offered => {
+                    self.offered = offered;
+                    return Err(Garbage("no room for what was not offered"));
                 }
             },
             Kind::Retire => self.retired = true,
@@ -231,6 +273,11 @@ impl<T> Outgoing<T> {
     pub fn due(&self) -> u64 {
         let ping = self.spoke_at + self.pace.ping_every;
         ping.min(self.heard_at + self.pace.dead_after)
+    }
+
+    /// Whether a long message is offered or on its way.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     /// Takes no more messages; those that it has are finished.
@@ -272,6 +319,7 @@ impl<T> Outgoing<T> {
             begins,
             ends,
             message,
+            note: None,
         });
     }
 

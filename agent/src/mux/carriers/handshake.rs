@@ -9,9 +9,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    preamble::{HELLO_LEN, Hello, PREAMBLE_LEN, Preamble, VERDICT_LEN, Verdict},
+    connection::{Connection, Unintroduced},
+    plain::Role,
+    preamble::{Hello, PREAMBLE_LEN, Preamble, VERDICT_LEN, Verdict},
     shared::{Accepted, Shared, Target},
-    tls::Protected,
 };
 use crate::pop::{Stream, keys::CarrierKey};
 
@@ -41,7 +42,7 @@ pub(super) enum OpenError {
 
 /// A carrier that was opened.
 pub(super) struct Opened {
-    pub stream: Protected,
+    pub stream: Connection,
     /// The life of the other host's agent, and what ends with it.
     pub peer: Stream,
     pub life: CancellationToken,
@@ -62,27 +63,24 @@ pub(super) async fn open(shared: &Shared, target: &Target) -> Result<Opened, Ope
         Verdict::Welcome => {}
         refusal => return Err(OpenError::Refused(to, refusal)),
     }
-    let stream = shared.tls.connect(&target.preamble, &target.key.key, tcp);
-    let mut stream = stream
-        .await
-        .map_err(|error| OpenError::Unproven(to, error))?;
+    let (preamble, key) = (&target.preamble, &target.key.key);
+    let unproven = |error| OpenError::Unproven(to, error);
+    let stream = Unintroduced::begin(&shared.tls, tcp, Role::Dialer, preamble, key);
+    let mut stream = stream.await.map_err(unproven)?;
     let hello = Hello {
         verdict: Verdict::Welcome,
         stream: target.ours,
     };
     // The acceptor's part of the proof is complete; that it took this side's shows now.
-    let unproven = |error| OpenError::Unproven(to, error);
-    stream.write_all(&hello.encode()).await.map_err(unproven)?;
-    stream.flush().await.map_err(unproven)?;
-    let mut answer = [0; HELLO_LEN];
-    stream.read_exact(&mut answer).await.map_err(unproven)?;
+    stream.say(&hello.encode()).await.map_err(unproven)?;
+    let answer = stream.hear().await.map_err(unproven)?;
     let answer = Hello::decode(&answer).ok_or(OpenError::Garbage(to))?;
     if answer.verdict != Verdict::Welcome {
         return Err(OpenError::Refused(to, answer.verdict));
     }
     let life = shared.meet(target.preamble.acceptor, answer.stream);
     Ok(Opened {
-        stream,
+        stream: stream.introduced(),
         peer: answer.stream,
         life: life.ok_or(OpenError::Stale(to))?,
     })
@@ -119,7 +117,7 @@ pub(super) enum AcceptError {
 
 /// A carrier that was accepted.
 pub(super) struct Carrier {
-    pub stream: Protected,
+    pub stream: Connection,
     pub preamble: Preamble,
     pub key: CarrierKey,
     pub accepted: Accepted,
@@ -148,10 +146,9 @@ pub(super) async fn accept(
     tcp.write_all(&Verdict::Welcome.encode())
         .await
         .map_err(garbage)?;
-    let stream = shared.tls.accept(&preamble, &key.key, tcp);
+    let stream = Unintroduced::begin(&shared.tls, tcp, Role::Acceptor, &preamble, &key.key);
     let mut stream = stream.await.map_err(unproven)?;
-    let mut hello = [0; HELLO_LEN];
-    stream.read_exact(&mut hello).await.map_err(unproven)?;
+    let hello = stream.hear().await.map_err(unproven)?;
     let hello = Hello::decode(&hello).ok_or(AcceptError::Garbage)?;
     let admitted = shared.admit(&preamble, hello.stream);
     let answer = Hello {
@@ -161,15 +158,11 @@ pub(super) async fn accept(
         },
         stream: shared.stream(),
     };
-    let told = async {
-        stream.write_all(&answer.encode()).await?;
-        stream.flush().await
-    };
-    let told = told.await;
+    let told = stream.say(&answer.encode()).await;
     let accepted = admitted.map_err(|verdict| AcceptError::Refused(preamble, verdict))?;
     told.map_err(unproven)?;
     Ok(Carrier {
-        stream,
+        stream: stream.introduced(),
         preamble,
         key,
         accepted,

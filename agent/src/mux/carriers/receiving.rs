@@ -5,19 +5,21 @@ use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
+    sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     Received,
     duplex::{Duplex, WRITE_LEN},
-    frame::Garbage,
+    exchange::Exchange,
+    frame::{Garbage, Hint},
     handshake::{self, AcceptError, Carrier},
     incoming::{First, Incoming},
-    outgoing::Silent,
+    outgoing::{Silent, is_long},
     preamble::Verdict,
     room::Taken,
-    shared::{Handshake, Shared},
+    shared::{Accepted, Handshake, Reader, Shared, To},
 };
 
 /// The pause after the system has refused to accept a connection: it has no descriptors
@@ -118,15 +120,17 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
         key,
         accepted,
     } = carrier;
-    let Some(inbox) = shared.inbox(preamble.channel) else {
+    let Some(reader) = shared.reader(preamble.channel) else {
         return;
     };
-    let limit = shared.limits.message_max(inbox.channel);
+    let limit = shared.limits.message_max(reader.channel);
     let pace = shared.limits.pace();
     let mut receiving = Receiving {
         shared,
+        reader,
         incoming: Incoming::new(preamble.channel, limit, pace, shared.now()),
         granted: None,
+        expected: None,
         accepted,
     };
     let mut duplex = Duplex::new(stream);
@@ -165,6 +169,7 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
             break end;
         }
     };
+    receiving.withdraw();
     let cut = receiving.incoming.is_within();
     shared.count(|counters| {
         *match &end {
@@ -182,6 +187,9 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
     duplex.abort();
 }
 
+/// Where an inbox is filled from.
+type Sender = mpsc::UnboundedSender<Received>;
+
 /// Waits for room, once.
 async fn until(waiting: &mut Option<Waiting>) -> Option<Taken> {
     match waiting {
@@ -197,20 +205,74 @@ async fn until(waiting: &mut Option<Waiting>) -> Option<Taken> {
 /// A carrier that messages come from.
 struct Receiving<'a> {
     shared: &'a Arc<Shared>,
+    reader: &'a Reader,
     incoming: Incoming,
-    /// Room for a message that was offered, or is first.
+    /// Room for a message that was offered, or is first: for an inbox.
     granted: Option<Taken>,
-    accepted: super::shared::Accepted,
+    /// The message that was offered, and that the exchange lets come.
+    expected: Option<(Hint, usize)>,
+    accepted: Accepted,
 }
 
 impl Receiving<'_> {
     /// Hands over what has arrived, as far as there is room. Returns the room that is
     /// to be waited for, if there is not enough.
     fn take_in(&mut self) -> Result<Option<Waiting>, End> {
+        match &self.reader.to {
+            To::Inbox(sender) => self.into_inbox(sender),
+            To::Exchange(exchange) => {
+                self.into_exchange(&**exchange);
+                Ok(None)
+            }
+        }
+    }
+
+    fn into_exchange(&mut self, exchange: &dyn Exchange) {
+        let (mut messages, mut bytes) = (0, 0);
+        let (host, stream) = (self.accepted.host, self.accepted.stream);
+        while let Some(first) = self.incoming.first() {
+            match first {
+                First::Offer { len, hint } => {
+                    if exchange.offered(host, &hint, len) {
+                        self.expected = Some((hint, len));
+                        self.incoming.grant();
+                    } else {
+                        self.incoming.decline();
+                    }
+                }
+                First::Message { .. } => {
+                    let Some(body) = self.incoming.accept() else {
+                        return;
+                    };
+                    messages += 1;
+                    bytes += body.len() as u64;
+                    if is_long(body.len()) {
+                        self.expected = None;
+                    }
+                    let note = exchange.receive(host, stream, body);
+                    if !note.is_empty() {
+                        self.incoming.note(&note);
+                    }
+                }
+            }
+        }
+        if messages > 0 {
+            self.shared.received(host, messages, bytes);
+        }
+    }
+
+    /// The carrier has ended: what was to come does not.
+    fn withdraw(&mut self) {
+        if let (To::Exchange(exchange), Some((hint, len))) = (&self.reader.to, &self.expected) {
+            exchange.withdrawn(hint, *len);
+        }
+    }
+
+    fn into_inbox(&mut self, sender: &Sender) -> Result<Option<Waiting>, End> {
         let (mut messages, mut bytes) = (0, 0);
         let mut waiting = None;
         while let Some(first) = self.incoming.first() {
-            let (First::Offer(len) | First::Message { len, .. }) = first;
+            let (First::Offer { len, .. } | First::Message { len, .. }) = first;
             if self.granted.is_none() {
                 self.granted = self.accepted.room.try_take(len);
             }
@@ -219,14 +281,14 @@ impl Receiving<'_> {
                 waiting = Some(Box::pin(self.accepted.room.clone().take(len)) as Waiting);
                 break;
             };
-            if let First::Offer(_) = first {
+            if let First::Offer { .. } = first {
                 self.granted = Some(room);
                 self.incoming.grant();
                 break;
             }
             messages += 1;
             bytes += len as u64;
-            self.hand_over(room)?;
+            self.hand_over(sender, room)?;
         }
         if messages > 0 {
             self.shared.received(self.accepted.host, messages, bytes);
@@ -240,13 +302,11 @@ impl Receiving<'_> {
         Ok(())
     }
 
-    fn hand_over(&mut self, room: Taken) -> Result<(), End> {
-        let inbox = self.shared.inbox(self.incoming.channel());
-        let inbox = inbox.ok_or(End::Unread)?;
+    fn hand_over(&mut self, sender: &Sender, room: Taken) -> Result<(), End> {
         let Some(body) = self.incoming.accept() else {
             return Ok(());
         };
         let received = Received::new(self.accepted.host, self.accepted.stream, body, room);
-        inbox.sender.send(received).map_err(|_| End::Unread)
+        sender.send(received).map_err(|_| End::Unread)
     }
 }

@@ -59,6 +59,8 @@ counters! {
         bytes_delivered,
         /// Messages that were certainly not sent.
         messages_not_sent,
+        /// Long messages that were offered, and not wanted yet.
+        messages_declined,
         /// Messages of which nobody can say whether they arrived.
         messages_unknown,
         /// Messages received.
@@ -163,6 +165,8 @@ pub struct LineStatus {
     pub opening: bool,
     /// Messages that wait for a carrier.
     pub queued: usize,
+    /// Sources that have messages and wait for a carrier.
+    pub ready: usize,
     /// Bytes waiting or under way, each message with 256 more.
     pub queued_bytes: usize,
     /// Messages that arrived.

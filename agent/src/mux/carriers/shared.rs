@@ -17,9 +17,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Options, Peer, Received,
-    limits::{CHANNELS, Channel, Limits, MIGRATION, MUX},
-    line::{Line, Queued},
-    preamble::{MODE_TLS, Preamble, VERSION, Verdict},
+    exchange::{Exchange, Outcome, Size},
+    limits::{CHANNELS, Channel, Limits},
+    line::{Line, Queued, Tag},
+    outgoing::Message,
+    preamble::{MODE_PLAIN, MODE_TLS, Preamble, VERSION, Verdict},
     room::Room,
     tls::Tls,
     view::{Counters, Fate, NotSent, PeerStatus, Status},
@@ -45,7 +47,9 @@ pub(super) struct Shared {
     pub queued: Arc<Semaphore>,
     /// The bound on carriers that others have to this host.
     places: Arc<Semaphore>,
-    inboxes: [Inbox; CHANNELS.len()],
+    readers: [Reader; CHANNELS.len()],
+    /// Message sockets need no encryption between hosts.
+    plain: bool,
     began: Instant,
     logged_at: Mutex<Option<Instant>>,
     counters: Mutex<Counters>,
@@ -53,11 +57,27 @@ pub(super) struct Shared {
 }
 
 /// Where the messages of a channel go.
-pub(super) struct Inbox {
+pub(super) struct Reader {
     pub channel: Channel,
     /// The bound on what was received and not dropped.
     pub room: Arc<Semaphore>,
-    pub sender: mpsc::UnboundedSender<Received>,
+    pub to: To,
+}
+
+/// Who reads a channel.
+pub(super) enum To {
+    Inbox(mpsc::UnboundedSender<Received>),
+    Exchange(Arc<dyn Exchange>),
+}
+
+impl Reader {
+    /// Whether nobody reads the channel any more.
+    fn is_closed(&self) -> bool {
+        match &self.to {
+            To::Inbox(sender) => sender.is_closed(),
+            To::Exchange(_) => false,
+        }
+    }
 }
 
 struct State {
@@ -123,17 +143,12 @@ impl Drop for Handshake {
 }
 
 impl Shared {
-    pub fn new(
-        options: Options,
-        tls: Tls,
-        senders: [mpsc::UnboundedSender<Received>; CHANNELS.len()],
-    ) -> Self {
+    pub fn new(options: Options, tls: Tls, readers: [(Channel, To); CHANNELS.len()]) -> Self {
         let limits = options.limits;
-        let [migration, mux] = senders;
-        let inboxes = [(MIGRATION, migration), (MUX, mux)].map(|(channel, sender)| Inbox {
+        let readers = readers.map(|(channel, to)| Reader {
             channel,
             room: Arc::new(Semaphore::new(limits.received_total)),
-            sender,
+            to,
         });
         Self {
             host: options.host,
@@ -146,7 +161,8 @@ impl Shared {
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
             keys: watch::Sender::new(options.keys.carriers),
-            inboxes,
+            readers,
+            plain: options.plain,
             began: Instant::now(),
             logged_at: Mutex::default(),
             counters: Mutex::default(),
@@ -191,9 +207,25 @@ impl Shared {
     }
 
     /// Where the messages of a channel go.
-    pub fn inbox(&self, channel: u8) -> Option<&Inbox> {
-        let mut all = self.inboxes.iter();
-        all.find(|inbox| inbox.channel.number == channel)
+    pub fn reader(&self, channel: u8) -> Option<&Reader> {
+        let mut all = self.readers.iter();
+        all.find(|reader| reader.channel.number == channel)
+    }
+
+    fn exchange(&self, channel: Channel) -> Option<&Arc<dyn Exchange>> {
+        match &self.reader(channel.number)?.to {
+            To::Exchange(exchange) => Some(exchange),
+            To::Inbox(_) => None,
+        }
+    }
+
+    /// Tells all exchanges that a life of a host is over.
+    fn left(&self, hosts: &[HostId]) {
+        for reader in &self.readers {
+            if let To::Exchange(exchange) = &reader.to {
+                hosts.iter().for_each(|&host| exchange.left(host));
+            }
+        }
     }
 
     pub fn set_stream(&self, stream: Stream) {
@@ -203,13 +235,14 @@ impl Shared {
     /// Replaces what is known of the members. Who is not among them any more, or has
     /// begun a new life, or is elsewhere, loses its carriers.
     pub fn set_peers(&self, peers: &BTreeMap<HostId, Peer>) {
-        let mut gone = Vec::new();
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
         let mut state = self.state();
         state.peers.retain(|host, known| {
             let stays = peers.contains_key(host);
             if !stays {
                 known.life.cancel();
                 gone.extend(known.lines.values().cloned());
+                left.push(*host);
             }
             stays
         });
@@ -230,12 +263,14 @@ impl Shared {
             }
             if known.stream < peer.stream {
                 self.renew(known, peer.stream);
+                left.push(host);
             }
         }
         drop(state);
         for line in gone {
-            self.not_sent(line.drain(), &NotSent::NoMember(line.host));
+            self.not_sent(&line, line.drain(), &NotSent::NoMember(line.host));
         }
+        self.left(&left);
     }
 
     /// A life begins: the carriers of the one before end.
@@ -258,7 +293,7 @@ impl Shared {
     }
 
     /// How to open a carrier to a host.
-    pub fn target(&self, host: HostId, channel: Channel) -> Option<Target> {
+    pub fn target(&self, host: HostId, channel: Channel, mode: u8) -> Option<Target> {
         let key = self.keys.borrow().sign.clone();
         let state = self.state();
         let known = state.peers.get(&host)?;
@@ -266,7 +301,7 @@ impl Shared {
             address: known.address,
             preamble: Preamble {
                 version: VERSION,
-                mode: MODE_TLS,
+                mode,
                 key: key.id,
                 channel: channel.number,
                 dialer: self.host,
@@ -285,10 +320,24 @@ impl Shared {
         if stream < known.stream {
             return None;
         }
-        if stream > known.stream {
+        let is_new = stream > known.stream;
+        if is_new {
             self.renew(known, stream);
         }
-        Some(known.life.clone())
+        let life = known.life.clone();
+        drop(state);
+        if is_new {
+            self.left(&[host]);
+        }
+        Some(life)
+    }
+
+    /// How carriers of a channel are protected that this host opens.
+    pub fn mode(&self, channel: Channel) -> u8 {
+        match self.plain && channel.may_be_plain {
+            true => MODE_PLAIN,
+            false => MODE_TLS,
+        }
     }
 
     /// This host's life.
@@ -330,15 +379,16 @@ impl Shared {
         if preamble.version != VERSION {
             return Err(Verdict::Version);
         }
-        if preamble.mode != MODE_TLS {
-            return Err(Verdict::Mode);
-        }
         if preamble.acceptor != self.host {
             return Err(Verdict::AnotherHost);
         }
-        let inbox = self.inbox(preamble.channel).ok_or(Verdict::Channel)?;
-        if inbox.sender.is_closed() {
+        let reader = self.reader(preamble.channel).ok_or(Verdict::Channel)?;
+        if reader.is_closed() {
             return Err(Verdict::Channel);
+        }
+        // Who wants more protection than this host asks for gets it.
+        if preamble.mode != MODE_TLS && preamble.mode != self.mode(reader.channel) {
+            return Err(Verdict::Mode);
         }
         let key = self.keys.borrow().by_id(preamble.key).cloned();
         let state = self.state();
@@ -353,7 +403,7 @@ impl Shared {
 
     /// A host has proven the key and said which life it is.
     pub fn admit(&self, preamble: &Preamble, stream: Stream) -> Result<Accepted, Verdict> {
-        let inbox = self.inbox(preamble.channel).ok_or(Verdict::Channel)?;
+        let reader = self.reader(preamble.channel).ok_or(Verdict::Channel)?;
         let life = self.meet(preamble.dialer, stream).ok_or(Verdict::Stale)?;
         let limits = &self.limits;
         let mut state = self.state();
@@ -367,7 +417,7 @@ impl Shared {
         let of_peer = of_peer.or_insert_with(|| Arc::new(Semaphore::new(limits.received_per_peer)));
         let room = Room {
             of_peer: of_peer.clone(),
-            of_all: inbox.room.clone(),
+            of_all: reader.room.clone(),
         };
         Ok(Accepted {
             _places: places,
@@ -391,14 +441,60 @@ impl Shared {
     }
 
     /// Tells the fate of messages that are not sent.
-    pub fn not_sent(&self, messages: Vec<Queued>, why: &NotSent) {
-        if messages.is_empty() {
-            return;
-        }
-        self.count(|counters| counters.messages_not_sent += messages.len() as u64);
+    pub fn not_sent(&self, line: &Line, messages: Vec<Queued>, why: &NotSent) {
         for message in messages {
+            self.count(|counters| counters.messages_not_sent += 1);
+            let outcome = Outcome::Fate(Fate::NotSent(why.clone()), None);
+            self.tell(line, message, outcome);
+        }
+    }
+
+    /// Tells what became of a message.
+    pub fn tell(&self, line: &Line, message: Queued, outcome: Outcome) {
+        let Message { body, tag, .. } = message;
+        match (tag, outcome) {
             // Nobody may want to know.
-            let _ = message.tag.fate.send(Fate::NotSent(why.clone()));
+            (Tag::Pushed { fate, .. }, Outcome::Fate(told, _)) => drop(fate.send(told)),
+            (Tag::Pushed { fate, .. }, Outcome::Declined) => {
+                let full = Fate::NotSent(NotSent::Full(line.host));
+                drop(fate.send(full));
+            }
+            (Tag::Pulled(source), outcome) => {
+                if let Some(exchange) = self.exchange(line.channel) {
+                    exchange.ended(line.host, source, body, outcome);
+                }
+            }
+        }
+    }
+
+    /// The next message of a source.
+    pub fn pull(&self, line: &Line, source: u64, size: Size) -> Option<Queued> {
+        let exchange = self.exchange(line.channel)?;
+        let pulled = exchange.pull(line.host, source, size)?;
+        if pulled.more {
+            // This carrier asks again, or is busy: then another one was asked for.
+            line.ready(source, size);
+        }
+        Some(Message {
+            body: pulled.body,
+            hint: pulled.hint,
+            tag: Tag::Pulled(source),
+        })
+    }
+
+    /// What a source has is not sent.
+    pub fn refuse(&self, line: &Line, source: u64, size: Size, why: &NotSent) {
+        let exchange = self.exchange(line.channel);
+        while let Some(pulled) = exchange.and_then(|it| it.pull(line.host, source, size)) {
+            let message = Message {
+                body: pulled.body,
+                hint: pulled.hint,
+                tag: Tag::Pulled(source),
+            };
+            self.not_sent(line, vec![message], why);
+            if !pulled.more {
+                break;
+            }
         }
     }
 
@@ -406,7 +502,7 @@ impl Shared {
     pub fn drain(&self) {
         let peers = std::mem::take(&mut self.state().peers);
         for line in peers.values().flat_map(|known| known.lines.values()) {
-            self.not_sent(line.drain(), &NotSent::Stopped);
+            self.not_sent(line, line.drain(), &NotSent::Stopped);
         }
     }
 

@@ -14,7 +14,7 @@ use homing_common::host::HostId;
 use crate::pop::{Stream, keys::Key};
 
 /// The version of all that is said on carriers.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Carriers begin with this.
 const MAGIC: [u8; 2] = *b"Hc";
@@ -27,7 +27,7 @@ pub const PREAMBLE_LEN: usize = 10;
 pub struct Preamble {
     /// The dialer's [`VERSION`].
     pub version: u8,
-    /// How the carrier is protected: 1, by TLS 1.3.
+    /// How the carrier is protected: [`MODE_TLS`], [`MODE_PLAIN`].
     pub mode: u8,
     /// The public id of the key.
     pub key: u8,
@@ -41,6 +41,9 @@ pub struct Preamble {
 
 /// Protected by TLS 1.3.
 pub const MODE_TLS: u8 = 1;
+
+/// Both sides prove that they hold the key; what follows is in clear text.
+pub const MODE_PLAIN: u8 = 2;
 
 impl Preamble {
     /// As it stands on the wire.
@@ -137,7 +140,7 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Self::Welcome => "welcome",
             Self::Version => "it speaks another version of carriers; upgrade the older host",
-            Self::Mode => "its carriers are protected in another way",
+            Self::Mode => "its carriers are encrypted; set mux.encryption alike on all hosts",
             Self::Key => {
                 "it does not have this host's key; compare `homing hosts` on both, and end \
                  the change of the key that was begun"

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::{
-    frame::{Garbage, HEADER_LEN, Header, Kind},
+    frame::{Garbage, HEADER_LEN, HINT_LEN, Header, Hint, Kind, NOTE_MAX},
     incoming::{First, Incoming},
-    outgoing::{Ended, Message, Outgoing, Pace, Silent, WINDOW, cost},
+    outgoing::{Ended, Message, Outgoing, Pace, SHORT_MAX, Said, Silent, WINDOW, cost},
 };
 
 const CHANNEL: u8 = 1;
@@ -15,14 +15,15 @@ const PACE: Pace = Pace {
     ping_every: 100,
     dead_after: 400,
 };
-/// The longest message that is sent unasked.
-const UNASKED_MAX: usize = WINDOW - cost(0);
 
 /// A message whose content says which one it is.
 fn message(number: usize, len: usize) -> Message<usize> {
     let seed = blake3::hash(&number.to_le_bytes());
     let body = seed.as_bytes().iter().copied().cycle().take(len).collect();
-    Message { body, tag: number }
+    let mut hint = Hint::default();
+    hint[..8].copy_from_slice(&number.to_be_bytes());
+    let tag = number;
+    Message { body, hint, tag }
 }
 
 /// Both halves.
@@ -69,8 +70,19 @@ impl Pair {
         while reads && let Some(first) = self.incoming.first() {
             moved = true;
             match first {
-                First::Offer(_) => self.incoming.grant(),
-                First::Message { .. } => self.received.extend(self.incoming.accept()),
+                First::Offer { len, hint } => {
+                    let mut number = [0; 8];
+                    number.copy_from_slice(&hint[..8]);
+                    let number = usize::from_be_bytes(number);
+                    assert_eq!(message(number, len).hint, hint);
+                    self.incoming.grant();
+                }
+                First::Message { len, .. } => {
+                    self.received.extend(self.incoming.accept());
+                    if len % 3 == 0 {
+                        self.incoming.note(&len.to_be_bytes());
+                    }
+                }
             }
         }
         let mut back = BytesMut::new();
@@ -78,10 +90,17 @@ impl Pair {
         let heard = back.split_to(back.len().min(self.left[1]));
         self.left[1] -= heard.len();
         moved |= !heard.is_empty();
-        let mut delivered = Vec::new();
-        self.outgoing.hear(&heard, 0, &mut delivered).unwrap();
-        let delivered = delivered.into_iter().map(|message| message.tag);
-        self.delivered.extend(delivered);
+        let mut said = Vec::new();
+        self.outgoing.hear(&heard, 0, &mut said).unwrap();
+        for said in said {
+            let Said::Delivered(message, note) = said else {
+                panic!("nothing was declined");
+            };
+            let len = message.body.len();
+            let noted = (len % 3 == 0).then(|| Bytes::copy_from_slice(&len.to_be_bytes()));
+            assert_eq!(note, noted, "{len} bytes");
+            self.delivered.push(message.tag);
+        }
         moved
     }
 
@@ -96,9 +115,9 @@ fn messages_of_every_length_arrive_whole() {
         0,
         1,
         2,
-        UNASKED_MAX - 1,
-        UNASKED_MAX,
-        UNASKED_MAX + 1,
+        SHORT_MAX - 1,
+        SHORT_MAX,
+        SHORT_MAX + 1,
         300_000,
         LIMIT,
         0,
@@ -149,22 +168,45 @@ fn fates_are_true_wherever_the_connection_breaks() {
     let lens = [3, 0, 70, 1];
     let bytes = lens.iter().sum::<usize>() + lens.len() * HEADER_LEN;
     for there in 0..=bytes {
-        for back in 0..=HEADER_LEN {
+        for back in 0..=2 * (HEADER_LEN + 8) {
             fates_are_true(&lens, [there, back]);
         }
     }
     // Two that are alike, of which one is sent.
-    fates_are_true(&[0, UNASKED_MAX + 1, 0], [45_212, 0]);
+    fates_are_true(&[0, SHORT_MAX + 1, 0], [45_212, 0]);
 }
 
 #[test]
 fn a_message_that_was_only_offered_was_not_sent() {
-    let mut pair = Pair::new(&[UNASKED_MAX + 1], [usize::MAX; 2]);
+    let mut pair = Pair::new(&[SHORT_MAX + 1], [usize::MAX; 2]);
     pair.step(usize::MAX, false);
-    assert_eq!(pair.incoming.first(), Some(First::Offer(UNASKED_MAX + 1)));
+    let len = SHORT_MAX + 1;
+    let hint = message(0, len).hint;
+    assert_eq!(pair.incoming.first(), Some(First::Offer { len, hint }));
     let ended = pair.outgoing.end();
     assert!(ended.unknown.is_empty());
     assert_eq!(ended.unsent.len(), 1);
+}
+
+#[test]
+fn a_message_that_is_declined_comes_back_and_others_go_on() {
+    let mut pair = Pair::new(&[SHORT_MAX + 1, 10], [usize::MAX; 2]);
+    let long = pair.waiting.pop().unwrap();
+    pair.outgoing.give(long);
+    assert!(pair.outgoing.is_busy() && !pair.outgoing.has_room(10));
+    let mut bytes = BytesMut::new();
+    pair.outgoing.take(&mut bytes, usize::MAX, 0);
+    pair.incoming.hear(&bytes, 0).unwrap();
+    pair.incoming.decline();
+    assert_eq!(pair.incoming.first(), None);
+    let mut back = BytesMut::new();
+    pair.incoming.take(&mut back, 0);
+    let mut said = Vec::new();
+    pair.outgoing.hear(&back, 0, &mut said).unwrap();
+    assert!(matches!(&said[..], [Said::Declined(message)] if message.tag == 0));
+    assert!(!pair.outgoing.is_busy() && pair.outgoing.is_idle());
+    pair.run(usize::MAX);
+    assert_eq!(pair.delivered, [1]);
 }
 
 #[test]
@@ -230,8 +272,9 @@ fn header(kind: Kind, channel: u8, len: u32, number: u64) -> Vec<u8> {
 
 #[test]
 fn an_acceptor_takes_no_nonsense() {
-    let offer = (UNASKED_MAX + 1) as u32;
-    let nonsense: [&[Vec<u8>]; 13] = [
+    let offer = (SHORT_MAX + 1) as u32;
+    let offered = [header(Kind::Offer, CHANNEL, offer, 1), vec![0; HINT_LEN]].concat();
+    let nonsense: [&[Vec<u8>]; 15] = [
         &[header(Kind::Message, 2, 0, 1)],
         &[header(Kind::Message, CHANNEL, 0, 2)],
         &[header(Kind::Message, CHANNEL, 0, 0)],
@@ -242,14 +285,10 @@ fn an_acceptor_takes_no_nonsense() {
         &[header(Kind::Message, CHANNEL, offer, 1)],
         &[header(Kind::Offer, CHANNEL, 5, 1)],
         &[header(Kind::Offer, CHANNEL, LIMIT as u32 + 1, 1)],
-        &[
-            header(Kind::Offer, CHANNEL, offer, 1),
-            header(Kind::Message, CHANNEL, offer, 1),
-        ],
-        &[
-            header(Kind::Offer, CHANNEL, offer, 1),
-            header(Kind::Offer, CHANNEL, offer, 1),
-        ],
+        &[offered.clone(), header(Kind::Message, CHANNEL, offer, 1)],
+        &[offered.clone(), header(Kind::Offer, CHANNEL, offer, 1)],
+        &[header(Kind::Note, CHANNEL, 5, 1)],
+        &[header(Kind::Decline, CHANNEL, 0, 1)],
         &[header(Kind::Ping, CHANNEL, 1, 0)],
         &[header(Kind::Ack, CHANNEL, 0, 1)],
         &[header(Kind::Go, CHANNEL, 0, 1)],
@@ -269,8 +308,7 @@ fn an_acceptor_takes_no_nonsense() {
     assert_eq!(refused, Some((WINDOW / cost(0)) as u64 + 1));
     // Another length than the one that there is room for.
     let mut incoming = Incoming::new(CHANNEL, LIMIT, PACE, 0);
-    let offered = incoming.hear(&header(Kind::Offer, CHANNEL, offer, 1), 0);
-    assert_eq!(offered, Ok(()));
+    assert_eq!(incoming.hear(&offered, 0), Ok(()));
     incoming.grant();
     let more = incoming.hear(&header(Kind::Message, CHANNEL, offer + 1, 1), 0);
     assert_eq!(more, Err(Garbage("another message than the one offered")));
@@ -286,14 +324,18 @@ fn a_dialer_takes_no_nonsense() {
         header(Kind::Ack, CHANNEL, 0, 2),
         header(Kind::Go, CHANNEL, 0, 2),
         header(Kind::Go, CHANNEL, 0, 1),
+        header(Kind::Decline, CHANNEL, 0, 1),
+        header(Kind::Note, CHANNEL, NOTE_MAX as u32 + 1, 1),
+        [header(Kind::Note, CHANNEL, 1, 2), vec![0]].concat(),
+        [header(Kind::Note, CHANNEL, 1, 0), vec![0]].concat(),
         vec![7; HEADER_LEN],
     ] {
         let mut outgoing = Outgoing::new(CHANNEL, PACE, 0);
         outgoing.give(message(0, 10));
         outgoing.take(&mut BytesMut::new(), usize::MAX, 0);
-        let mut delivered = Vec::new();
-        assert!(outgoing.hear(&frame, 0, &mut delivered).is_err());
-        assert!(delivered.is_empty());
+        let mut said = Vec::new();
+        assert!(outgoing.hear(&frame, 0, &mut said).is_err());
+        assert!(said.is_empty());
     }
     // What was acknowledged before its last byte was sent.
     let mut outgoing = Outgoing::new(CHANNEL, PACE, 0);
@@ -309,7 +351,7 @@ proptest! {
     #[test]
     fn any_messages_in_any_pieces_with_any_reader_arrive_whole(
         lens in prop::collection::vec(
-            prop_oneof![0..50usize, 1000..UNASKED_MAX + 100, Just(200_000)], 1..30),
+            prop_oneof![0..50usize, 1000..SHORT_MAX + 100, Just(200_000)], 1..30),
         steps in prop::collection::vec((1..100_000usize, any::<bool>()), 0..100),
     ) {
         let mut pair = Pair::new(&lens, [usize::MAX; 2]);
@@ -325,7 +367,7 @@ proptest! {
 
     #[test]
     fn fates_are_true_with_any_messages(
-        lens in prop::collection::vec(prop_oneof![0..50usize, Just(UNASKED_MAX + 1)], 1..8),
+        lens in prop::collection::vec(prop_oneof![0..50usize, Just(SHORT_MAX + 1)], 1..8),
         there in 0..140_000usize,
         back in 0..100usize,
     ) {

@@ -9,10 +9,12 @@ use tokio::{
 
 use super::{
     duplex::{Duplex, WRITE_LEN},
+    exchange::{Outcome, Size},
     frame::Garbage,
     handshake::{self, OpenError, Opened},
-    line::{Line, Popped, Queued},
-    outgoing::{Outgoing, Silent},
+    line::{Line, Popped, Tag, Takes},
+    outgoing::{Outgoing, Said, Silent, is_long},
+    preamble::{MODE_TLS, Verdict},
     shared::{Shared, Target},
     view::{Fate, NotSent},
 };
@@ -38,7 +40,9 @@ async fn run(shared: Arc<Shared>, line: Arc<Line>) {
     };
     if let Some((opened, key)) = opened {
         shared.count(|counters| counters.opened += 1);
-        line.opened();
+        if line.opened() {
+            open(&shared, &line);
+        }
         send(&shared, &line, opened, &key).await;
         tend(&shared, &line);
     }
@@ -47,11 +51,17 @@ async fn run(shared: Arc<Shared>, line: Arc<Line>) {
 /// Tries until a carrier is open, or none is wanted any more.
 async fn open_at_last(shared: &Arc<Shared>, line: &Line) -> Option<(Opened, CarrierKey)> {
     let [mut pause, longest] = shared.limits.back_off;
+    let mut mode = shared.mode(line.channel);
     loop {
         // Without a target the host is no member any more, and its line is drained.
-        let target = shared.target(line.host, line.channel)?;
+        let target = shared.target(line.host, line.channel, mode)?;
         let why = match attempt(shared, &target).await {
             Ok(opened) => return Some((opened, target.key)),
+            // Who asks for encryption gets it: hosts are told one after the other.
+            Err(OpenError::Refused(_, Verdict::Mode)) if mode != MODE_TLS => {
+                mode = MODE_TLS;
+                continue;
+            }
             Err(error) => error,
         };
         shared.count(|counters| {
@@ -62,10 +72,14 @@ async fn open_at_last(shared: &Arc<Shared>, line: &Line) -> Option<(Opened, Carr
         if line.status().problem.as_ref() != Some(&why) {
             tracing::warn!(host = ?line.host, channel = line.channel.number, "cannot open a carrier: {why}");
         }
-        let (given_up, go_on) = line.not_opened(&why, shared.limits.give_up_after, pause);
+        let given_up = line.not_opened(&why, shared.limits.give_up_after, pause);
         let host = line.host;
-        shared.not_sent(given_up, &NotSent::Unreachable { host, why });
-        if !go_on {
+        let why = NotSent::Unreachable { host, why };
+        for (source, size) in given_up.sources {
+            shared.refuse(line, source, size, &why);
+        }
+        shared.not_sent(line, given_up.messages, &why);
+        if !given_up.go_on {
             return None;
         }
         sleep(pause).await;
@@ -109,6 +123,7 @@ async fn send(shared: &Arc<Shared>, line: &Arc<Line>, opened: Opened, key: &Carr
         outgoing: Outgoing::new(line.channel.number, shared.limits.pace(), shared.now()),
         duplex: Duplex::new(opened.stream),
         free: false,
+        has_long: false,
         idle_since: Instant::now(),
     };
     let mut keys = shared.keys.subscribe();
@@ -154,10 +169,12 @@ struct Sending<'a> {
     line: &'a Arc<Line>,
     /// The life that it leads to.
     peer: crate::pop::Stream,
-    outgoing: Outgoing<super::line::Tag>,
+    outgoing: Outgoing<Tag>,
     duplex: Duplex,
     /// As the line counts it.
     free: bool,
+    /// The line counts it as busy with a long message.
+    has_long: bool,
     idle_since: Instant,
 }
 
@@ -166,14 +183,26 @@ impl Sending<'_> {
     /// order, and the line has counted it as gone.
     fn give(&mut self) -> Option<End> {
         let waits = loop {
-            let has_room = |len| self.outgoing.has_room(len);
-            match self.line.pop(has_room) {
-                Popped::Message(message) => {
-                    self.idle_since = Instant::now();
-                    self.outgoing.give(message);
+            let takes = Takes {
+                room: |len| self.outgoing.has_room(len),
+                is_busy: self.has_long,
+            };
+            let message = match self.line.pop(takes) {
+                Popped::Message(message) => Some(message),
+                Popped::Source(source, size) => {
+                    let pulled = self.shared.pull(self.line, source, size);
+                    if pulled.is_none() && size == Size::Long {
+                        self.line.long_done();
+                    }
+                    pulled
                 }
                 Popped::NoRoom => break true,
                 Popped::Empty => break false,
+            };
+            if let Some(message) = message {
+                self.idle_since = Instant::now();
+                self.has_long = is_long(message.body.len());
+                self.outgoing.give(message);
             }
         };
         let is_free = !waits && self.outgoing.has_room(0);
@@ -201,26 +230,54 @@ impl Sending<'_> {
         if self.duplex.heard().is_empty() {
             return Ok(());
         }
-        let mut delivered = Vec::new();
+        let mut said = Vec::new();
         let heard = self.duplex.heard();
-        let result = self.outgoing.hear(heard, self.shared.now(), &mut delivered);
-        if !delivered.is_empty() {
+        let result = self.outgoing.hear(heard, self.shared.now(), &mut said);
+        if !said.is_empty() {
             self.idle_since = Instant::now();
-            let bytes = delivered.iter().map(|message| message.body.len()).sum();
-            self.line.delivered(delivered.len(), bytes);
-            self.shared.count(|counters| {
-                counters.messages_delivered += delivered.len() as u64;
-                counters.bytes_delivered += bytes as u64;
-            });
+            self.told(said);
         }
+        result
+    }
+
+    fn told(&mut self, said: Vec<Said<Tag>>) {
+        let delivered = said.iter().filter_map(|said| match said {
+            Said::Delivered(message, _) => Some(message.body.len()),
+            Said::Declined(_) => None,
+        });
+        let (messages, bytes) =
+            delivered.fold((0, 0), |(messages, bytes), len| (messages + 1, bytes + len));
+        self.line.delivered(messages, bytes);
+        self.shared.count(|counters| {
+            counters.messages_delivered += messages as u64;
+            counters.bytes_delivered += bytes as u64;
+            counters.messages_declined += (said.len() - messages) as u64;
+        });
+        self.settle_long();
         // Who is told may send the next one at once: this carrier takes it.
         if self.outgoing.has_room(0) {
             self.line.set_free(&mut self.free, true);
         }
-        for message in delivered {
-            tell(message, Fate::Delivered(self.peer));
+        for said in said {
+            match said {
+                Said::Delivered(message, note) => {
+                    let fate = Fate::Delivered(self.peer);
+                    self.shared
+                        .tell(self.line, message, Outcome::Fate(fate, note));
+                }
+                Said::Declined(message) => {
+                    self.shared.tell(self.line, message, Outcome::Declined);
+                }
+            }
         }
-        result
+    }
+
+    /// Tells the line when a long message is done with.
+    fn settle_long(&mut self) {
+        if self.has_long && !self.outgoing.is_busy() {
+            self.has_long = false;
+            self.line.long_done();
+        }
     }
 
     /// Ends the connection, and tells or puts back what was not acknowledged.
@@ -230,9 +287,13 @@ impl Sending<'_> {
             line,
             outgoing,
             duplex,
+            has_long,
             ..
         } = self;
         let ended = outgoing.end();
+        if has_long {
+            line.long_done();
+        }
         shared.count(|counters| {
             counters.messages_unknown += ended.unknown.len() as u64;
             *match end {
@@ -248,11 +309,12 @@ impl Sending<'_> {
         if !ended.unknown.is_empty() {
             let why: Arc<str> = end.to_string().into();
             for message in ended.unknown {
-                tell(message, Fate::Unknown(why.clone()));
+                let outcome = Outcome::Fate(Fate::Unknown(why.clone()), None);
+                shared.tell(line, message, outcome);
             }
         }
         let orphaned = line.put_back(ended.unsent);
-        shared.not_sent(orphaned, &NotSent::NoMember(line.host));
+        shared.not_sent(line, orphaned, &NotSent::NoMember(line.host));
         match end {
             End::Idle | End::Retired => {
                 // What waits need not wait for the farewell.
@@ -262,9 +324,4 @@ impl Sending<'_> {
             _ => duplex.abort(),
         }
     }
-}
-
-fn tell(message: Queued, fate: Fate) {
-    // Nobody may want to know.
-    let _ = message.tag.fate.send(fate);
 }

@@ -25,6 +25,12 @@ pub enum Kind {
     Ping = 5,
     /// Send no more here: use another carrier. From the acceptor.
     Retire = 6,
+    /// What is to be said of a message, before it is acknowledged: its note follows. From
+    /// the acceptor.
+    Note = 7,
+    /// There is no room for the message that was offered, and none is waited for. From the
+    /// acceptor.
+    Decline = 8,
 }
 
 impl Kind {
@@ -36,6 +42,8 @@ impl Kind {
             4 => Self::Go,
             5 => Self::Ping,
             6 => Self::Retire,
+            7 => Self::Note,
+            8 => Self::Decline,
             _ => return None,
         })
     }
@@ -48,7 +56,8 @@ pub struct Header {
     pub kind: Kind,
     /// The carrier's channel.
     pub channel: u8,
-    /// Bytes of the message that follows or is offered; else 0.
+    /// Bytes of the message or note that follows, or of the message that is offered;
+    /// else 0.
     pub len: u32,
     /// The message's number in this carrier, from 1 on; 0 where none is meant.
     pub number: u64,
@@ -80,12 +89,32 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Bytes that follow.
+    fn body_len(&self) -> usize {
+        match self.kind {
+            Kind::Message | Kind::Note => self.len as usize,
+            Kind::Offer => HINT_LEN,
+            Kind::Ack | Kind::Go | Kind::Ping | Kind::Retire | Kind::Decline => 0,
+        }
+    }
+}
+
+/// Bytes that say for whom a message is that is offered.
+pub const HINT_LEN: usize = 16;
+
+/// For whom a message is that is offered: the channel's own; zero if it has no such thing.
+pub type Hint = [u8; HINT_LEN];
+
+/// The longest note, in bytes.
+pub const NOTE_MAX: usize = 4096;
+
 /// A frame, whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     /// Its header.
     pub header: Header,
-    /// The message; empty for other frames.
+    /// The message, the note or the hint; empty for other frames.
     pub body: Bytes,
 }
 
@@ -129,20 +158,16 @@ impl Decoder {
             let header = Header::decode(&self.head)?;
             judge(&header)?;
             self.head_len = 0;
-            if header.kind != Kind::Message {
-                let body = Bytes::new();
-                return Ok(Some(Frame { header, body }));
-            }
-            let body = BytesMut::with_capacity(header.len as usize);
+            let body = BytesMut::with_capacity(header.body_len());
             self.body = Some((header, body));
         }
         let Some((header, body)) = &mut self.body else {
             return Ok(None);
         };
-        let some = (header.len as usize - body.len()).min(bytes.len());
+        let some = (header.body_len() - body.len()).min(bytes.len());
         body.put_slice(&bytes[..some]);
         bytes.advance(some);
-        if body.len() < header.len as usize {
+        if body.len() < header.body_len() {
             return Ok(None);
         }
         Ok(self.body.take().map(|(header, body)| Frame {

@@ -9,15 +9,21 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    frame::{Decoder, Garbage, Header, Kind},
-    outgoing::{Pace, Silent, WINDOW, cost},
+    frame::{Decoder, Garbage, Header, Hint, Kind, NOTE_MAX},
+    outgoing::{Pace, Silent, WINDOW, cost, is_long},
 };
 
 /// What has arrived first, and waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum First {
-    /// A message of this length is offered: [`Incoming::grant`] once there is room.
-    Offer(usize),
+    /// A message is offered: [`Incoming::grant`] once there is room, or
+    /// [`Incoming::decline`].
+    Offer {
+        /// Its length.
+        len: usize,
+        /// For whom it is.
+        hint: Hint,
+    },
     /// A message is here: [`Incoming::accept`].
     Message {
         /// Its length.
@@ -52,7 +58,7 @@ pub struct Incoming {
 
 /// What has arrived and waits.
 enum Arrived {
-    Offer(usize),
+    Offer { len: usize, hint: Hint },
     Message { body: Bytes, granted: bool },
 }
 
@@ -91,7 +97,9 @@ impl Incoming {
             match frame.header.kind {
                 Kind::Offer => {
                     let len = frame.header.len as usize;
-                    self.arrived.push_back(Arrived::Offer(len));
+                    let mut hint = Hint::default();
+                    hint.copy_from_slice(&frame.body);
+                    self.arrived.push_back(Arrived::Offer { len, hint });
                 }
                 Kind::Message => {
                     self.next += 1;
@@ -102,7 +110,8 @@ impl Incoming {
                     let body = frame.body;
                     self.arrived.push_back(Arrived::Message { body, granted });
                 }
-                Kind::Ack | Kind::Go | Kind::Ping | Kind::Retire => {}
+                // `judge` has refused all others.
+                _ => {}
             }
         }
         Ok(())
@@ -111,11 +120,13 @@ impl Incoming {
     /// Whether a frame may come now.
     fn judge(&self, header: &Header) -> Result<(), Garbage> {
         let len = header.len as usize;
-        let offered = matches!(self.arrived.back(), Some(Arrived::Offer(_)));
+        let offered = matches!(self.arrived.back(), Some(Arrived::Offer { .. }));
         let refuse = |why| Err(Garbage(why));
         match header.kind {
             _ if header.channel != self.channel => refuse("another channel"),
-            Kind::Ack | Kind::Go | Kind::Retire => refuse("an answer against the stream"),
+            Kind::Ack | Kind::Go | Kind::Retire | Kind::Note | Kind::Decline => {
+                refuse("an answer against the stream")
+            }
             Kind::Ping if len != 0 || header.number != 0 => refuse("a ping that says something"),
             Kind::Ping => Ok(()),
             _ if header.number != self.next => refuse("a message out of turn"),
@@ -125,10 +136,11 @@ impl Incoming {
                 refuse("another message than the one offered")
             }
             Kind::Message if self.granted.is_some() => Ok(()),
+            Kind::Message if is_long(len) => refuse("a long message that was not offered"),
             Kind::Message if self.window_used + cost(len) > WINDOW => {
                 refuse("more messages than the window holds")
             }
-            Kind::Offer if self.granted.is_some() || cost(len) <= WINDOW => {
+            Kind::Offer if self.granted.is_some() || !is_long(len) => {
                 refuse("an offer that is none")
             }
             Kind::Message | Kind::Offer => Ok(()),
@@ -138,7 +150,10 @@ impl Incoming {
     /// What has arrived first and waits.
     pub fn first(&self) -> Option<First> {
         Some(match self.arrived.front()? {
-            Arrived::Offer(len) => First::Offer(*len),
+            Arrived::Offer { len, hint } => First::Offer {
+                len: *len,
+                hint: *hint,
+            },
             Arrived::Message { body, granted } => First::Message {
                 len: body.len(),
                 granted: *granted,
@@ -148,14 +163,22 @@ impl Incoming {
 
     /// There is room for the message that is offered first.
     pub fn grant(&mut self) {
-        if let Some(Arrived::Offer(len)) = self.arrived.front() {
+        if let Some(Arrived::Offer { len, .. }) = self.arrived.front() {
             self.granted = Some(*len);
             self.arrived.pop_front();
             self.put(Kind::Go, self.next);
         }
     }
 
-    /// Takes the message that is first. It will be acknowledged.
+    /// There is no room for the message that is offered first, and none is waited for.
+    pub fn decline(&mut self) {
+        if let Some(Arrived::Offer { .. }) = self.arrived.front() {
+            self.arrived.pop_front();
+            self.put(Kind::Decline, self.next);
+        }
+    }
+
+    /// Takes the message that is first. It will be acknowledged, see [`Incoming::note`].
     pub fn accept(&mut self) -> Option<Bytes> {
         let is_message = |arrived: &mut Arrived| matches!(arrived, Arrived::Message { .. });
         let Arrived::Message { body, granted } = self.arrived.pop_front_if(is_message)? else {
@@ -168,9 +191,11 @@ impl Incoming {
         Some(body)
     }
 
-    /// Its channel's number.
-    pub fn channel(&self) -> u8 {
-        self.channel
+    /// Says something of the message that was taken last, before it is acknowledged.
+    pub fn note(&mut self, note: &[u8]) {
+        debug_assert!(self.acked < self.accepted && note.len() <= NOTE_MAX);
+        self.put_with(Kind::Note, self.accepted, note.len());
+        self.out.extend_from_slice(note);
     }
 
     /// Asks the dialer to use another carrier.
@@ -219,10 +244,14 @@ impl Incoming {
     }
 
     fn put(&mut self, kind: Kind, number: u64) {
+        self.put_with(kind, number, 0);
+    }
+
+    fn put_with(&mut self, kind: Kind, number: u64, len: usize) {
         let header = Header {
             kind,
             channel: self.channel,
-            len: 0,
+            len: len as u32,
             number,
         };
         header.encode(&mut self.out);

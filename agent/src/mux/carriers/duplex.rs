@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::tls::Protected;
+use super::connection::Connection;
 
 /// Bytes gathered to be written at once.
 pub(super) const WRITE_LEN: usize = 64 << 10;
@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection, with what was read and what is to be written.
 pub(super) struct Duplex {
-    stream: Protected,
+    stream: Connection,
     read: Box<[u8]>,
     read_len: usize,
     /// What is to be written: bytes may be appended at any time.
@@ -36,7 +36,7 @@ pub(super) struct Duplex {
 }
 
 impl Duplex {
-    pub fn new(stream: Protected) -> Self {
+    pub fn new(stream: Connection) -> Self {
         Self {
             stream,
             read: vec![0; READ_LEN].into(),
@@ -99,6 +99,6 @@ impl Duplex {
 
     /// Ends the connection at once: the kernel keeps nothing of it.
     pub fn abort(self) {
-        let _ = self.stream.get_ref().set_zero_linger();
+        let _ = self.stream.tcp().set_zero_linger();
     }
 }
