@@ -15,8 +15,8 @@ use homing_common::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, Apps, Config, DEFAULT_INSTANCE, Drain, Group, Host, Limits, Migration, Mss, Pop,
-    Problems, Seed, Tunnel, Udp, XdpMode, default_apps_socket, default_socket,
+    Admin, Apps, Config, DEFAULT_INSTANCE, Drain, Group, Host, Limits, Migration, Mss, Mux, Pop,
+    Problems, Seed, Tunnel, Udp, XdpMode, default_apps_socket, default_mux_socket, default_socket,
     read::{At, Bad, Notes, Section},
     relations, values,
 };
@@ -77,6 +77,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     let limits = limits(&root);
     let migration = migration(&root);
     let apps = apps(&root, instance.as_deref());
+    let mux = mux(&root, instance.as_deref());
     let drain = drain(&root);
     let admin = admin(&root, instance.as_deref());
     root.close();
@@ -90,9 +91,12 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     if let (Some(services), Some(pop)) = (&services, &pop) {
         relations::fabric_apart(notes, services, pop);
     }
-    if let (Some(apps), Some(admin)) = (&apps, &admin) {
-        relations::sockets_apart(notes, &apps.socket, &admin.socket);
-    }
+    let sockets = [
+        apps.as_ref().map(|apps| &apps.socket),
+        mux.as_ref().map(|mux| &mux.socket),
+        admin.as_ref().map(|admin| &admin.socket),
+    ];
+    relations::sockets_apart(notes, &sockets);
     if let Some(tunnel) = &tunnel {
         relations::overlap(notes, tunnel, services.as_deref(), pop.as_ref());
     }
@@ -130,6 +134,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
         limits: limits?,
         migration: migration?,
         apps: apps?.finish(),
+        mux: mux?.finish(),
         drain: drain?,
         admin: Admin {
             socket: admin?.socket.value,
@@ -419,6 +424,49 @@ fn apps(root: &Section<'_>, instance: Option<&str>) -> Option<RawApps> {
         group: group?,
         // The range keeps it within 32 bits.
         state_max: state_max? as u32,
+    })
+}
+
+/// `[mux]` with the place of what is compared with other sections.
+struct RawMux {
+    socket: At<PathBuf>,
+    mux: Mux,
+}
+
+impl RawMux {
+    fn finish(self) -> Mux {
+        Mux {
+            socket: self.socket.value,
+            ..self.mux
+        }
+    }
+}
+
+fn mux(root: &Section<'_>, instance: Option<&str>) -> Option<RawMux> {
+    let section = root.section("mux", None);
+    let default = default_mux_socket(instance.unwrap_or(DEFAULT_INSTANCE));
+    let socket = section.default_at("socket", default, values::socket_path);
+    let group = section.default("group", Group::Id(0), values::user_group);
+    let encryption = section.default("encryption", true, values::boolean);
+    let carriers = section.default("carriers", None, values::carriers);
+    let message_max = section.default("message_max", 1 << 20, |v| {
+        values::size(v, 64 << 10..=4 << 20)
+    });
+    let sockets = section.default("sockets", 16_384, |v| values::number(v, 16..=65_536));
+    let memory = section.default("memory", 256 << 20, |v| values::size(v, 32 << 20..=4 << 30));
+    section.close();
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    Some(RawMux {
+        socket: socket?,
+        mux: Mux {
+            socket: PathBuf::new(),
+            group: group?,
+            encryption: encryption?,
+            carriers: carriers?,
+            message_max: bytes(message_max?),
+            sockets: sockets? as usize,
+            memory: bytes(memory?),
+        },
     })
 }
 

@@ -61,6 +61,8 @@ pub struct Config {
     pub migration: Migration,
     /// The applications whose connections move.
     pub apps: Apps,
+    /// Message sockets.
+    pub mux: Mux,
     /// What the operator has run when this host drains.
     pub drain: Drain,
     /// The admin socket.
@@ -238,6 +240,25 @@ pub struct Apps {
     pub state_max: u32,
 }
 
+/// `[mux]`: message sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mux {
+    /// Path of the Unix socket that applications ask for them at.
+    pub socket: PathBuf,
+    /// Who may, beside the agent's own user.
+    pub group: Group,
+    /// Messages are encrypted between hosts.
+    pub encryption: bool,
+    /// Carriers to one host: so many, or as many as are needed.
+    pub carriers: Option<usize>,
+    /// Bytes of the longest message.
+    pub message_max: usize,
+    /// The most message sockets.
+    pub sockets: usize,
+    /// Bytes that are held for all message sockets, and as many that wait to be read.
+    pub memory: usize,
+}
+
 /// A group of users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Group {
@@ -316,6 +337,11 @@ pub fn pin_dir(instance: &str) -> PathBuf {
 /// The admin socket of an instance unless the configuration says otherwise.
 pub fn default_socket(instance: &str) -> PathBuf {
     PathBuf::from(format!("/run/homing/{instance}.sock"))
+}
+
+/// The socket for messages of an instance unless the configuration says otherwise.
+pub fn default_mux_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/homing/{instance}.mux.sock"))
 }
 
 /// The applications' socket of an instance unless the configuration says otherwise.

@@ -117,12 +117,19 @@ pub(super) fn fabric_apart(notes: &Notes<'_>, services: &[At<Service>], pop: &Ra
     }
 }
 
-/// Applications and operators do not speak one language.
-pub(super) fn sockets_apart(notes: &Notes<'_>, apps: &At<PathBuf>, admin: &At<PathBuf>) {
-    if apps.value == admin.value {
-        let what = format!("{} is admin.socket", apps.value.display());
-        let fix = "give each of the two a path of its own";
-        apps.wrong(notes, Bad::new(what, fix));
+/// Each socket speaks a language of its own: of `[apps]`, `[mux]` and `[admin]`.
+pub(super) fn sockets_apart(notes: &Notes<'_>, sockets: &[Option<&At<PathBuf>>; 3]) {
+    let names = ["apps.socket", "mux.socket", "admin.socket"];
+    for (first, socket) in sockets.iter().enumerate() {
+        for (other, name) in sockets.iter().zip(names).skip(first + 1) {
+            if let (Some(socket), Some(other)) = (socket, other)
+                && socket.value == other.value
+            {
+                let what = format!("{} is {name}", socket.value.display());
+                let fix = "give each of the two a path of its own";
+                socket.wrong(notes, Bad::new(what, fix));
+            }
+        }
     }
 }
 

@@ -106,6 +106,10 @@ fn defaults() {
     assert_eq!(config.apps.socket, Path::new("/run/homing/homing.app.sock"));
     assert_eq!(config.apps.group, Group::Id(0));
     assert_eq!(config.apps.state_max, 1 << 20);
+    assert_eq!(config.mux.socket, Path::new("/run/homing/homing.mux.sock"));
+    assert_eq!((config.mux.encryption, config.mux.carriers), (true, None));
+    assert_eq!(config.mux.message_max, 1 << 20);
+    assert_eq!((config.mux.sockets, config.mux.memory), (16_384, 256 << 20));
     assert_eq!(config.drain.on_drain, [""; 0]);
     assert_eq!(config.drain.timeout, Duration::from_secs(10));
     assert_eq!(config.limits.owners, 1 << 20);
@@ -120,6 +124,25 @@ fn an_instance_names_pins_and_socket() {
     assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/homing/h2"));
     assert_eq!(config.admin.socket, Path::new("/run/homing/h2.sock"));
     assert_eq!(config.apps.socket, Path::new("/run/homing/h2.app.sock"));
+    assert_eq!(config.mux.socket, Path::new("/run/homing/h2.mux.sock"));
+}
+
+#[test]
+fn carriers_are_a_number_or_automatic() {
+    let with = |line: &str| parse(&format!("{LEAST}[mux]\n{line}\n")).map(|c| c.mux);
+    assert_eq!(with("carriers = 8").expect("most").carriers, Some(8));
+    assert_eq!(with("carriers = \"auto\"").expect("a word").carriers, None);
+    assert!(!with("encryption = false").expect("off").encryption);
+    for wrong in [
+        "carriers = 0",
+        "carriers = 9",
+        "carriers = \"many\"",
+        "encryption = \"off\"",
+        "message_max = \"5MiB\"",
+        "sockets = 15",
+    ] {
+        assert!(with(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ use super::{
 /// this is 1.5 GB: more is a slip of the finger.
 pub const LIMIT_MAX: u32 = 1 << 24;
 
+/// The most carriers to one host that can be asked for.
+pub const CARRIERS_MAX: u32 = 8;
+
 /// The most moves at once, each way: with those that are confirmed and divert stragglers
 /// they fit into the map `MOVING`.
 pub const MOVES_MAX: u16 = 256;
@@ -101,6 +104,25 @@ pub(super) fn mss(value: &DeValue<'_>) -> Result<Mss, Bad> {
         fix: "write \"auto\", \"off\" or a number from 536 to 65495".to_owned(),
         ..bad
     })
+}
+
+/// How many carriers: a word, or a number.
+pub(super) fn carriers(value: &DeValue<'_>) -> Result<Option<usize>, Bad> {
+    if value.as_integer().is_some() {
+        return number(value, 1..=CARRIERS_MAX).map(|count| Some(count as usize));
+    }
+    word(value, &[("auto", None)]).map_err(|bad| Bad {
+        fix: format!("write \"auto\", or a number from 1 to {CARRIERS_MAX}"),
+        ..bad
+    })
+}
+
+/// Yes or no.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Bad> {
+    let fix = "write true or false";
+    value
+        .as_bool()
+        .ok_or_else(|| not_a("true or false", value, fix))
 }
 
 /// The size of a table.

@@ -1,4 +1,5 @@
-//! What moves stand on: the carriers to other hosts, and the applications of this one.
+//! What moves and messages stand on: the carriers to other hosts, and the applications of
+//! this one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,13 +13,13 @@ use tokio::{
 use super::{Parts, limits};
 use crate::{
     config::Config,
-    gossip::task::HostStatus,
+    gossip::task::{Handle, HostStatus},
     migration::app::{Apps, Events, server},
     mux::{
-        Carriers, Inbox, Limits, Options, Peer,
-        sockets::{self, Sockets},
+        Carriers, Count, Inbox, Limits, Options, Peer,
+        sockets::{self, PeerInfo, Sockets},
     },
-    pop::{Stream, keys::Keys, membership::State},
+    pop::{Member, Stream, keys::Keys, membership::State},
     unix::AppListener,
 };
 
@@ -29,7 +30,31 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 pub(super) struct Bases {
     pub carriers: Carriers,
     pub apps: Apps,
-    serving: Serving,
+    pub sockets: Sockets,
+    serving: [Serving; 2],
+}
+
+/// Where applications come in.
+pub(super) struct Doors {
+    /// Those whose connections move.
+    pub apps: AppListener,
+    /// Those that want message sockets.
+    pub mux: AppListener,
+}
+
+impl Doors {
+    /// Opens both, for those whom the configuration lets in.
+    ///
+    /// # Errors
+    ///
+    /// An agent answers there, or there is no such group.
+    pub fn open(config: &Config) -> Result<Self> {
+        let apps = AppListener::bind(&config.apps.socket, "apps")?;
+        apps.admit(&config.apps.group)?;
+        let mux = AppListener::bind(&config.mux.socket, "mux")?;
+        mux.admit(&config.mux.group)?;
+        Ok(Self { apps, mux })
+    }
 }
 
 /// What comes from other agents and from applications.
@@ -38,10 +63,39 @@ pub(super) struct Incoming {
     pub events: Events,
 }
 
-/// The task that serves applications.
+/// A task that serves applications.
 struct Serving {
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
+}
+
+impl Serving {
+    /// Begins to serve: `serve` is told when to stop.
+    fn begin<F>(
+        parts: &mut Parts,
+        what: &'static str,
+        serve: impl FnOnce(oneshot::Receiver<()>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let serving = serve(stopped);
+        parts.run(what, async move {
+            serving.await;
+            // Nobody may wait for it.
+            let _ = end.send(());
+            Ok(())
+        });
+        Self { stop, ended }
+    }
+
+    async fn stop(self) {
+        // It may have ended by itself.
+        let _ = self.stop.send(());
+        let _ = self.ended.await;
+    }
 }
 
 impl Bases {
@@ -54,77 +108,119 @@ impl Bases {
         config: &Config,
         keys: &Keys,
         stream: Stream,
-        socket: AppListener,
+        doors: Doors,
         parts: &mut Parts,
     ) -> Result<(Self, Incoming)> {
-        let sockets = Sockets::new(config.host.id, sockets::Limits::default())?;
+        let mux = &config.mux;
+        let sockets = Sockets::new(config.host.id, limits::of_sockets(mux))?;
         let options = Options {
             host: config.host.id,
             stream,
             address: config.pop.address,
             keys: keys.clone(),
-            limits: Limits::default(),
-            plain: false,
+            limits: Limits {
+                carriers_per_peer: mux.carriers.map_or(Count::UpTo(4), Count::Fixed),
+                ..Limits::default()
+            },
+            plain: !mux.encryption,
         };
         let (carriers, inboxes) = Carriers::open(options, sockets.exchange())?;
         sockets.travel_by(carriers.clone());
         let (apps, events) = Apps::new(config.services.iter().copied(), limits::of_apps(config));
-        let (stop, stopped) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let served = apps.clone();
-        parts.run("the applications' socket", async move {
-            // An error means that nobody can stop it any more, which says the same.
-            server::serve(socket, served, async { drop(stopped.await) }).await;
-            // Nobody may wait for it.
-            let _ = end.send(());
-            Ok(())
+        // That nobody can stop it any more says the same as that it is to stop.
+        let (served, listener) = (apps.clone(), doors.apps);
+        let moves = Serving::begin(parts, "the applications' socket", |stop| {
+            server::serve(listener, served, async { drop(stop.await) })
+        });
+        let (served, listener) = (sockets.clone(), doors.mux);
+        let messages = Serving::begin(parts, "the socket for messages", |stop| {
+            sockets::server::serve(listener, served, async { drop(stop.await) })
         });
         let bases = Self {
             carriers,
             apps,
-            serving: Serving { stop, ended },
+            sockets,
+            serving: [moves, messages],
         };
-        // Without an inbox for them, messages of the multiplexer are refused.
         let inbox = inboxes.migration;
         Ok((bases, Incoming { inbox, events }))
     }
 
-    /// Tells applications that the agent stops, and closes all carriers.
+    /// Tells applications that the agent stops, and closes all message sockets and
+    /// carriers.
     pub async fn stop(self) {
-        let Serving { stop, ended } = self.serving;
-        // It may have ended by itself.
-        let _ = stop.send(());
-        let all = async { tokio::join!(ended, self.carriers.stop()) };
+        let [moves, messages] = self.serving.map(Serving::stop);
+        let sockets = async {
+            messages.await;
+            self.sockets.stop().await;
+        };
+        let all = async { tokio::join!(moves, sockets, self.carriers.stop()) };
         if timeout(STOP_WITHIN, all).await.is_err() {
             tracing::warn!("not all carriers and applications have gone in time");
         }
     }
 }
 
-/// Tells carriers who the members are.
-pub(super) async fn follow(mut hosts: watch::Receiver<Arc<Vec<HostStatus>>>, carriers: Carriers) {
+/// Tells carriers and message sockets who the members are.
+pub(super) async fn follow(
+    mut hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
+    carriers: Carriers,
+    sockets: Sockets,
+) {
     loop {
-        carriers.set_peers(&peers(&hosts.borrow_and_update()));
+        let now = hosts.borrow_and_update().clone();
+        // Message sockets first: then nothing more is sent to who has left.
+        sockets.set_peers(infos(&now));
+        carriers.set_peers(&peers(&now));
         if hosts.changed().await.is_err() {
             return;
         }
     }
 }
 
+/// Tells the POP which services message sockets offer here.
+pub(super) async fn tell_offers(sockets: Sockets, gossip: Handle) {
+    let mut offers = sockets.offers();
+    loop {
+        let now = *offers.borrow_and_update();
+        if gossip.add_offers(now).await.is_err() || offers.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The hosts that message sockets can be connected to.
+fn infos(hosts: &[HostStatus]) -> BTreeMap<HostId, PeerInfo> {
+    let infos = members(hosts).map(|(host, member)| {
+        let info = PeerInfo {
+            stream: member.stream,
+            offers: member.offers,
+            draining: member.draining,
+        };
+        (host, info)
+    });
+    infos.collect()
+}
+
 /// The hosts that carriers are had with: members, also those whose agent is held for
 /// down. It may be back, or be cut off from this host's datagrams only; and what it says
 /// of a move may be what all wait for.
 fn peers(hosts: &[HostStatus]) -> BTreeMap<HostId, Peer> {
-    let members = hosts.iter().filter_map(|host| {
-        let is_member = matches!(host.state, Some(State::Alive | State::Down));
-        let member = host.member.filter(|_| is_member)?;
+    let peers = members(hosts).map(|(host, member)| {
         let peer = Peer {
             address: member.address,
             stream: member.stream,
         };
-        Some((host.host, peer))
+        (host, peer)
     });
-    members.collect()
+    peers.collect()
+}
+
+fn members(hosts: &[HostStatus]) -> impl Iterator<Item = (HostId, Member)> {
+    hosts.iter().filter_map(|host| {
+        let is_member = matches!(host.state, Some(State::Alive | State::Down));
+        Some((host.host, host.member.filter(|_| is_member)?))
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What the configuration makes of the limits of moves and applications.
+//! What the configuration makes of the limits of moves, applications and messages.
 
 use crate::{
-    config::Config,
+    config::{Config, Mux},
     migration::{self, app},
+    mux::sockets,
 };
 
 /// What bounds this host's moves.
@@ -25,6 +26,17 @@ pub(super) fn of_apps(config: &Config) -> app::Limits {
         blob: config.apps.state_max,
         blobs: 2 * config.migration.memory,
         ..defaults
+    }
+}
+
+/// What bounds message sockets.
+pub(super) fn of_sockets(mux: &Mux) -> sockets::Limits {
+    sockets::Limits {
+        sockets: mux.sockets,
+        message_max: mux.message_max,
+        held_total: mux.memory,
+        unread_total: mux.memory,
+        ..sockets::Limits::default()
     }
 }
 
@@ -52,6 +64,7 @@ mod tests {
             ..app::Limits::default()
         };
         assert_eq!(of_apps(&config), apps);
+        assert_eq!(of_sockets(&config.mux), sockets::Limits::default());
     }
 
     #[test]

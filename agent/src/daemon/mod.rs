@@ -37,8 +37,8 @@ use tokio::{
 use crate::{
     admin::{server, socket::AdminSocket, systemd},
     config::Config,
-    unix::AppListener,
 };
+use bases::Doors;
 
 /// How long a graceful stop waits for sessions that are moving.
 const MOVES_WITHIN: Duration = Duration::from_secs(3);
@@ -53,12 +53,11 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 pub async fn run(config: Config) -> Result<()> {
     // First of all, so that a second agent is refused before it changes anything.
     let socket = AdminSocket::bind(&config.admin.socket)?;
-    let apps = AppListener::bind(&config.apps.socket, "apps")?;
-    apps.admit(&config.apps.group)?;
+    let doors = Doors::open(&config)?;
     let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);
     let mut parts = Parts::default();
-    let agent = start::start(&config, apps, leave, &mut parts).await?;
+    let agent = start::start(&config, doors, leave, &mut parts).await?;
     let view = Arc::new(agent.view);
 
     let (stop_serving, stopped) = watch::channel(());

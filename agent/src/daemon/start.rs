@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Parts,
-    bases::{self, Bases},
+    bases::{self, Bases, Doors},
     crowded::Crowded,
     drain::{self, Drain},
     limits,
@@ -54,7 +54,6 @@ use crate::{
         keys::{KeyFile, Keys},
         membership::Seed,
     },
-    unix::AppListener,
 };
 
 /// Batches of session events that may wait for gossip. When they do, the ring
@@ -73,10 +72,10 @@ pub(super) struct Agent {
     pub bases: Bases,
 }
 
-/// Starts all parts. `apps` is where applications connect to.
+/// Starts all parts. Applications come in by the `doors`.
 pub(super) async fn start(
     config: &Config,
-    apps: AppListener,
+    doors: Doors,
     leave: watch::Sender<Option<Option<Duration>>>,
     parts: &mut Parts,
 ) -> Result<Agent> {
@@ -180,7 +179,7 @@ pub(super) async fn start(
         });
     }
 
-    let (bases, incoming) = Bases::open(config, &keys, stream, apps, parts)?;
+    let (bases, incoming) = Bases::open(config, &keys, stream, doors, parts)?;
     let park = datapath.park.clone();
     parts.run("the reader of PARKED", async move { Ok(park.run().await?) });
 
@@ -223,10 +222,19 @@ pub(super) async fn start(
     parts.run("gossip", async move { Ok(task.run().await?) });
 
     let (hosts, carriers) = (gossip.watch_hosts(), bases.carriers.clone());
+    let sockets = bases.sockets.clone();
     parts.run("the link between membership and carriers", async move {
-        bases::follow(hosts, carriers).await;
+        bases::follow(hosts, carriers, sockets).await;
         Ok(())
     });
+    let (sockets, told) = (bases.sockets.clone(), gossip.clone());
+    parts.run(
+        "the link between message sockets and membership",
+        async move {
+            bases::tell_offers(sockets, told).await;
+            Ok(())
+        },
+    );
 
     let outer = Outer {
         encapsulation: config.tunnel.encapsulation,

@@ -236,6 +236,7 @@ pub struct Stopped;
 pub(super) enum Command {
     Leave(Duration, oneshot::Sender<()>),
     Drain(bool, oneshot::Sender<()>),
+    AddOffers(u64, oneshot::Sender<()>),
     Rekey(Box<Keys>, oneshot::Sender<()>),
     Status(oneshot::Sender<Box<Status>>),
     Hosts(oneshot::Sender<Vec<HostStatus>>),
@@ -276,6 +277,12 @@ impl Handle {
     /// Tells the POP whether this host takes no new sessions.
     pub async fn drain(&self, draining: bool) -> Result<(), Stopped> {
         self.ask(|answer| Command::Drain(draining, answer)).await
+    }
+
+    /// Tells the POP of services that message sockets offer here, see
+    /// [`Membership::add_offers`](crate::pop::membership::Membership::add_offers).
+    pub async fn add_offers(&self, offers: u64) -> Result<(), Stopped> {
+        self.ask(|answer| Command::AddOffers(offers, answer)).await
     }
 
     /// Goes on with other keys.

@@ -288,6 +288,13 @@ impl Node {
         self.settle(now);
     }
 
+    /// Tells the POP of services that message sockets offer here, see
+    /// [`Membership::add_offers`].
+    pub fn add_offers(&mut self, now: u64, offers: u64) {
+        self.membership.add_offers(now, offers);
+        self.settle(now);
+    }
+
     /// Goes on with other keys.
     pub fn rekey(&mut self, keys: Keys) {
         self.liveness.set_keys(keys.echo);

@@ -439,6 +439,10 @@ impl<T: Table> Running<T> {
                 self.node.rekey(*keys);
                 let _ = told.send(());
             }
+            Command::AddOffers(offers, told) => {
+                self.node.add_offers(self.clock.now(), offers);
+                let _ = told.send(());
+            }
             Command::Drain(draining, told) => {
                 self.node.set_draining(self.clock.now(), draining);
                 let _ = told.send(());

@@ -98,6 +98,8 @@ pub struct Member {
     pub leaving: Option<Duration>,
     /// It takes no new sessions.
     pub draining: bool,
+    /// A filter of the services that its message sockets have offered in this life.
+    pub offers: u64,
 }
 
 /// The flag of a host that drains.
@@ -124,6 +126,7 @@ impl Member {
             fingerprint,
             leaving: None,
             draining: false,
+            offers: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Member {
             fingerprint: Fingerprint::default(),
             leaving: None,
             draining: false,
+            offers: 0,
         }
     }
 
@@ -146,7 +150,7 @@ impl Member {
     /// only makes the order total, so that all members decide alike.
     pub(super) fn is_later_than(&self, other: &Self) -> bool {
         let order = |m: &Self| {
-            let rest = (m.domain, m.fingerprint, m.leaving, m.draining);
+            let rest = (m.domain, m.fingerprint, m.leaving, m.draining, m.offers);
             (m.stream, m.renewal, m.address, rest)
         };
         order(self) > order(other)
@@ -170,6 +174,7 @@ impl Member {
             None => NOT_LEAVING,
         });
         buf.put_u8(if self.draining { DRAINING } else { 0 });
+        buf.put_u64(self.offers);
         match self.address.ip() {
             IpAddr::V4(ip) => {
                 buf.put_u8(4);
@@ -186,7 +191,8 @@ impl Member {
     }
 
     /// The longest form of a member on the wire, in bytes.
-    pub(super) const LEN_MAX: usize = 2 + 8 + 8 + 2 + 19 + 4 + 1 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
+    pub(super) const LEN_MAX: usize =
+        2 + 8 + 8 + 2 + 19 + 4 + 1 + 8 + 1 + 16 + 2 + 1 + DOMAIN_LEN_MAX;
 
     /// Bytes of this member on the wire.
     pub(super) fn encoded_len(&self) -> usize {
@@ -218,6 +224,7 @@ impl Member {
             DRAINING => true,
             _ => return Err(DecodeError("flags")),
         };
+        let offers = buf.try_get_u64()?;
         let ip: IpAddr = match buf.try_get_u8()? {
             4 => {
                 let mut octets = [0; 4];
@@ -251,6 +258,7 @@ impl Member {
             fingerprint,
             leaving,
             draining,
+            offers,
         })
     }
 }
@@ -300,7 +308,7 @@ mod tests {
             renewal: u16,
             (network, services, addresses, session_keys, fragments_key) in any::<(u32, u32, u64, [u8; 2], u8)>(),
             hold_ms in prop::option::of(0..NOT_LEAVING),
-            draining: bool,
+            (draining, offers) in any::<(bool, u64)>(),
             ip: IpAddr,
             port: u16,
             domain in "[a-zé]{1,16}",
@@ -314,6 +322,7 @@ mod tests {
                 fingerprint: Fingerprint { network, services, addresses, session_keys, fragments_key },
                 leaving: hold_ms.map(|ms| Duration::from_millis(ms.into())),
                 draining,
+                offers,
             }
         }
     }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use homing_agent::{
     mux::{
-        MUX,
+        Hint, MUX,
         frame::Garbage,
         incoming::{First, Incoming},
         outgoing::{Message, Outgoing, Pace},
@@ -40,7 +40,8 @@ fn dialer() -> (Outgoing<()>, BytesMut) {
     let mut outgoing = Outgoing::new(MUX.number, PACE, 0);
     for len in [0, 5, 300, 100_000] {
         let body = Bytes::from(vec![7; len]);
-        outgoing.give(Message { body, tag: () });
+        let (hint, tag) = (Hint::default(), ());
+        outgoing.give(Message { body, hint, tag });
     }
     let mut said = BytesMut::new();
     outgoing.take(&mut said, usize::MAX, 0);
@@ -55,8 +56,14 @@ fn answer(bytes: &[u8]) -> Result<BytesMut, Garbage> {
         incoming.hear(piece, 0)?;
         while let Some(first) = incoming.first() {
             match first {
-                First::Offer(_) => incoming.grant(),
-                First::Message { .. } => drop(incoming.accept()),
+                First::Offer { len, .. } if len % 2 == 0 => incoming.grant(),
+                First::Offer { .. } => incoming.decline(),
+                First::Message { len, .. } => {
+                    incoming.accept();
+                    if len % 2 == 1 {
+                        incoming.note(&[3; 3]);
+                    }
+                }
             }
         }
         incoming.take(&mut answers, 0);

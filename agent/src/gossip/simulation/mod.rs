@@ -198,6 +198,7 @@ impl Pop {
                 fingerprint: Fingerprint::default(),
                 leaving: None,
                 draining: false,
+                offers: 0,
             },
             seeds: (1..=hosts.min(6))
                 .map(|host| Seed {

@@ -31,7 +31,7 @@ pub struct Limits {
     pub probe_every: Duration,
     /// What a closed message socket has left to send is given up after so long.
     pub linger: Duration,
-    /// A request to connect is repeated so often.
+    /// Hosts are asked anew for a service so often, until one offers it.
     pub ask_every: Duration,
 }
 

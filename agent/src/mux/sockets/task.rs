@@ -268,6 +268,7 @@ impl Sockets {
     /// Closes all message sockets.
     pub async fn stop(&self) {
         self.0.stopped.cancel();
+        self.0.with(|core, _| core.stop());
         self.0.connecting().clear();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -437,7 +438,7 @@ impl Exchange for Inner {
     }
 
     fn receive(&self, host: HostId, _stream: Stream, body: Bytes) -> Vec<u8> {
-        self.with(|core, _| core.receive(host, &body))
+        self.with(|core, now| core.receive(host, &body, now))
     }
 
     fn left(&self, host: HostId) {

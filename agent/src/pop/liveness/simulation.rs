@@ -128,6 +128,7 @@ impl Pop {
             fingerprint: Fingerprint::default(),
             leaving: None,
             draining: false,
+            offers: 0,
         }
     }
 

@@ -306,13 +306,31 @@ impl Membership {
 
     /// Tells the members whether this host takes new sessions.
     pub fn set_draining(&mut self, now: u64, draining: bool) {
-        if self.leave.is_some() || self.me.draining == draining {
+        let me = Member {
+            draining,
+            ..self.me
+        };
+        self.renew(now, me);
+    }
+
+    /// Tells the members of services that message sockets offer here: a filter of them. What
+    /// was told once stays, so that services which come and go cost the POP nothing.
+    pub fn add_offers(&mut self, now: u64, offers: u64) {
+        let me = Member {
+            offers: self.me.offers | offers,
+            ..self.me
+        };
+        self.renew(now, me);
+    }
+
+    /// Takes an identity that says something else, if it does.
+    fn renew(&mut self, now: u64, me: Member) {
+        if self.leave.is_some() || self.me == me {
             return;
         }
         self.me = canonical(Member {
             renewal: self.me.renewal.saturating_add(1),
-            draining,
-            ..self.me
+            ..me
         });
         let result = self.foca.change_identity(self.me, &mut self.runtime);
         self.note(result);

@@ -16,6 +16,7 @@ fn member(host: u16, generation: u64) -> Member {
         fingerprint: Fingerprint::default(),
         leaving: None,
         draining: false,
+        offers: 0,
     }
 }
 
@@ -238,6 +239,22 @@ fn new_life_begun_in_place_is_a_later_one() {
     for at in [1, 2, 4] {
         let entry = net.nodes[&HostId(at)].entry(HostId(3)).unwrap();
         assert_eq!((entry.state, entry.member.stream), (State::Alive, later));
+    }
+}
+
+#[test]
+fn what_a_host_offers_is_known_to_all_and_stays() {
+    let mut net = Net::new(5);
+    net.run(4 * SECOND);
+    for (offers, told) in [(1, 1), (6, 7), (2, 7)] {
+        let now = net.now;
+        let host = net.nodes.get_mut(&HostId(3)).unwrap();
+        host.add_offers(now, offers);
+        net.run(2 * SECOND);
+        for at in [1, 2, 4, 5] {
+            let entry = net.nodes[&HostId(at)].entry(HostId(3)).unwrap();
+            assert_eq!(entry.member.offers, told, "{at}");
+        }
     }
 }
 

@@ -25,11 +25,15 @@ pub(super) struct Connecting<P> {
     name: Arc<str>,
     /// The only host to ask, if there is one.
     host: Option<HostId>,
-    /// Hosts to ask in this round; the last is being asked.
+    /// Hosts that are still to be asked in this round, the next one last.
     round: Vec<HostId>,
+    /// Hosts that were asked, and have not answered.
+    asked: Vec<HostId>,
     until: u64,
-    /// When to ask again.
-    ask_at: u64,
+    /// When the next round begins, and when the next host of this one is asked although
+    /// the one before has not answered.
+    round_at: u64,
+    next_at: u64,
     /// What the last answer was.
     last: Refused,
 }
@@ -108,8 +112,11 @@ impl<P: Port> Core<P> {
             name: wanted.name.into(),
             host: wanted.host,
             round: Vec::new(),
-            until: now + wanted.within,
-            ask_at: now,
+            asked: Vec::new(),
+            // Time for an answer there must be.
+            until: now + wanted.within.max(Self::TICK * 1000),
+            round_at: now,
+            next_at: now,
             last: Refused::NoService,
         };
         self.connecting.insert(request, one);
@@ -124,7 +131,6 @@ impl<P: Port> Core<P> {
 
     /// Begins a round of asking.
     fn ask(&mut self, request: u32, now: u64) {
-        let ask_at = now + self.limits.ask_every.as_micros() as u64;
         let Some(one) = self.connecting.get(&request) else {
             return;
         };
@@ -132,9 +138,9 @@ impl<P: Port> Core<P> {
         let round = host.map_or_else(|| self.who_may_offer(&name), |host| vec![host]);
         if let Some(one) = self.connecting.get_mut(&request) {
             one.round = round;
-            one.ask_at = ask_at;
+            one.round_at = now + self.limits.ask_every.as_micros() as u64;
         }
-        self.ask_next(request);
+        self.ask_next(request, now);
     }
 
     /// Those who seem to offer a service, the first choice last: hosts that drain come
@@ -155,20 +161,24 @@ impl<P: Port> Core<P> {
     }
 
     /// Asks the host whose turn it is.
-    fn ask_next(&mut self, request: u32) {
-        while let Some(one) = self.connecting.get(&request) {
-            let Some(&host) = one.round.last() else {
-                return;
-            };
-            if host != self.me {
-                let name = one.name.clone();
-                let name = &name;
-                return self.say(host, &Said::Open { request, name });
-            }
-            let result = self.choose(&one.name.clone());
-            let result = result.map(|id| (id, self.limits.message_max as u32));
-            self.opened(host, request, result);
+    fn ask_next(&mut self, request: u32, now: u64) {
+        let Some(one) = self.connecting.get_mut(&request) else {
+            return;
+        };
+        let Some(host) = one.round.pop() else {
+            return;
+        };
+        one.next_at = now + Self::TICK * 1000;
+        if !one.asked.contains(&host) {
+            one.asked.push(host);
         }
+        let name = &one.name.clone();
+        if host == self.me {
+            let result = self.choose(name);
+            let result = result.map(|id| (id, self.limits.message_max as u32));
+            return self.opened(host, request, result, now);
+        }
+        self.say(host, &Said::Open { request, name });
     }
 
     /// The message socket of a service whose turn it is.
@@ -197,13 +207,16 @@ impl<P: Port> Core<P> {
         host: HostId,
         request: u32,
         result: Result<(SocketId, u32), Refused>,
+        now: u64,
     ) {
         let Entry::Occupied(mut one) = self.connecting.entry(request) else {
             return;
         };
-        if one.get().round.last() != Some(&host) {
+        let asked = &mut one.get_mut().asked;
+        let Some(at) = asked.iter().position(|asked| *asked == host) else {
             return;
-        }
+        };
+        asked.swap_remove(at);
         match result {
             Ok((service, message_max)) => {
                 let one = one.remove();
@@ -211,10 +224,8 @@ impl<P: Port> Core<P> {
                 let id = self
                     .sockets
                     .insert(Socket::new(one.port, role, one.batches));
-                self.connected
-                    .entry((host, service))
-                    .or_default()
-                    .insert(id);
+                let all = self.connected.entry((host, service));
+                all.or_default().insert(id);
                 self.counters.connected += 1;
                 let opened = Opened {
                     message_max: message_max.min(self.limits.message_max as u32),
@@ -224,36 +235,35 @@ impl<P: Port> Core<P> {
                     .push(Output::Connected(request, Ok((id, opened))));
             }
             Err(why) => {
-                let one = one.get_mut();
-                one.last = why;
-                one.round.pop();
-                if host != self.me {
-                    self.ask_next(request);
-                }
+                one.get_mut().last = why;
+                self.ask_next(request, now);
             }
         }
     }
 
-    /// Repeats requests that have no answer, and ends those whose time is over.
+    /// Goes on with requests that have no answer, and ends those whose time is over.
     pub(super) fn hurry(&mut self, now: u64) {
-        let due = self.connecting.iter().filter(|(_, one)| one.is_due(now));
-        let mut due: Vec<_> = due.map(|(request, _)| *request).collect();
-        due.sort_unstable();
-        for request in due {
+        let mut all: Vec<_> = self.connecting.keys().copied().collect();
+        all.sort_unstable();
+        for request in all {
             let Some(one) = self.connecting.get(&request) else {
                 continue;
             };
-            if now < one.until {
+            if !one.round.is_empty() {
+                if now >= one.next_at {
+                    self.ask_next(request, now);
+                }
+            } else if now >= one.until {
+                let why = match one.asked.is_empty() {
+                    true => one.last,
+                    false => Refused::Timeout,
+                };
+                self.connecting.remove(&request);
+                self.counters.refused += 1;
+                self.outputs.push(Output::Connected(request, Err(why)));
+            } else if now >= one.round_at {
                 self.ask(request, now);
-                continue;
             }
-            let why = match one.round.is_empty() {
-                true => one.last,
-                false => Refused::Timeout,
-            };
-            self.connecting.remove(&request);
-            self.counters.refused += 1;
-            self.outputs.push(Output::Connected(request, Err(why)));
         }
     }
 
@@ -266,12 +276,6 @@ impl<P: Port> Core<P> {
     /// A filter of the services that are offered here.
     pub fn offers(&self) -> u64 {
         offers::of(self.services.keys().map(|name| &**name))
-    }
-}
-
-impl<P> Connecting<P> {
-    fn is_due(&self, now: u64) -> bool {
-        now >= self.ask_at || now >= self.until
     }
 }
 

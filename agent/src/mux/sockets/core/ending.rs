@@ -168,6 +168,17 @@ impl<P: Port> Core<P> {
         self.closed(self.me, id);
     }
 
+    /// Closes all message sockets, because the agent stops. What no carrier has taken is
+    /// not sent; of the rest nobody can tell their applications any more.
+    pub fn stop(&mut self) {
+        let all: Vec<_> = self.sockets.iter().map(|(id, _)| id).collect();
+        for id in all {
+            self.give_up(id, |_, _| true, NotSent::Stopping);
+            self.drop_socket(id);
+        }
+        self.connecting.clear();
+    }
+
     /// Does what is due, see [`Core::TICK`].
     pub fn tick(&mut self, now: u64) {
         self.hurry(now);

@@ -93,7 +93,7 @@ impl<P: Port> Core<P> {
     }
 
     /// A message of another agent has come. Returns the note on it.
-    pub fn receive(&mut self, host: HostId, body: &[u8]) -> Vec<u8> {
+    pub fn receive(&mut self, host: HostId, body: &[u8], now: u64) -> Vec<u8> {
         match bundle::decode(body) {
             Some(Said::Bundle {
                 from,
@@ -105,7 +105,7 @@ impl<P: Port> Core<P> {
                 return self.bundle(host, from, records, is_long.then_some(body.len()));
             }
             Some(Said::Open { request, name }) => self.opens(host, request, name),
-            Some(Said::Opened { request, result }) => self.opened(host, request, result),
+            Some(Said::Opened { request, result }) => self.opened(host, request, result, now),
             Some(Said::GoOn { to, peer }) => self.go_on(to, (host, peer)),
             Some(Said::Closed { socket }) => self.closed(host, socket),
             None => self.counters.garbage += 1,
@@ -337,7 +337,7 @@ impl<P: Port> Core<P> {
             let outcome = match size == Size::Short || self.offered(self.me, &pulled.hint, len) {
                 false => Outcome::Declined,
                 true => {
-                    let note = self.receive(self.me, &pulled.body);
+                    let note = self.receive(self.me, &pulled.body, now);
                     let note = (!note.is_empty()).then(|| Bytes::from(note));
                     Outcome::Fate(carriers::Fate::Delivered(Stream::default()), note)
                 }

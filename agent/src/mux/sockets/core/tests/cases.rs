@@ -256,9 +256,10 @@ fn a_repeatable_message_whose_carrier_broke_is_sent_again_and_received_once() {
         pop.collect(HostId(1));
         pop.pull();
         let flying = pop.flying.pop_front().unwrap();
+        let now = pop.now;
         if arrives {
             let core = pop.hosts.get_mut(&HostId(2)).unwrap();
-            core.receive(HostId(1), &flying.body);
+            core.receive(HostId(1), &flying.body, now);
         }
         let unknown = carriers::Fate::Unknown("its carrier broke".into());
         pop.told(&flying, Outcome::Fate(unknown, None));
@@ -280,7 +281,7 @@ fn a_repeatable_message_whose_carrier_broke_is_sent_again_and_received_once() {
         pop.run_with(&[(1, id), (2, service)]);
         assert!(server.receive().is_some());
         let core = pop.hosts.get_mut(&HostId(2)).unwrap();
-        core.receive(HostId(1), &flying.body);
+        core.receive(HostId(1), &flying.body, now);
         assert_eq!(counters(&pop, 2).messages_again, again + 1);
     }
 }

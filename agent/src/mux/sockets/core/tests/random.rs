@@ -156,7 +156,7 @@ impl History {
                 };
                 if arrived && flying.body.len() <= SHORT_MAX {
                     let core = self.pop.hosts.get_mut(&flying.to).unwrap();
-                    core.receive(flying.from, &flying.body);
+                    core.receive(flying.from, &flying.body, self.pop.now);
                 }
                 let unknown = carriers::Fate::Unknown("its carrier broke".into());
                 self.pop.told(&flying, Outcome::Fate(unknown, None));

@@ -1,0 +1,216 @@
+//! Message sockets as applications use them: the agent's engine, real carriers over TCP,
+//! real descriptors, and the crate for applications. Hosts have loopback addresses in a
+//! network namespace of their own.
+
+#[path = "messages/ends.rs"]
+mod ends;
+#[path = "messages/flow.rs"]
+mod flow;
+#[path = "messages/python.rs"]
+mod python;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use homing_agent::{
+    mux::{
+        Carriers, Options, Peer,
+        sockets::{Counters, Limits, PeerInfo, Sockets, server},
+    },
+    pop::{
+        Stream,
+        keys::{KeyFile, Keys},
+    },
+    unix::AppListener,
+};
+use homing_client::message::{Agent, MessageSocket, Outgoing, Received};
+use homing_common::host::HostId;
+use homing_tests::sandbox;
+use tokio::{runtime, sync::oneshot, time::sleep};
+
+/// The port of agents.
+const PORT: u16 = 7946;
+
+/// Hosts of the POP.
+const HOSTS: [u16; 3] = [1, 2, 3];
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn life(generation: u64) -> Stream {
+    Stream {
+        incarnation: 1,
+        generation,
+    }
+}
+
+/// A host: what an agent has of message sockets.
+struct Host {
+    id: u16,
+    sockets: Sockets,
+    carriers: Carriers,
+    path: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Host {
+    fn start(folder: &Path, id: u16) -> Self {
+        Self::with(folder, id, Limits::default(), |_| {})
+    }
+
+    fn with(folder: &Path, id: u16, limits: Limits, change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = Options {
+            host: HostId(id),
+            stream: life(1),
+            address: SocketAddr::from(([127, 0, 0, id as u8], PORT)),
+            keys: Keys::of(&KeyFile::of([7; 32])),
+            limits: homing_agent::mux::Limits {
+                back_off: [Duration::from_millis(1), Duration::from_millis(20)],
+                ..Default::default()
+            },
+            plain: false,
+        };
+        change(&mut options);
+        let sockets = Sockets::new(HostId(id), limits).unwrap();
+        let (carriers, _inboxes) = Carriers::open(options, sockets.exchange()).unwrap();
+        sockets.travel_by(carriers.clone());
+        let path = folder.join(format!("{id}.mux.sock"));
+        let listener = AppListener::bind(&path, "mux").unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let served = sockets.clone();
+        tokio::spawn(server::serve(listener, served, async {
+            drop(stopped.await)
+        }));
+        let host = Self {
+            id,
+            sockets,
+            carriers,
+            path,
+            stop: Some(stop),
+        };
+        host.meet(&HOSTS.map(|host| (host, 1)));
+        host
+    }
+
+    /// Says which hosts there are, and which lives they have. Services are looked for on
+    /// all of them.
+    fn meet(&self, hosts: &[(u16, u64)]) {
+        let info = |generation| PeerInfo {
+            stream: life(generation),
+            offers: u64::MAX,
+            draining: false,
+        };
+        let infos = hosts
+            .iter()
+            .map(|(host, generation)| (HostId(*host), info(*generation)));
+        self.sockets.set_peers(infos.collect());
+        let peer = |&(host, generation): &(u16, u64)| {
+            let peer = Peer {
+                address: SocketAddr::from(([127, 0, 0, host as u8], PORT)),
+                stream: life(generation),
+            };
+            (HostId(host), peer)
+        };
+        let peers: BTreeMap<_, _> = hosts.iter().map(peer).collect();
+        self.carriers.set_peers(&peers);
+    }
+
+    fn agent(&self) -> Agent {
+        Agent::at(&self.path)
+    }
+
+    async fn offer(&self, name: &str) -> MessageSocket {
+        self.agent().offer(name).await.unwrap()
+    }
+
+    async fn connect(&self, name: &str, host: Option<u16>) -> MessageSocket {
+        self.agent().connect(name, host, PATIENCE).await.unwrap()
+    }
+
+    fn counters(&self) -> Counters {
+        self.sockets.status().counters
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Counters) -> bool) {
+        eventually(what, || holds(&self.counters())).await;
+    }
+
+    /// Ends as an agent does that is told to stop.
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        self.sockets.stop().await;
+        self.carriers.stop().await;
+    }
+}
+
+/// Waits until something holds; fails if it does not within ten seconds.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    assert!(waited.is_ok(), "in vain: {what}");
+}
+
+/// Bytes that say which message they are.
+fn body(number: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hash = blake3::Hasher::new();
+    hash.update(&number.to_le_bytes());
+    hash.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A message without a name.
+fn one_way(body: &[u8]) -> Outgoing<'_> {
+    Outgoing {
+        body,
+        ..Outgoing::default()
+    }
+}
+
+/// The next message: its body, its name and from whom it is.
+async fn next(socket: &mut MessageSocket) -> (Vec<u8>, u64, u64) {
+    let received = tokio::time::timeout(PATIENCE, socket.receiver.receive()).await;
+    match received.expect("a message comes").unwrap() {
+        Some(Received::Message { body, name, peer }) => (body.to_vec(), name, peer),
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+/// Answers every message with its body and its name, until its clients' agent goes.
+async fn echo(mut socket: MessageSocket) {
+    while let Ok(Some(received)) = socket.receiver.receive().await {
+        if let Received::Message { body, name, peer } = received {
+            let reply = Outgoing {
+                body,
+                name,
+                peer,
+                ..Outgoing::default()
+            };
+            if socket.sender.send(&reply).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Runs a test in a network namespace of its own. A test that hangs fails.
+fn run<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send) {
+    sandbox::run(|sandbox| {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let test = tokio::time::timeout(Duration::from_secs(120), test(sandbox.files.clone()));
+            assert!(test.await.is_ok(), "the test hangs");
+        });
+    });
+}
