@@ -69,6 +69,14 @@ impl Figure {
         rounds.iter().map(|round| self.of(round)).collect()
     }
 
+    /// The round that was disturbed least: the highest rate, the least time.
+    fn best(self, all: &[f64]) -> f64 {
+        match self {
+            Self::PerSecond | Self::GbitPerSecond => all.iter().copied().fold(0.0, f64::max),
+            Self::P50Us | Self::P99Us | Self::CpuUs => min(all),
+        }
+    }
+
     /// As many places as mean something.
     fn round(self, value: f64) -> f64 {
         match self {
@@ -80,7 +88,7 @@ impl Figure {
 
     fn json(self, rounds: &[Round]) -> Value {
         let all = self.all(rounds);
-        json!({ "min": self.round(min(&all)), "median": self.round(median(&all)) })
+        json!({ "best": self.round(self.best(&all)), "median": self.round(median(&all)) })
     }
 
     fn words(self, rounds: &[Round]) -> String {
@@ -90,7 +98,7 @@ impl Figure {
             100.0.. => format!("{value:.0}"),
             _ => format!("{value:.2}"),
         };
-        format!("{}/{}", words(min(&all)), words(median(&all)))
+        format!("{}/{}", words(self.best(&all)), words(median(&all)))
     }
 }
 
@@ -169,7 +177,7 @@ impl Report {
             format!("{case:<26}{by:<10}{per_s:>16}{gbit:>12}{p50:>16}{p99:>16}{cpu:>16}\n")
         };
         let heads = ["messages/s", "Gbit/s", "p50 µs", "p99 µs", "CPU µs/message"];
-        let mut table = line("least/median", "", heads.map(str::to_owned));
+        let mut table = line("best/median", "", heads.map(str::to_owned));
         for Measured { case, by } in &self.cases {
             for (index, (transport, rounds)) in by.iter().enumerate() {
                 let case = if index == 0 {
@@ -255,9 +263,9 @@ mod tests {
             }
         }
         let case = &json["cases"]["one_way_1kb_x64"]["zmq"];
-        assert_eq!(case["per_s"], json!({ "min": 1_000.0, "median": 2_000.0 }));
-        assert_eq!(case["p99_us"]["min"], 10.0);
-        assert_eq!(case["cpu_us_per_message"]["min"], 125.0);
+        assert_eq!(case["per_s"], json!({ "best": 4_000.0, "median": 2_000.0 }));
+        assert_eq!(case["p99_us"]["best"], 10.0);
+        assert_eq!(case["cpu_us_per_message"]["best"], 125.0);
         let lines = report.table().lines().count();
         assert_eq!(lines, 2 + 2 * report.cases.len());
     }
