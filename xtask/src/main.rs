@@ -60,7 +60,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench fastpath`, `bench owners`, `bench gossip`, `bench migration`
+    /// Measure: `bench fastpath`, `bench owners`, `bench gossip`, `bench migration`,
+    /// `bench mux`
     #[command(disable_help_flag = true)]
     Bench {
         /// What to measure (`cargo xtask bench --help` lists it)
@@ -106,8 +107,10 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Lab { args } => hand_over("homing-lab", &args)?,
         Task::Bench { args } => {
-            if args.first().is_some_and(|what| what == "migration") {
-                criu::provide();
+            match args.first().and_then(|what| what.to_str()) {
+                Some("migration") => criu::provide(),
+                Some("mux") => setup::zeromq(),
+                _ => {}
             }
             hand_over("homing-bench", &args)?;
         }

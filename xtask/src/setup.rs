@@ -151,6 +151,17 @@ pub fn fuzzer() -> Result<PathBuf> {
     tool("cargo-fuzz", CARGO_FUZZ)
 }
 
+/// Sees to ZeroMQ's library, which `bench mux` compares with, as far as that can be. The
+/// benchmark finds it as it runs, or does without it and says so.
+pub fn zeromq() {
+    let known = output("/sbin/ldconfig", &["-p"]).unwrap_or_default();
+    if !known.contains("libzmq.so.5")
+        && let Err(error) = install(&["libzmq5"], "ZeroMQ's library, to compare with")
+    {
+        say(&format!("no ZeroMQ to compare with: {error:#}"));
+    }
+}
+
 /// A program that cargo installs: the path to it, in this version.
 fn tool(name: &str, version: &str) -> Result<PathBuf> {
     let tools = root().join("target/tools");

@@ -5,6 +5,7 @@ pub mod fastpath;
 pub mod gossip;
 mod measure;
 pub mod migration;
+pub mod mux;
 pub mod owners;
 
 /// How many processes want a processor, as the kernel says.

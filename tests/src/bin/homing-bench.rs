@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use homing_tests::bench::{fastpath, gossip, migration, owners};
+use homing_tests::bench::{fastpath, gossip, migration, mux, owners};
 
 #[derive(Parser)]
 #[command(
@@ -63,6 +63,15 @@ enum What {
     /// the other and back. Beside it CRIU dumps and restores a process with one connection, if
     /// there is one that runs here.
     Migration(migration::Options),
+    /// What messages between two hosts cost, by each transport
+    ///
+    /// Two hosts of a lab. Messages of 64 B, 1 KB, 64 KB and 1 MB, over one connection and over
+    /// 64, one way and as request and reply; one by one and in batches of 64, where they are
+    /// small; and small ones, two a millisecond, while large ones are sent as fast as it goes,
+    /// over the same connection and apart. Plain TCP writes each message behind its length, with
+    /// one write for each or for each batch; ZeroMQ is DEALER to ROUTER. One way, a latency is
+    /// from sending to receiving. CPU is that of all that runs on both hosts.
+    Mux(mux::Options),
     /// Serve connections that can move (what `migration` starts on each host)
     #[command(hide = true)]
     Serve {
@@ -79,6 +88,9 @@ enum What {
         /// How often
         rounds: usize,
     },
+    /// Send or receive messages (what `mux` starts on each host)
+    #[command(hide = true)]
+    MuxEnd,
     /// The process that CRIU dumps
     #[command(hide = true)]
     CriuVictim,
@@ -116,6 +128,16 @@ fn main() -> Result<()> {
                 print!("{}", report.table());
             }
         }
+        What::Mux(options) => {
+            let report = mux::run(&options, &mut progress)?;
+            clear();
+            if options.json {
+                println!("{}", serde_json::to_string(&report.json())?);
+            } else {
+                print!("{}", report.table());
+            }
+        }
+        What::MuxEnd => mux::end::obey()?,
         What::Serve { agent, addresses } => migration::application::serve(&agent, &addresses)?,
         What::Criu { criu, rounds } => migration::criu::inside(&criu, rounds)?,
         What::CriuVictim => migration::criu::victim()?,

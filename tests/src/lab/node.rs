@@ -227,6 +227,23 @@ pub fn processes(lab: &str, node: Node) -> Result<Vec<i32>> {
     })
 }
 
+/// The processor time that all that ever ran on a machine has taken.
+pub fn processor_time(lab: &str, node: Node) -> Result<Duration> {
+    with_cgroups(|root| {
+        let path = root
+            .join(cgroup(lab))
+            .join(node.to_string())
+            .join("cpu.stat");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let us = text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok())
+            .with_context(|| format!("no time in {}", path.display()))?;
+        Ok(Duration::from_micros(us))
+    })
+}
+
 /// The network namespaces of a lab that exist.
 pub fn namespaces(lab: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir("/run/netns") else {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
-/// Samples of one kind, microseconds.
+/// Samples of one kind; microseconds, where they are told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Distribution {
     /// From the least to the greatest.

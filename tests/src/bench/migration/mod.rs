@@ -10,7 +10,7 @@
 mod admin;
 pub mod application;
 pub mod criu;
-mod figures;
+pub(super) mod figures;
 mod report;
 mod site;
 mod steps;
