@@ -12,22 +12,35 @@ pub struct Channel {
     pub number: u8,
     /// The longest message, in bytes.
     pub message_max: usize,
+    /// A carrier of it that had no message for so long is closed, if not sooner
+    /// ([`Limits::idle_after`]).
+    pub idle_max: Duration,
 }
 
 /// Messages of moves.
 pub const MIGRATION: Channel = Channel {
     number: 1,
     message_max: 32 << 20,
+    idle_max: Duration::MAX,
 };
 
 /// Messages of message sockets.
 pub const MUX: Channel = Channel {
     number: 2,
     message_max: 1 << 20,
+    idle_max: Duration::MAX,
+};
+
+/// Snapshots of gossip. A host that joins has carriers to and from every other one, and
+/// will hardly need them again.
+pub const GOSSIP: Channel = Channel {
+    number: 3,
+    message_max: 256 << 10,
+    idle_max: Duration::from_secs(2),
 };
 
 /// All channels.
-pub const CHANNELS: [Channel; 2] = [MIGRATION, MUX];
+pub const CHANNELS: [Channel; 3] = [MIGRATION, MUX, GOSSIP];
 
 impl Channel {
     /// The channel with this number.
@@ -122,6 +135,11 @@ impl Limits {
         let room = least.saturating_sub(cost(0));
         channel.message_max.min(room)
     }
+
+    /// How long a carrier of a channel may be idle.
+    pub(super) fn idle_of(&self, channel: Channel) -> Duration {
+        channel.idle_max.min(self.idle_after)
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +158,14 @@ mod tests {
             ..limits
         };
         assert_eq!(cost(narrow.message_max(MUX)), 10_000);
+    }
+
+    #[test]
+    fn carriers_of_gossip_are_closed_early() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.idle_of(MUX), limits.idle_after);
+        assert_eq!(limits.idle_of(GOSSIP), GOSSIP.idle_max);
+        limits.idle_after = Duration::ZERO;
+        assert_eq!(limits.idle_of(GOSSIP), Duration::ZERO);
     }
 }

@@ -48,7 +48,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use limits::{Channel, Limits, MIGRATION, MUX};
+pub use limits::{Channel, GOSSIP, Limits, MIGRATION, MUX};
 pub use view::{Counters, Fate, LineStatus, NotSent, PeerStatus, Status};
 
 use self::{
@@ -114,6 +114,8 @@ pub struct Inboxes {
     pub migration: Inbox,
     /// Of [`MUX`].
     pub mux: Inbox,
+    /// Of [`GOSSIP`].
+    pub gossip: Inbox,
 }
 
 /// What a channel's messages come out of. Once it is dropped, carriers for the channel
@@ -186,12 +188,14 @@ impl Carriers {
         let tls = tls::Tls::new().map_err(CarriersError::Tls)?;
         let (migration, migration_inbox) = mpsc::unbounded_channel();
         let (mux, mux_inbox) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(options, tls, [migration, mux]));
+        let (gossip, gossip_inbox) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(options, tls, [migration, mux, gossip]));
         let task = receiving::listen(shared.clone(), listener);
         shared.tasks.spawn_on(task, &shared.runtime);
         let inboxes = Inboxes {
             migration: Inbox(migration_inbox),
             mux: Inbox(mux_inbox),
+            gossip: Inbox(gossip_inbox),
         };
         Ok((Self { shared }, inboxes))
     }

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Options, Peer, Received,
-    limits::{CHANNELS, Channel, Limits, MIGRATION, MUX},
+    limits::{CHANNELS, Channel, GOSSIP, Limits, MIGRATION, MUX},
     line::{Line, Queued},
     preamble::{MODE_TLS, Preamble, VERSION, Verdict},
     room::Room,
@@ -129,8 +129,9 @@ impl Shared {
         senders: [mpsc::UnboundedSender<Received>; CHANNELS.len()],
     ) -> Self {
         let limits = options.limits;
-        let [migration, mux] = senders;
-        let inboxes = [(MIGRATION, migration), (MUX, mux)].map(|(channel, sender)| Inbox {
+        let [migration, mux, gossip] = senders;
+        let inboxes = [(MIGRATION, migration), (MUX, mux), (GOSSIP, gossip)];
+        let inboxes = inboxes.map(|(channel, sender)| Inbox {
             channel,
             room: Arc::new(Semaphore::new(limits.received_total)),
             sender,
