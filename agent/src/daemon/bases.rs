@@ -1,4 +1,5 @@
-//! What moves stand on: the carriers to other hosts, and the applications of this one.
+//! What moves and full syncs stand on: the carriers to other hosts; and the applications
+//! of this one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,7 +31,8 @@ pub(super) struct Bases {
 
 /// What comes from other agents and from applications.
 pub(super) struct Incoming {
-    pub inbox: Inbox,
+    pub moves: Inbox,
+    pub gossip: Inbox,
     pub events: Events,
 }
 
@@ -77,8 +79,12 @@ impl Bases {
             serving: Serving { stop, ended },
         };
         // Without an inbox for them, messages of the multiplexer are refused.
-        let inbox = inboxes.migration;
-        Ok((bases, Incoming { inbox, events }))
+        let incoming = Incoming {
+            moves: inboxes.migration,
+            gossip: inboxes.gossip,
+            events,
+        };
+        Ok((bases, incoming))
     }
 
     /// Tells applications that the agent stops, and closes all carriers.
