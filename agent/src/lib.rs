@@ -1,6 +1,6 @@
 //! The Homing agent: daemon and command line, one folder per subsystem.
 //!
-//! Imports run one way: `datapath` ← `pop` ← `gossip` ← `mux` ← `migration` ← `admin` ← `cli`;
+//! Imports run one way: `datapath` ← `pop` ← `mux` ← `gossip` ← `migration` ← `admin` ← `cli`;
 //! `config` and `unix` are used by all and know none of them; `daemon` puts them together.
 
 pub mod admin;

@@ -90,9 +90,10 @@ impl Host {
             address: address(host),
             keys: keys(),
             limits: limits(),
+            plain: false,
         };
         change(&mut options);
-        let (carriers, inboxes) = Carriers::open(options).unwrap();
+        let (carriers, inboxes) = Carriers::open(options, None).unwrap();
         carriers.set_peers(&members(&[1, 2, 3]));
         Self {
             id: HostId(host),
@@ -119,7 +120,7 @@ impl Host {
     /// The next message of a channel.
     async fn next(&mut self, channel: Channel) -> Received {
         let inbox = match channel {
-            homing_agent::mux::MUX => &mut self.inboxes.mux,
+            homing_agent::mux::GOSSIP => &mut self.inboxes.gossip,
             _ => &mut self.inboxes.migration,
         };
         inbox.next().await.unwrap()

@@ -63,8 +63,9 @@ fn every_target_stands_its_corpus_cut_and_changed() {
 /// A message that has got another shape needs new seeds: `cargo xtask fuzz --seeds`.
 #[test]
 fn seeds_are_messages_of_the_present_protocol() {
-    let checks: [(&str, Check); 4] = [
+    let checks: [(&str, Check); 5] = [
         ("gossip", |bytes| wire::decode(bytes).is_some()),
+        ("bulk", |bytes| wire::bulk::decode(bytes).is_some()),
         ("ask", ask::is_message),
         ("liveness", liveness::is_message),
         ("snapshot", |bytes| Snapshot::decode(bytes).is_ok()),

@@ -18,6 +18,7 @@ use homing_agent::{
         Table, TableFull,
         task::{self, Handle, Options, Status},
     },
+    mux::{self, Carriers, Inbox, Limits, Peer},
     pop::{Domain, Fingerprint, Member, Stream, keys::Keys, membership::Seed},
 };
 use homing_common::{host::HostId, session::SessionId};
@@ -62,6 +63,35 @@ impl Table for Routes {
     }
 }
 
+/// A host's carriers, to the hosts at these addresses in their first lives.
+fn carriers(options: &Options, addresses: [&str; 2]) -> (Carriers, Inbox) {
+    let (carriers, inboxes) = Carriers::open(
+        mux::Options {
+            host: options.me.host,
+            stream: options.me.stream,
+            address: options.me.address,
+            keys: options.keys.clone(),
+            limits: Limits::default(),
+            plain: false,
+        },
+        None,
+    )
+    .unwrap();
+    let stream = Stream {
+        incarnation: 1,
+        generation: 1,
+    };
+    let peers = [1, 2]
+        .map(HostId)
+        .into_iter()
+        .zip(addresses.map(|address| Peer {
+            address: address.parse().unwrap(),
+            stream,
+        }));
+    carriers.set_peers(&peers.collect());
+    (carriers, inboxes.gossip)
+}
+
 /// A host's gossip, in a thread of its own and in the namespace that it shares
 /// with no other.
 struct Host {
@@ -72,7 +102,12 @@ struct Host {
 }
 
 impl Host {
-    fn start(id: u16, addresses: [&str; 2], group: Option<&str>, namespace: Option<&str>) -> Self {
+    fn start(
+        id: u16,
+        addresses: [&'static str; 2],
+        group: Option<&str>,
+        namespace: Option<&str>,
+    ) -> Self {
         let [one, two] = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
         let routes = Routes::default();
         let (events, reader) = mpsc::channel(16);
@@ -107,7 +142,8 @@ impl Host {
             }
             one_thread().block_on(async {
                 let raise: task::Raise = Box::new(|_| Err(io::Error::other("not in this test")));
-                let (handle, task) = task::open(options, table, reader, raise).unwrap();
+                let carriers = carriers(&options, addresses);
+                let (handle, task) = task::open(options, table, reader, raise, carriers).unwrap();
                 handle_to.send(handle).unwrap();
                 task.run().await.unwrap();
             });
@@ -172,7 +208,7 @@ fn soon(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn announce_over(addresses: [&str; 2], group: &str) {
+fn announce_over(addresses: [&'static str; 2], group: &str) {
     let one = Host::start(1, addresses, Some(group), None);
     let two = Host::start(2, addresses, Some(group), Some("peer"));
     soon("both follow", || {
@@ -266,7 +302,8 @@ fn group_that_cannot_be_joined_is_named() {
                     fast_path: None,
                 };
                 let raise: task::Raise = Box::new(|_| Err(io::Error::other("not in this test")));
-                let result = task::open(options, Routes::default(), reader, raise);
+                let carriers = carriers(&options, V4);
+                let result = task::open(options, Routes::default(), reader, raise, carriers);
                 result.err().unwrap().to_string()
             })
         };

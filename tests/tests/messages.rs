@@ -49,7 +49,6 @@ fn life(generation: u64) -> Stream {
 
 /// A host: what an agent has of message sockets.
 struct Host {
-    id: u16,
     sockets: Sockets,
     carriers: Carriers,
     path: PathBuf,
@@ -75,7 +74,7 @@ impl Host {
         };
         change(&mut options);
         let sockets = Sockets::new(HostId(id), limits).unwrap();
-        let (carriers, _inboxes) = Carriers::open(options, sockets.exchange()).unwrap();
+        let (carriers, _inboxes) = Carriers::open(options, Some(sockets.exchange())).unwrap();
         sockets.travel_by(carriers.clone());
         let path = folder.join(format!("{id}.mux.sock"));
         let listener = AppListener::bind(&path, "mux").unwrap();
@@ -85,7 +84,6 @@ impl Host {
             drop(stopped.await)
         }));
         let host = Self {
-            id,
             sockets,
             carriers,
             path,

@@ -191,11 +191,11 @@ end of. The last line names the last application that was turned away, and why."
 
 const CARRIERS: &str = "\
 The connections between this host's agent and those of other hosts that carry what they \
-tell each other of moves: one line for what comes from a host, and one for each channel \
-that was ever used to it.
+tell each other of moves, and all sessions of a host at once: one line for what comes from \
+a host, and one for each channel that was ever used to it.
 
 A carrier is opened when there is something to tell, and closed when it was idle for a \
-minute: `idle` is well. `failing` means that none could be opened, and why. WAITING \
+minute, or for two seconds on the channel `gossip`: `idle` is well. `failing` means that none could be opened, and why. WAITING \
 counts messages that wait for one.";
 
 const STATS: &str = "\

@@ -1,5 +1,5 @@
-//! What moves and messages stand on: the carriers to other hosts, and the applications of
-//! this one.
+//! What moves, full syncs and messages stand on: the carriers to other hosts; and the
+//! applications of this one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -59,7 +59,8 @@ impl Doors {
 
 /// What comes from other agents and from applications.
 pub(super) struct Incoming {
-    pub inbox: Inbox,
+    pub moves: Inbox,
+    pub gossip: Inbox,
     pub events: Events,
 }
 
@@ -124,7 +125,7 @@ impl Bases {
             },
             plain: !mux.encryption,
         };
-        let (carriers, inboxes) = Carriers::open(options, sockets.exchange())?;
+        let (carriers, inboxes) = Carriers::open(options, Some(sockets.exchange()))?;
         sockets.travel_by(carriers.clone());
         let (apps, events) = Apps::new(config.services.iter().copied(), limits::of_apps(config));
         // That nobody can stop it any more says the same as that it is to stop.
@@ -142,8 +143,12 @@ impl Bases {
             sockets,
             serving: [moves, messages],
         };
-        let inbox = inboxes.migration;
-        Ok((bases, Incoming { inbox, events }))
+        let incoming = Incoming {
+            moves: inboxes.migration,
+            gossip: inboxes.gossip,
+            events,
+        };
+        Ok((bases, incoming))
     }
 
     /// Tells applications that the agent stops, and closes all message sockets and

@@ -158,7 +158,7 @@ pub(super) fn of_carriers(carriers: &mux::Status, hosts: &[HostStatus]) -> Vec<S
                 && line.failed_ago.is_some_and(|ago| ago < LATELY)
         })?;
         Some(format!(
-            "host {id} is up, but no carrier to it can be opened ({why}), so no session can move there: TCP between the hosts' pop.address must pass, and both must have the same keys (`homing carriers`)",
+            "host {id} is up, but no carrier to it can be opened ({why}), so no session can move there, and neither host can learn all sessions of the other: TCP between the hosts' pop.address must pass, and both must have the same keys (`homing carriers`)",
             id = peer.host,
             why = line.problem.as_deref().unwrap_or("no reason was given"),
         ))

@@ -218,7 +218,8 @@ pub(super) async fn start(
         answerer: datapath.answerer,
         injector: datapath.injector,
     });
-    let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise))?;
+    let carriers = (bases.carriers.clone(), incoming.gossip);
+    let (gossip, task) = gossip::open(options, owners.clone(), news, Box::new(raise), carriers)?;
     parts.run("gossip", async move { Ok(task.run().await?) });
 
     let (hosts, carriers) = (gossip.watch_hosts(), bases.carriers.clone());
@@ -255,7 +256,7 @@ pub(super) async fn start(
         sessions: datapath.sessions.clone(),
         stack,
         apps: (bases.apps.clone(), incoming.events),
-        carriers: (bases.carriers.clone(), incoming.inbox),
+        carriers: (bases.carriers.clone(), incoming.moves),
         gossip: gossip.clone(),
         found: finder,
         draining: draining.clone(),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use homing_common::{host::HostId, session::SessionId};
 
 use super::{
+    bulk::Bulks,
     claims::Claims,
     latency::Latency,
     log::Log,
@@ -17,7 +18,8 @@ use super::{
     provisional::Provisionals,
     pulls::Pulls,
     relay::Source,
-    replica::{GapStep, PULL_REST, Phase, PullStep, Replica, Snapshot},
+    replica::{GapStep, Phase, PullStep, Replica},
+    serving::Servings,
     view::{Counters, Note},
     wire::{self, PassOn},
 };
@@ -27,6 +29,9 @@ use crate::pop::{Domain, MS, SECOND, Stream, seal::To};
 pub(super) const HEARTBEAT: u64 = SECOND;
 /// Hosts of this domain get one of their own this much apart, one after the other.
 pub(super) const HEARTBEAT_SPACING: u64 = 20 * MS;
+/// A host that was not heard yet gets its next heartbeat after this time, then after
+/// twice that and so on, up to [`HEARTBEAT`].
+const CALL_AGAIN: u64 = 30 * MS;
 /// A host whose multicast was not heard for this long is told so.
 const MULTICAST_SILENCE: u64 = 3 * SECOND + SECOND / 2;
 /// How often it is looked whether the sweep that a pull waits for is over.
@@ -49,6 +54,9 @@ pub struct Settings {
     pub void_after: Duration,
     /// Sessions of other hosts that are remembered at most.
     pub claims_max: usize,
+    /// The number of the first bulk message: another one in each life, so that no answer
+    /// to an earlier one is taken for one to this.
+    pub first_bulk: u64,
 }
 
 /// A message to be sealed and sent.
@@ -76,7 +84,9 @@ pub(super) struct Core {
     /// number at which it is over.
     pub sweeps: VecDeque<u64>,
     pub pulls: Pulls,
+    pub servings: Servings,
     pub out: Out,
+    pub bulks: Bulks,
     /// When announcements go out next.
     pub flush_at: Option<u64>,
     /// How often a host of this domain gets a heartbeat of its own.
@@ -104,6 +114,10 @@ pub(super) struct Peer {
     pub dead: bool,
     /// When the sweep of its voided claims is over, as [`Core::taken`] counts.
     pub sweep_end: u64,
+    /// It has sent something to this host alone: it knows it, and lets its carriers in.
+    pub met: bool,
+    /// How often it was called without that.
+    pub calls: u32,
     pub hears_us: bool,
     pub multicast_heard_at: Option<u64>,
     pub heartbeat_at: u64,
@@ -122,6 +136,8 @@ impl Peer {
             voided: false,
             dead: false,
             sweep_end: 0,
+            met: false,
+            calls: 0,
             hears_us: false,
             multicast_heard_at: None,
             heartbeat_at: now,
@@ -151,9 +167,14 @@ impl Core {
                 let hears = peer
                     .multicast_heard_at
                     .is_some_and(|at| now < at + MULTICAST_SILENCE);
-                let sent = self.heartbeat(&[To::Host(host)], hears, PassOn::No);
+                let sent = self.heartbeat(&[To::Host(host)], hears, !peer.met, PassOn::No);
                 peer.heartbeat_at = match sent {
                     false => self.flush_at.unwrap_or(now + MS),
+                    true if !peer.met => {
+                        let wait = CALL_AGAIN << peer.calls.min(8);
+                        peer.calls += 1;
+                        now + wait.min(HEARTBEAT)
+                    }
                     true if peer.domain == Some(self.settings.domain) => now + self.near_interval,
                     // From then on it hears of this host by the relays there.
                     true => u64::MAX,
@@ -167,7 +188,7 @@ impl Core {
     fn tend_replica(&mut self, now: u64, host: HostId, peer: &mut Peer) -> u64 {
         let replica = &mut peer.replica;
         if let Phase::Waiting { from } = replica.phase {
-            let later = if !peer.up || peer.dead {
+            let later = if !peer.up || peer.dead || !peer.met {
                 Some(u64::MAX)
             } else if now < from {
                 Some(from)
@@ -190,30 +211,17 @@ impl Core {
                 replica.stream = peer.stream;
                 replica.next = 1;
             }
-            self.counters.syncs_begun += 1;
-            replica.phase = Phase::Pulling(Snapshot::new(now, peer.stream, replica.have()));
+            self.pull(now, host, replica);
         }
         match &mut replica.phase {
             Phase::Waiting { .. } | Phase::Queued => u64::MAX,
-            Phase::Pulling(snapshot) => match snapshot.step(now) {
+            Phase::Pulling(pull) => match pull.step(now) {
                 PullStep::Wait(until) => until,
-                PullStep::Ask(pull) => {
-                    self.send(&[To::Host(host)], pull.encode());
-                    if snapshot.is_stalled() {
-                        self.pulls.leave(host);
-                    }
-                    match snapshot.step(now) {
-                        PullStep::Wait(until) => until,
-                        _ => now,
-                    }
-                }
-                PullStep::GiveUp => {
-                    self.counters.syncs_failed += 1;
+                PullStep::Stalled(until) => {
                     self.pulls.leave(host);
-                    self.note(Note::SyncFailed { host });
-                    replica.wait(now + PULL_REST);
-                    now + PULL_REST
+                    until
                 }
+                PullStep::GiveUp => self.pull_failed(now, host, replica),
             },
             Phase::Applying(_) => {
                 self.apply_slice(now, host, peer);
@@ -246,12 +254,12 @@ impl Core {
 
     /// Sends heartbeats, unless some announcements are still to be sent: what a
     /// heartbeat says must not be ahead of what was sent.
-    pub fn heartbeat(&mut self, to: &[To], hears: bool, pass_on: PassOn) -> bool {
+    pub fn heartbeat(&mut self, to: &[To], hears: bool, calls: bool, pass_on: PassOn) -> bool {
         if self.log.unsent() > 0 {
             return false;
         }
         self.counters.heartbeats_sent += to.len() as u64;
-        let mut body = self.log.heartbeat(hears).encode();
+        let mut body = self.log.heartbeat(hears, calls).encode();
         pass_on.put(&mut body);
         self.send(to, body);
         true

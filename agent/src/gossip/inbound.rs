@@ -6,16 +6,16 @@ use super::{
     claims::Full,
     core::{Core, Peer},
     machine::{Gossip, Note},
-    replica::{Apply, Phase, REORDER_DELAY, Replica},
-    wire::{self, Heartbeat, Message, PassOn, Pull, Record, Records},
+    replica::{Phase, REORDER_DELAY, Replica},
+    wire::{self, Heartbeat, Message, PassOn, RECORD_LEN, Record, Records},
 };
 use crate::pop::Stream;
 
 /// Batches sent again for one request.
 const REPAIR_BATCHES: usize = 32;
-/// Records of a snapshot that are put into the table in one go: some
+/// Bytes of a snapshot's claims that are put into the table in one go: some
 /// milliseconds of work.
-const APPLY_RECORDS: usize = 4096;
+const APPLY_LEN: usize = 4096 * RECORD_LEN;
 /// Batches whose latency waits to be recorded.
 const FRESH_MAX: usize = 4096;
 
@@ -45,6 +45,8 @@ impl Gossip {
         };
         if multicast {
             peer.multicast_heard_at = Some(now);
+        } else {
+            peer.met = true;
         }
         match message {
             Message::Batch {
@@ -77,37 +79,15 @@ impl Gossip {
                     peer.hears_us = heartbeat.hears;
                     self.targets = None;
                 }
+                if heartbeat.calls {
+                    peer.heartbeat_at = now;
+                }
             }
             Message::Relayed(relayed) => {
                 self.hear_relayed(now, relayed);
                 return;
             }
             Message::Repair { stream, from, to } => core.serve_repair(origin, stream, from, to),
-            Message::Pull(pull) => core.serve_pull(now, origin, &pull),
-            Message::Chunk {
-                snapshot,
-                index,
-                total,
-                records,
-            } => {
-                let Phase::Pulling(pulling) = &mut peer.replica.phase else {
-                    core.counters.duplicates += 1;
-                    return;
-                };
-                let started_at = pulling.started_at;
-                let done = pulling.take(now, snapshot, index, total, records);
-                if let Some((at, records)) = done {
-                    peer.replica.incomplete = false;
-                    peer.replica.phase = Phase::Applying(Apply {
-                        at,
-                        records,
-                        done: 0,
-                        tally: Default::default(),
-                        confirmed: 0,
-                        started_at,
-                    });
-                }
-            }
         }
         let next = core.tend_heard(now, origin, peer);
         self.agenda.plan(origin, peer, next);
@@ -119,7 +99,7 @@ impl Core {
     /// next thing is.
     pub fn tend_heard(&mut self, now: u64, origin: HostId, peer: &mut Peer) -> u64 {
         match peer.replica.phase {
-            Phase::Waiting { from } => from,
+            Phase::Waiting { from } => from.min(peer.heartbeat_at),
             _ => self.tend(now, origin, peer),
         }
     }
@@ -288,33 +268,9 @@ impl Core {
                 }
             }
             None => {
-                let body = self.log.heartbeat(false).encode();
+                let body = self.log.heartbeat(false, false).encode();
                 self.answer(asker, body);
             }
-        }
-    }
-
-    fn serve_pull(&mut self, now: u64, asker: HostId, pull: &Pull) {
-        if pull.stream != self.settings.stream {
-            return;
-        }
-        let Some(at) = self.log.snapshot(now, pull.snapshot, pull.have) else {
-            return;
-        };
-        // A snapshot that the asker does not know yet is given from its start.
-        let (from, wanted) = if at == pull.snapshot {
-            (pull.from, pull.wanted)
-        } else {
-            (0, u32::MAX)
-        };
-        for n in (0..u32::BITS).filter(|n| wanted & 1 << n != 0) {
-            let Some(chunk) = from.checked_add(n).and_then(|index| self.log.chunk(index)) else {
-                break;
-            };
-            if !self.answer(asker, chunk) {
-                return;
-            }
-            self.counters.chunks_sent += 1;
         }
     }
 
@@ -325,8 +281,8 @@ impl Core {
         let Phase::Applying(apply) = &mut replica.phase else {
             return;
         };
-        let end = apply.records.len().min(apply.done + APPLY_RECORDS);
-        for record in &apply.records[apply.done..end] {
+        let end = apply.claims.len().min(apply.done + APPLY_LEN);
+        for record in Records::from_bytes(&apply.claims[apply.done..end]).iter() {
             let (id, generation) = (record.id, record.generation);
             match self.claims.insert(id, host, generation, !replica.epoch) {
                 Ok(inserted) => {
@@ -354,7 +310,7 @@ impl Core {
             }
         }
         apply.done = end;
-        if end < apply.records.len() {
+        if end < apply.claims.len() {
             return;
         }
         let unconfirmed = replica.tally.count - apply.confirmed;
@@ -367,13 +323,13 @@ impl Core {
         replica.epoch = !replica.epoch;
         replica.adopted = false;
         replica.tally = apply.tally;
-        replica.next = apply.at;
+        let at = apply.at;
         let note = Note::Synced {
             host,
             sessions: apply.tally.count,
             took_us: now - apply.started_at,
         };
-        replica.phase = Phase::Following;
+        replica.follow(at);
         self.pulls.leave(host);
         self.counters.syncs_done += 1;
         self.note(note);
@@ -387,4 +343,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

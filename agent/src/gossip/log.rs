@@ -1,27 +1,28 @@
 //! The origin's side: this host's own sessions, the log of their announcements,
 //! and snapshots of the live set.
 
+use std::sync::Arc;
+
 use homing_common::session::SessionId;
 
 use super::{
     claims::IdMap,
     tally::Tally,
-    wire::{self, BATCH_RECORDS_MAX, CHUNK_RECORDS_MAX, GENERATION_MAX, Heartbeat, Record},
+    wire::{
+        self, BATCH_RECORDS_MAX, GENERATION_MAX, Heartbeat, RECORD_LEN, Record, Records,
+        bulk::{PART_RECORDS_MAX, encode_claims},
+    },
 };
 
 /// Records that are kept for repair: older ones need a full sync.
 pub const LOG_RECORDS: u64 = 1 << 16;
 
-/// A snapshot that was asked for within this time is not replaced by a newer one
-/// while it can still be continued from the log.
-const SNAPSHOT_IN_USE: u64 = 200 * crate::pop::MS;
 /// Snapshots are made at most this often.
 const SNAPSHOT_INTERVAL: u64 = 100 * crate::pop::MS;
 /// Small ones: making one costs less than sending it.
 const SMALL_SNAPSHOT_INTERVAL: u64 = 10 * crate::pop::MS;
-/// A snapshot of at most so many records goes out on one request, so nobody is in
-/// the middle of it.
-const ONE_REQUEST: usize = 32 * CHUNK_RECORDS_MAX;
+/// One of at most so many records is small.
+const SMALL_SNAPSHOT: usize = 4096;
 /// A snapshot that nobody asked for in this time is dropped.
 const SNAPSHOT_LIFE: u64 = 5 * crate::pop::SECOND;
 
@@ -45,15 +46,33 @@ pub(super) struct Log {
     epoch_us: u64,
     live: IdMap<u16>,
     tally: Tally,
-    snapshot: Option<Snapshot>,
+    /// The snapshot that was made last, and when it was last asked for.
+    snapshot: Option<(Arc<Snapshot>, u64)>,
     snapshot_made_at: Option<u64>,
 }
 
-struct Snapshot {
+/// What the live set was.
+pub(super) struct Snapshot {
     /// It holds the effect of every record below this number.
-    at: u64,
-    records: Vec<Record>,
-    asked_at: u64,
+    pub at: u64,
+    /// Claims, as they stand in messages.
+    claims: Vec<u8>,
+}
+
+impl Snapshot {
+    /// How many parts it has: at least one.
+    pub fn parts(&self) -> u32 {
+        let records = self.claims.len() / RECORD_LEN;
+        records.div_ceil(PART_RECORDS_MAX).max(1) as u32
+    }
+
+    /// One of its parts.
+    pub fn part(&self, index: u32) -> Records<'_> {
+        const PART_LEN: usize = PART_RECORDS_MAX * RECORD_LEN;
+        let from = self.claims.len().min(index as usize * PART_LEN);
+        let to = self.claims.len().min(from + PART_LEN);
+        Records::from_bytes(&self.claims[from..to])
+    }
 }
 
 impl Log {
@@ -164,9 +183,10 @@ impl Log {
     }
 
     /// Where the log stands.
-    pub fn heartbeat(&self, hears: bool) -> Heartbeat {
+    pub fn heartbeat(&self, hears: bool, calls: bool) -> Heartbeat {
         Heartbeat {
             hears,
+            calls,
             next: self.next,
             oldest: self.oldest(),
             count: self.tally.count,
@@ -174,76 +194,58 @@ impl Log {
         }
     }
 
-    /// The snapshot that a request is about, made if need be: `wanted` names one
-    /// or is zero; a new one must hold the effect of every record below `have`, or
-    /// of all that there are if that is zero.
-    /// None while another is in use or has only just been made: the asker asks
-    /// again.
-    pub fn snapshot(&mut self, now: u64, wanted: u64, have: u64) -> Option<u64> {
-        let oldest_useful = self.next.saturating_sub(LOG_RECORDS / 2);
-        if let Some(kept) = &mut self.snapshot {
-            let is_wanted = kept.at == wanted && wanted != 0;
-            // Who holds routes that its agent's life before has left may know of
-            // sessions that opened since the kept snapshot. What a snapshot does not
-            // hold it takes for closed, so it must get one of this very moment.
-            let is_recent = if wanted == 0 && have == 0 {
-                kept.at == self.next
-            } else {
-                kept.at >= oldest_useful && kept.at >= have
-            };
-            if is_wanted && kept.at >= self.next.saturating_sub(LOG_RECORDS) || is_recent {
-                kept.asked_at = now;
-                return Some(kept.at);
-            }
-            let in_use = kept.records.len() > ONE_REQUEST
-                && now < kept.asked_at + SNAPSHOT_IN_USE
-                && kept.at >= oldest_useful;
-            if in_use {
-                return None;
-            }
+    /// The records whose effect a snapshot must hold for one who asks for it now, as
+    /// [`wire::bulk::Pull::have`] says.
+    pub fn needed(&self, have: u64) -> u64 {
+        // Who holds routes that its agent's life before has left may know of sessions
+        // that opened since a snapshot that is kept. What a snapshot does not hold it
+        // takes for closed, so it must get one of this very moment.
+        match have {
+            0 => self.next,
+            have => have.min(self.next),
         }
-        let interval = if self.live.len() > ONE_REQUEST {
-            SNAPSHOT_INTERVAL
-        } else {
-            SMALL_SNAPSHOT_INTERVAL
-        };
-        if self
-            .snapshot_made_at
-            .is_some_and(|made| now < made + interval)
+    }
+
+    /// A snapshot that holds the effect of every record below `need`, made if need be.
+    ///
+    /// # Errors
+    ///
+    /// When one may be made: the last one has only just been.
+    pub fn snapshot(&mut self, now: u64, need: u64) -> Result<Arc<Snapshot>, u64> {
+        // The log must go on from it for some time.
+        let oldest_useful = self.next.saturating_sub(LOG_RECORDS / 2);
+        if let Some((kept, asked_at)) = &mut self.snapshot
+            && kept.at >= need.max(oldest_useful)
         {
-            return None;
+            *asked_at = now;
+            return Ok(kept.clone());
+        }
+        let interval = match self.live.len() {
+            0..=SMALL_SNAPSHOT => SMALL_SNAPSHOT_INTERVAL,
+            _ => SNAPSHOT_INTERVAL,
+        };
+        let free_at = self.snapshot_made_at.map_or(0, |made| made + interval);
+        if now < free_at {
+            return Err(free_at);
         }
         let claim = |(&id, &generation): (&SessionId, &u16)| Record {
             id,
             generation,
             closed: false,
         };
-        self.snapshot = Some(Snapshot {
+        let snapshot = Arc::new(Snapshot {
             at: self.next,
-            records: self.live.iter().map(claim).collect(),
-            asked_at: now,
+            claims: encode_claims(self.live.iter().map(claim)),
         });
+        self.snapshot = Some((snapshot.clone(), now));
         self.snapshot_made_at = Some(now);
-        Some(self.next)
-    }
-
-    /// A chunk of the kept snapshot, if there is such a chunk.
-    pub fn chunk(&self, index: u32) -> Option<Vec<u8>> {
-        let snapshot = self.snapshot.as_ref()?;
-        let total = snapshot.records.len().div_ceil(CHUNK_RECORDS_MAX).max(1) as u32;
-        if index >= total {
-            return None;
-        }
-        let start = index as usize * CHUNK_RECORDS_MAX;
-        let end = snapshot.records.len().min(start + CHUNK_RECORDS_MAX);
-        let records = snapshot.records[start..end].iter().copied();
-        Some(wire::encode_chunk(snapshot.at, index, total, records))
+        Ok(snapshot)
     }
 
     /// Drops a snapshot that nobody asks for any more.
     pub fn forget_snapshot(&mut self, now: u64) {
         self.snapshot
-            .take_if(|snapshot| now >= snapshot.asked_at + SNAPSHOT_LIFE);
+            .take_if(|(_, asked_at)| now >= *asked_at + SNAPSHOT_LIFE);
     }
 
     fn add(&mut self, id: SessionId, generation: u16) {
@@ -325,7 +327,7 @@ mod tests {
             log.open(SessionId(n), 0, 0);
         }
         log.skip_unsent();
-        assert_eq!(log.heartbeat(false).oldest, 11);
+        assert_eq!(log.heartbeat(false, false).oldest, 11);
         assert!(log.repair(10, 20, 1).is_none());
         let batches = log.repair(11, 20, 1).unwrap();
         let (first, _, records) = records(&batches[0]);
@@ -345,58 +347,59 @@ mod tests {
     }
 
     #[test]
-    fn snapshot_holds_the_live_set_and_stays_while_in_use() {
-        let ms = crate::pop::MS;
-        let mut log = Log::new(0, (0..500).map(|n| (SessionId(n), 3)));
+    fn snapshot_holds_the_live_set_in_parts() {
+        const SESSIONS: u64 = 2 * PART_RECORDS_MAX as u64 + 10;
+        let mut log = Log::new(0, (0..SESSIONS).map(|n| (SessionId(n), 3)));
         log.close(SessionId(7), 0);
-        let at = log.snapshot(0, 0, 0).unwrap();
-        assert_eq!(at, 2);
-        let mut ids = Vec::new();
-        for index in 0.. {
-            let Some(body) = log.chunk(index) else { break };
-            match wire::decode(&body) {
-                Some(Message::Chunk { records, total, .. }) => {
-                    assert_eq!(total, 4);
-                    ids.extend(records.iter().map(|r| r.id.0));
-                }
-                other => panic!("{other:?}"),
-            }
-        }
+        let snapshot = log.snapshot(0, log.needed(0)).unwrap();
+        assert_eq!((snapshot.at, snapshot.parts()), (2, 3));
+        let parts = (0..3).map(|index| snapshot.part(index));
+        let mut ids: Vec<_> = parts.flat_map(|part| part.iter().map(|r| r.id.0)).collect();
         ids.sort_unstable();
-        assert_eq!(ids, (0..500).filter(|&n| n != 7).collect::<Vec<_>>());
-        log.forget_snapshot(SNAPSHOT_LIFE);
-        assert!(log.chunk(0).is_none());
-        assert_eq!(log.snapshot(SNAPSHOT_LIFE + ms, 0, 0), Some(2));
-    }
+        assert!((0..SESSIONS).filter(|&n| n != 7).eq(ids));
+        assert!(snapshot.part(3).is_empty());
 
-    #[test]
-    fn a_large_snapshot_stays_while_in_use() {
-        let ms = crate::pop::MS;
-        let many = ONE_REQUEST as u64 + 1;
-        let mut log = Log::new(0, (0..many).map(|n| (SessionId(n), 0)));
-        assert_eq!(log.snapshot(0, 0, 0), Some(1));
-        log.open(SessionId(many), 0, 0);
-        assert_eq!(log.snapshot(150 * ms, 1, 0), Some(1));
-        // Someone who needs a newer one waits.
-        assert_eq!(log.snapshot(160 * ms, 0, 2), None);
-        assert_eq!(log.snapshot(400 * ms, 0, 2), Some(2));
+        log.forget_snapshot(SNAPSHOT_LIFE);
+        let weak = Arc::downgrade(&snapshot);
+        drop(snapshot);
+        assert!(weak.upgrade().is_none(), "nobody asks for it any more");
+        let empty = Log::new(0, std::iter::empty()).snapshot(0, 0).unwrap();
+        assert_eq!((empty.parts(), empty.part(0).len()), (1, 0));
     }
 
     #[test]
     fn who_holds_routes_of_before_gets_a_snapshot_of_this_very_moment() {
         let ms = crate::pop::MS;
         let mut log = Log::new(0, std::iter::empty());
-        assert_eq!(log.snapshot(0, 0, 0), Some(1));
+        let at = |log: &mut Log, now, need| log.snapshot(now, need).map(|snapshot| snapshot.at);
+        assert_eq!(at(&mut log, 0, 1), Ok(1));
         log.open(SessionId(1), 0, 0);
         // Not the one of before, in which the session is missing; and soon.
-        assert_eq!(log.snapshot(ms, 0, 0), None);
-        assert_eq!(log.snapshot(11 * ms, 0, 0), Some(2));
-        // It may go on with that one while the log moves on.
+        let need = log.needed(0);
+        assert_eq!((need, at(&mut log, ms, need)), (2, Err(10 * ms)));
+        assert_eq!(at(&mut log, 11 * ms, need), Ok(2));
+        // Of the moment of asking, however the log moves on.
         log.open(SessionId(2), 0, 0);
-        assert_eq!(log.snapshot(12 * ms, 2, 0), Some(2));
+        assert_eq!(at(&mut log, 30 * ms, need), Ok(2));
         // Who follows the log already, or knows nothing, shares one with others.
-        assert_eq!(log.snapshot(13 * ms, 0, 1), Some(2));
-        assert_eq!(log.snapshot(13 * ms, 0, 2), Some(2));
+        assert_eq!((log.needed(1), log.needed(2)), (1, 2));
+        assert_eq!(log.needed(99), 3, "no more than there is");
+    }
+
+    #[test]
+    fn a_large_snapshot_is_made_less_often_and_one_the_log_has_left_behind_not_given() {
+        let ms = crate::pop::MS;
+        let many = SMALL_SNAPSHOT as u64 + 1;
+        let mut log = Log::new(0, (0..many).map(|n| (SessionId(n), 0)));
+        assert!(log.snapshot(0, 1).is_ok());
+        log.open(SessionId(many), 0, 0);
+        assert_eq!(log.snapshot(20 * ms, 2).err(), Some(100 * ms));
+        assert_eq!(log.snapshot(100 * ms, 2).map(|made| made.at), Ok(2));
+        for _ in 0..=LOG_RECORDS / 2 {
+            log.open(SessionId(0), 0, 0);
+        }
+        let made = log.snapshot(200 * ms, 1).map(|made| made.at);
+        assert_eq!(made, Ok(LOG_RECORDS / 2 + 3));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use homing_common::{host::HostId, session::SessionId};
 
 use super::{
     agenda::Agenda,
+    bulk::Bulks,
     claims::{Claim, Claims},
     core::{Core, HEARTBEAT, Peer},
     doubles::Doubles,
@@ -21,6 +22,7 @@ use super::{
     pulls::Pulls,
     relay::Relay,
     replica::Phase,
+    serving::Servings,
     tally::Tally,
     targets::Targets,
 };
@@ -75,7 +77,9 @@ impl Gossip {
                 voids: BTreeSet::new(),
                 sweeps: VecDeque::new(),
                 pulls: Pulls::default(),
+                servings: Servings::default(),
                 out: Out::default(),
+                bulks: Bulks::new(settings.first_bulk),
                 near_interval: HEARTBEAT,
                 relay_delay: 0,
                 flush_at: None,
@@ -143,6 +147,8 @@ impl Gossip {
         peer.voided = peer.dead;
         if peer.stream != member.stream {
             peer.stream = member.stream;
+            peer.met = false;
+            peer.calls = 0;
             peer.hears_us = false;
             peer.multicast_heard_at = None;
             if !matches!(peer.replica.phase, Phase::Applying(_)) {
@@ -253,6 +259,7 @@ impl Gossip {
             .min(self.relay.next_time())
             .min(self.agenda.next_time())
             .min(self.core.provisional.next_time())
+            .min(self.core.servings.next_time())
     }
 
     /// Does what is due.
@@ -287,6 +294,7 @@ impl Gossip {
         while let Some(host) = self.core.pulls.next() {
             self.begin_pull(now, host);
         }
+        self.core.serve(now);
     }
 
     /// Does what is due for a peer.

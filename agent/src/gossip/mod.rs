@@ -17,11 +17,12 @@
 //! Receivers apply each
 //! origin's log in order, ask for what is missing, and compare a digest of the
 //! origin's live set with every heartbeat. Whoever knows too little to go on, or
-//! whose digest differs, pulls a snapshot and follows the log from there.
+//! whose digest differs, pulls a snapshot and follows the log from there. All of that
+//! goes by datagrams, but for snapshots: they are asked for and given on carriers.
 //!
 //! Parts: [`wire`] the messages; `log` the origin's side; `replica` the
-//! receiver's side of one origin; `relay` what is passed on for others; [`targets`]
-//! whom to send to; `claims` who says what; [`machine`] the protocol; [`pacer`]
+//! receiver's side of one origin; `pulls` and `serving` how many snapshots are under way;
+//! `relay` what is passed on for others; [`targets`] whom to send to; `claims` who says what; [`machine`] the protocol; [`pacer`]
 //! the bound on datagrams; [`ask`] what is done about sessions that nobody here
 //! knows, and `provisional` the routes that follow; [`node`] seal, membership,
 //! gossip and asks of one host in one sans-IO machine; [`task`] that machine driven
@@ -34,6 +35,7 @@ pub mod alerts;
 pub mod apply;
 pub mod ask;
 mod asking;
+pub mod bulk;
 mod claims;
 mod core;
 mod doubles;
@@ -56,7 +58,9 @@ mod relaying;
 mod replica;
 mod report;
 mod sending;
+mod serving;
 pub mod socket;
+mod syncing;
 mod tally;
 pub mod targets;
 pub mod task;

@@ -14,6 +14,7 @@ use super::{
     alerts::{Alert, Alerts},
     ask::{self, Asks},
     asking,
+    bulk::Bulk,
     core::Outgoing,
     machine::{self, Gossip},
     pacer::Pacer,
@@ -94,6 +95,7 @@ impl Node {
             multicast: config.multicast,
             void_after: config.void_after,
             claims_max: config.claims_max,
+            first_bulk: u64::from_be_bytes(std::array::from_fn(|n| config.random[8 + n])),
         };
         let listener = liveness::Settings {
             host: me.host,
@@ -215,6 +217,23 @@ impl Node {
             }
         }
         self.settle(now);
+    }
+
+    /// Hears a bulk message of a host in some life, for which whoever carried it vouches.
+    pub fn receive_bulk(&mut self, now: u64, from: HostId, stream: Stream, body: &[u8]) {
+        self.gossip.receive_bulk(now, from, stream, body);
+        self.settle(now);
+    }
+
+    /// The fate of a bulk message: the life of its receiver that has it, if that is sure.
+    pub fn bulk_told(&mut self, now: u64, to: HostId, number: u64, has: Option<Stream>) {
+        self.gossip.bulk_told(now, to, number, has);
+        self.settle(now);
+    }
+
+    /// The next bulk message to be carried.
+    pub fn poll_bulk(&mut self) -> Option<Bulk> {
+        self.gossip.poll_bulk()
     }
 
     fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use homing_common::host::HostId;
 
-/// Snapshots that are pulled at once: each window of one of them is some 45 kB.
+/// Snapshots that are pulled at once. Each may need a carrier each way.
 pub(super) const PULLS_MAX: usize = 8;
 
 /// The pulls that take up room, and the queue: each host at most once in either.

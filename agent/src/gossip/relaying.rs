@@ -117,6 +117,7 @@ mod tests {
             multicast: true,
             void_after: Duration::from_secs(1),
             claims_max: 100,
+            first_bulk: 1,
         };
         let mut gossip = Gossip::new(0, 0, settings, std::iter::empty(), std::iter::empty());
         let (relay, origin) = (member(2, "a", 1), member(3, "b", 7));
@@ -125,6 +126,7 @@ mod tests {
         let passed_on = |life: Member| {
             let heartbeat = Heartbeat {
                 hears: false,
+                calls: false,
                 next: 1,
                 oldest: 1,
                 count: 0,

@@ -1,11 +1,11 @@
 //! The receiver's side of one origin: how far its log was applied, what came too
 //! early, what is missing, and a snapshot on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     tally::Tally,
-    wire::{Pull, Record, Records},
+    wire::{Records, bulk::Part},
 };
 use crate::pop::{MS, SECOND, Stream};
 
@@ -19,19 +19,16 @@ const REPAIR_TIMEOUT: u64 = 20 * MS;
 const REPAIR_TIMEOUT_MAX: u64 = 500 * MS;
 /// Repairs asked for without any progress before the whole set is pulled.
 const REPAIR_TRIES: u32 = 8;
-/// Until chunks are asked for again; doubles each time.
-const PULL_TIMEOUT: u64 = 30 * MS;
-const PULL_TIMEOUT_MAX: u64 = 500 * MS;
-/// Requests without any progress before a pull is given up for a while.
-const PULL_TRIES: u32 = 20;
-/// After so many without progress it takes up no room: others go on meanwhile.
-const PULL_TRIES_WITH_ROOM: u32 = 3;
-/// How long a pull that was given up rests.
-pub(super) const PULL_REST: u64 = SECOND;
-/// Chunks asked for at once.
-const WINDOW_CHUNKS: u32 = 32;
-/// The most chunks in a snapshot: over eight million sessions.
-const CHUNKS_MAX: u32 = 1 << 16;
+/// A pull of which nothing has come for so long takes up no room: others go on
+/// meanwhile.
+const PULL_STALLED: u64 = 250 * MS;
+/// A pull of which nothing has come for so long has failed, on either side.
+pub(super) const PULL_PATIENCE: u64 = 3 * SECOND;
+/// How long a pull that has failed rests; doubles each time.
+const PULL_REST: u64 = 50 * MS;
+const PULL_REST_MAX: u64 = SECOND;
+/// The most parts in a snapshot: over thirteen million sessions.
+const PARTS_MAX: u32 = 512;
 /// How far ahead of what was applied a batch is kept.
 const AHEAD_MAX: u64 = 1 << 20;
 
@@ -53,6 +50,8 @@ pub(super) struct Replica {
     pub pending: Pending,
     pub gap: Option<Gap>,
     pub phase: Phase,
+    /// Pulls that have failed one after the other.
+    failures: u32,
 }
 
 /// What a replica is doing.
@@ -62,7 +61,7 @@ pub(super) enum Phase {
     /// It stands in the queue of those that need one.
     Queued,
     /// A snapshot is on its way.
-    Pulling(Snapshot),
+    Pulling(Pull),
     /// A complete snapshot is being put into the table.
     Applying(Apply),
     /// The log is applied as it comes.
@@ -72,7 +71,8 @@ pub(super) enum Phase {
 /// A snapshot being put into the table, a slice at a time.
 pub(super) struct Apply {
     pub at: u64,
-    pub records: Vec<Record>,
+    /// Claims, as they stand in messages, and how many of those bytes are done.
+    pub claims: Vec<u8>,
     pub done: usize,
     /// What was put in so far.
     pub tally: Tally,
@@ -94,6 +94,7 @@ impl Replica {
             pending: Pending::default(),
             gap: None,
             phase: Phase::Waiting { from: now },
+            failures: 0,
         }
     }
 
@@ -114,6 +115,21 @@ impl Replica {
         self.phase = Phase::Waiting { from };
         self.gap = None;
         self.pending.clear();
+    }
+
+    /// A pull has failed. Says when the next one may begin.
+    pub fn pull_failed(&mut self, now: u64) -> u64 {
+        let rest = (PULL_REST << self.failures.min(8)).min(PULL_REST_MAX);
+        self.failures += 1;
+        self.wait(now + rest);
+        now + rest
+    }
+
+    /// A snapshot was put into the table: the log goes on from there.
+    pub fn follow(&mut self, at: u64) {
+        self.next = at;
+        self.failures = 0;
+        self.phase = Phase::Following;
     }
 
     /// Records below `to` exist: notes what is missing. What does not come by
@@ -232,115 +248,70 @@ impl Pending {
     }
 }
 
-/// A snapshot on its way: chunks are asked for a window at a time.
-pub(super) struct Snapshot {
+/// A snapshot on its way: it was asked for, and comes in parts.
+pub(super) struct Pull {
+    /// The number of the request: parts that name another are none of this.
+    pub number: u64,
     /// The life whose live set it is.
-    stream: Stream,
+    pub stream: Stream,
     /// It must hold the effect of every record below this.
     have: u64,
-    /// Which one it is and how many chunks it has, once known.
-    known: Option<(u64, u32)>,
-    records: Vec<Record>,
-    /// The first chunk of the window, and the chunks of it that are missing.
-    from: u32,
-    missing: u32,
-    deadline: u64,
-    tries: u32,
+    /// Which one it is and the parts that are missing, once one has come.
+    known: Option<(u64, BTreeSet<u32>)>,
+    claims: Vec<u8>,
+    /// When a part last came.
+    heard_at: u64,
     pub started_at: u64,
 }
 
-/// What to do about a snapshot on its way.
+/// How a snapshot on its way does.
+#[derive(PartialEq, Eq, Debug)]
 pub(super) enum PullStep {
+    /// Well, as far as can be said before this time.
     Wait(u64),
-    Ask(Pull),
+    /// Nothing has come for a while; there is hope until this time.
+    Stalled(u64),
+    /// It has failed.
     GiveUp,
 }
 
-impl Snapshot {
-    /// A snapshot to be asked for now.
-    pub fn new(now: u64, stream: Stream, have: u64) -> Self {
+impl Pull {
+    /// A snapshot that is asked for now.
+    pub fn new(now: u64, number: u64, stream: Stream, have: u64) -> Self {
         Self {
+            number,
             stream,
             have,
             known: None,
-            records: Vec::new(),
-            from: 0,
-            missing: u32::MAX,
-            deadline: now,
-            tries: 0,
+            claims: Vec::new(),
+            heard_at: now,
             started_at: now,
         }
     }
 
-    pub fn step(&mut self, now: u64) -> PullStep {
-        if now < self.deadline {
-            return PullStep::Wait(self.deadline);
+    pub fn step(&self, now: u64) -> PullStep {
+        let [stalled, over] = [PULL_STALLED, PULL_PATIENCE].map(|time| self.heard_at + time);
+        match now {
+            _ if now < stalled => PullStep::Wait(stalled),
+            _ if now < over => PullStep::Stalled(over),
+            _ => PullStep::GiveUp,
         }
-        if self.tries >= PULL_TRIES {
-            return PullStep::GiveUp;
-        }
-        self.deadline = now + (PULL_TIMEOUT << self.tries.min(8)).min(PULL_TIMEOUT_MAX);
-        self.tries += 1;
-        PullStep::Ask(Pull {
-            stream: self.stream,
-            snapshot: self.known.map_or(0, |(at, _)| at),
-            have: self.have,
-            from: self.from,
-            wanted: self.missing,
-        })
     }
 
-    /// Whether nothing has come for a while.
-    pub fn is_stalled(&self) -> bool {
-        self.tries > PULL_TRIES_WITH_ROOM
-    }
-
-    /// Takes a chunk in. Gives the whole set once it is complete.
-    pub fn take(
-        &mut self,
-        now: u64,
-        at: u64,
-        index: u32,
-        total: u32,
-        records: Records<'_>,
-    ) -> Option<(u64, Vec<Record>)> {
-        if at < self.have || total > CHUNKS_MAX {
+    /// Takes a part in that names this request. Gives the whole set once it is complete.
+    pub fn take(&mut self, now: u64, part: &Part<'_>) -> Option<(u64, Vec<u8>)> {
+        if part.snapshot < self.have || part.total > PARTS_MAX {
             return None;
         }
-        match self.known {
-            Some((known, _)) if at < known => return None,
-            Some(known) if known == (at, total) => {}
-            _ => {
-                // The first chunk, or the origin has dropped the snapshot that
-                // we were taking and begun another.
-                self.known = Some((at, total));
-                self.records.clear();
-                self.open_window(0, total);
-            }
-        }
-        let bit = index.checked_sub(self.from).filter(|&n| n < WINDOW_CHUNKS);
-        let bit = 1u32 << bit?;
-        if self.missing & bit == 0 {
+        let all = || (part.snapshot, (0..part.total).collect());
+        let (at, missing) = self.known.get_or_insert_with(all);
+        if *at != part.snapshot || !missing.remove(&part.index) {
             return None;
         }
-        self.missing &= !bit;
-        self.records.extend(records.iter());
-        self.tries = 0;
-        if self.missing == 0 {
-            let next = self.from + WINDOW_CHUNKS;
-            if next >= total {
-                return Some((at, std::mem::take(&mut self.records)));
-            }
-            self.open_window(next, total);
-            self.deadline = now;
-        }
-        None
-    }
-
-    fn open_window(&mut self, from: u32, total: u32) {
-        self.from = from;
-        let chunks = (total - from).min(WINDOW_CHUNKS);
-        self.missing = u32::MAX >> (WINDOW_CHUNKS - chunks);
+        self.claims.extend_from_slice(part.records.bytes());
+        self.heard_at = now;
+        let done = missing.is_empty();
+        done.then(|| (*at, std::mem::take(&mut self.claims)))
     }
 }
 
@@ -350,69 +321,77 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::wire::{self, Message},
+        super::wire::{Record, bulk::encode_claims},
         *,
     };
 
-    fn chunk(at: u64, index: u32, total: u32) -> Vec<u8> {
-        let record = Record {
-            id: SessionId(u64::from(index) + at * 1000),
+    /// Takes a part with one claim, to the session with the part's number.
+    fn feed(pull: &mut Pull, now: u64, at: u64, index: u32, total: u32) -> Option<(u64, Vec<u8>)> {
+        let claim = Record {
+            id: SessionId(index.into()),
             generation: 0,
             closed: false,
         };
-        wire::encode_chunk(at, index, total, std::iter::once(record))
-    }
-
-    fn feed(snapshot: &mut Snapshot, now: u64, body: &[u8]) -> Option<(u64, Vec<Record>)> {
-        match wire::decode(body) {
-            Some(Message::Chunk {
-                snapshot: at,
-                index,
-                total,
-                records,
-            }) => snapshot.take(now, at, index, total, records),
-            other => panic!("{other:?}"),
-        }
+        let bytes = encode_claims(std::iter::once(claim));
+        let part = Part {
+            number: 1,
+            snapshot: at,
+            index,
+            total,
+            records: Records::from_bytes(&bytes),
+        };
+        pull.take(now, &part)
     }
 
     proptest! {
-        /// Whatever share of chunks is lost and whenever the origin begins a new
-        /// snapshot: what comes out is one whole snapshot.
+        /// In whatever order parts come, some of them twice, and however many of other
+        /// snapshots among them: what comes out is one whole snapshot, once.
         #[test]
-        fn snapshot_comes_out_whole(total in 1u32..200, losses: [u8; 16], renew_at in 0usize..30) {
-            let mut snapshot = Snapshot::new(0, Stream::default(), 0);
-            let (mut now, mut at, mut lost) = (0, 5, losses.iter().cycle());
-            for round in 0.. {
-                prop_assert!(round < 1_000);
-                if round == renew_at { at = 9; }
-                let pull = match snapshot.step(now) {
-                    PullStep::Wait(until) => { now = until; continue }
-                    PullStep::Ask(pull) => pull,
-                    PullStep::GiveUp => { snapshot.tries = 0; continue }
-                };
-                let mut done = None;
-                for n in (0..32).filter(|n| pull.wanted & 1 << n != 0) {
-                    let index = pull.from + n;
-                    if index < total && *lost.next().unwrap() < 180 {
-                        done = done.or(feed(&mut snapshot, now, &chunk(at, index, total)));
-                    }
+        fn snapshot_comes_out_whole(
+            order in Just((0..20u32).chain(0..20).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut pull = Pull::new(0, 1, Stream::default(), 0);
+            let mut left: BTreeSet<u32> = (0..20).collect();
+            for index in order {
+                let new = left.remove(&index);
+                let done = feed(&mut pull, 0, 5, index, 20);
+                prop_assert_eq!(done.is_some(), new && left.is_empty());
+                if let Some((at, claims)) = done {
+                    let records = Records::from_bytes(&claims);
+                    let ids: BTreeSet<_> = records.iter().map(|r| r.id.0).collect();
+                    prop_assert_eq!((at, records.len()), (5, 20));
+                    prop_assert!(ids.into_iter().eq(0..20));
                 }
-                if let Some((got_at, records)) = done {
-                    prop_assert_eq!(got_at, at);
-                    let mut ids: Vec<_> = records.iter().map(|r| r.id.0 - at * 1000).collect();
-                    ids.sort_unstable();
-                    prop_assert_eq!(ids, (0..u64::from(total)).collect::<Vec<_>>());
-                    break;
-                }
+                prop_assert!(feed(&mut pull, 0, 6, index, 20).is_none());
             }
         }
     }
 
     #[test]
-    fn snapshot_older_than_needed_is_refused() {
-        let mut snapshot = Snapshot::new(0, Stream::default(), 10);
-        assert!(feed(&mut snapshot, 0, &chunk(9, 0, 1)).is_none());
-        assert!(feed(&mut snapshot, 0, &chunk(10, 0, 1)).is_some());
+    fn snapshot_that_is_older_than_needed_or_too_large_is_refused() {
+        let mut pull = Pull::new(0, 1, Stream::default(), 10);
+        assert!(feed(&mut pull, 0, 9, 0, 1).is_none());
+        assert!(feed(&mut pull, 0, 10, 0, PARTS_MAX + 1).is_none());
+        assert!(feed(&mut pull, 0, 10, 0, 1).is_some());
+    }
+
+    #[test]
+    fn pull_that_nothing_comes_of_stalls_then_fails_and_rests_longer_each_time() {
+        let mut pull = Pull::new(0, 1, Stream::default(), 0);
+        assert_eq!(pull.step(0), PullStep::Wait(PULL_STALLED));
+        assert_eq!(pull.step(PULL_STALLED), PullStep::Stalled(PULL_PATIENCE));
+        let heard = PULL_PATIENCE - 1;
+        feed(&mut pull, heard, 5, 0, 2);
+        assert_eq!(pull.step(heard), PullStep::Wait(heard + PULL_STALLED));
+        // A part that has come already is no sign of life.
+        feed(&mut pull, heard + 1, 5, 0, 2);
+        assert_eq!(pull.step(heard + PULL_PATIENCE), PullStep::GiveUp);
+
+        let mut replica = Replica::new(0);
+        let rests: Vec<_> = (0..6).map(|_| replica.pull_failed(0) / MS).collect();
+        assert_eq!(rests, [50, 100, 200, 400, 800, 1_000]);
+        replica.follow(1);
+        assert_eq!(replica.pull_failed(0) / MS, 50);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Reports {
             } => tracing::info!(%host, sessions, took_us, "full sync done"),
             machine::Note::SyncFailed { host } => {
                 if let Some(left_out) = self.may(now, Kind::Sync) {
-                    tracing::warn!(%host, left_out, "full sync failed: no answer; trying again");
+                    tracing::warn!(%host, left_out, "full sync failed: its sessions did not come; trying again (does TCP pass between the hosts' pop.address?)");
                 }
             }
         }

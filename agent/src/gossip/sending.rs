@@ -88,8 +88,8 @@ impl Gossip {
             // Others get theirs one by one, but not so soon after a batch.
             direct.extend(&targets.unheard);
         }
-        let done = self.core.heartbeat(&direct, false, PassOn::No)
-            && self.core.heartbeat(relays, false, PassOn::Now);
+        let done = self.core.heartbeat(&direct, false, false, PassOn::No)
+            && self.core.heartbeat(relays, false, false, PassOn::Now);
         self.beats += usize::from(done);
         done
     }

@@ -173,6 +173,7 @@ mod tests {
             multicast: true,
             void_after: Duration::from_secs(1),
             claims_max: 100,
+            first_bulk: 1,
         };
         let mut gossip = Gossip::new(0, 0, settings, std::iter::empty(), std::iter::empty());
         for host in 100..200 {

@@ -1,20 +1,17 @@
 //! The node driven by tokio: one task owns all state machines and the table of
 //! owners, so there are no locks. The daemon talks to it through a [`Handle`].
 
+mod carried;
+mod clock;
 mod sessions;
 mod status;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use homing_common::{host::HostId, session::SessionId};
 use tokio::sync::{mpsc, oneshot};
 
-use self::sessions::narrow;
+use self::{carried::Carried, clock::Clock, sessions::narrow};
 pub use super::handle::{
     Handle, HostStatus, KernelStatus, Mind, OwnerStatus, Standing, Status, Stopped,
 };
@@ -39,6 +36,7 @@ use crate::{
         owners::{Owners, OwnersFull},
         parked::Packets,
     },
+    mux::{Carriers, Inbox},
     pop::{Member, SECOND, Stream, keys::Keys, membership},
 };
 
@@ -46,6 +44,8 @@ use crate::{
 const DATAGRAMS_PER_TURN: usize = 32;
 /// Messages of local events taken in one turn.
 const EVENTS_PER_TURN: usize = 4;
+/// Bulk messages and their fates taken in one turn: a millisecond of work.
+const CARRIED_PER_TURN: usize = 4;
 /// Commands done in one turn, so that they are done however much there is to hear.
 const COMMANDS_PER_TURN: usize = 8;
 /// Routes put in force in one turn: some ten milliseconds of work, and more than
@@ -101,13 +101,15 @@ pub enum Error {
 }
 
 /// Opens the sockets and prepares gossip. `events` tells of this host's sessions,
-/// first of all that are open now, in one message; `table` is where routes go.
+/// first of all that are open now, in one message; `table` is where routes go;
+/// `carriers`, with what comes out of them, bring snapshots from host to host.
 /// Nothing is said to anyone until the task runs.
 pub fn open<T: Table>(
     options: Options,
     table: T,
     events: mpsc::Receiver<News>,
     raise: Raise,
+    (carriers, inbox): (Carriers, Inbox),
 ) -> Result<(Handle, Task<T>), Error> {
     let sockets = Sockets::open(options.me.address, options.multicast)?;
     let (handle, ends) = handle::handle();
@@ -117,6 +119,7 @@ pub fn open<T: Table>(
         events,
         raise,
         sockets,
+        carried: Carried::new(carriers, inbox),
         alarm: Alarm::new()?,
         ends,
     };
@@ -130,6 +133,7 @@ pub struct Task<T> {
     events: mpsc::Receiver<News>,
     raise: Raise,
     sockets: Sockets,
+    carried: Carried,
     alarm: Alarm,
     ends: Ends,
 }
@@ -137,7 +141,7 @@ pub struct Task<T> {
 impl<T: Table> Task<T> {
     /// Runs until this host has left.
     pub async fn run(mut self) -> Result<(), Error> {
-        let clock = Clock(monotonic_ns());
+        let clock = Clock::start();
         let first = self.events.recv().await.ok_or(Error::EventsEnded)?;
         let opened = first.events.into_iter().filter_map(|event| match event {
             LocalEvent::Opened {
@@ -171,6 +175,7 @@ impl<T: Table> Task<T> {
             events: self.events,
             raise: self.raise,
             sockets: self.sockets,
+            carried: self.carried,
             ends: self.ends,
             hosts_version: None,
             retry_at: 0,
@@ -187,43 +192,6 @@ impl<T: Table> Task<T> {
     }
 }
 
-/// Monotonic time since the start, which was then (nanoseconds of `CLOCK_MONOTONIC`),
-/// and the time of day.
-#[derive(Clone, Copy)]
-struct Clock(u64);
-
-impl Clock {
-    fn now(self) -> u64 {
-        monotonic_ns().saturating_sub(self.0) / 1_000
-    }
-
-    /// A moment of `now` in microseconds of `CLOCK_MONOTONIC`.
-    fn to_monotonic(self, moment: u64) -> u64 {
-        self.0 / 1_000 + moment
-    }
-
-    /// The reverse; below zero for what was before the start.
-    fn of_monotonic(self, at: u64) -> i64 {
-        at as i64 - (self.0 / 1_000) as i64
-    }
-
-    /// `CLOCK_REALTIME` in microseconds.
-    fn wall(self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| since.as_micros() as u64)
-    }
-
-    /// A moment of `now` as a time of day.
-    fn to_wall(self, moment: u64) -> SystemTime {
-        let now = self.now();
-        if moment <= now {
-            SystemTime::now() - Duration::from_micros(now - moment)
-        } else {
-            SystemTime::now() + Duration::from_micros(moment - now)
-        }
-    }
-}
-
 struct Running<T> {
     node: Node,
     driver: Option<Driver>,
@@ -231,6 +199,7 @@ struct Running<T> {
     events: mpsc::Receiver<News>,
     raise: Raise,
     sockets: Sockets,
+    carried: Carried,
     ends: Ends,
     /// The version of the hosts that was told last.
     hosts_version: Option<u64>,
@@ -280,6 +249,7 @@ impl<T: Table> Running<T> {
                     driver::take_in(&mut self.node, self.clock.now(), packets);
                 }
                 result = self.sockets.readable() => result?,
+                brought = self.carried.next() => self.carried(brought),
                 result = alarm.wait(now, next) => result?,
             }
         }
@@ -309,6 +279,12 @@ impl<T: Table> Running<T> {
             }
             driver.answer(now, &mut self.node);
         }
+        for _ in 0..CARRIED_PER_TURN {
+            let Some(brought) = self.carried.try_next() else {
+                break;
+            };
+            self.carried(brought);
+        }
         for _ in 0..COMMANDS_PER_TURN {
             // That nobody can ask any more is seen where the task waits.
             let Ok(command) = self.ends.commands.try_recv() else {
@@ -330,6 +306,7 @@ impl<T: Table> Running<T> {
         self.flush();
         self.notes(now);
         self.flush();
+        self.carry();
         self.tell_hosts();
         self.beat(now);
         self.mind(now);

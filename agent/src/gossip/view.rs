@@ -39,7 +39,7 @@ counters! {
         relay_dropped,
         /// What relays told of hosts that are no members in that life: dropped.
         relay_unknown,
-        /// Repairs and pulls not answered because too much waited to be sent.
+        /// Repairs not answered because too much waited to be sent.
         answers_refused,
         /// Repairs of missing announcements asked for.
         repairs_asked,
@@ -53,10 +53,18 @@ counters! {
         syncs_begun,
         /// Full syncs completed.
         syncs_done,
-        /// Full syncs given up, to be begun again later.
+        /// Full syncs that failed, to be begun again later.
         syncs_failed,
-        /// Snapshot chunks sent.
-        chunks_sent,
+        /// Snapshots that other hosts asked for.
+        snapshots_asked,
+        /// Among these: asked for while as many as may be were being sent, and made to wait.
+        snapshots_queued,
+        /// Snapshots sent to other hosts as a whole.
+        snapshots_sent,
+        /// Snapshots of which a part did not arrive in time, or for certain: left to be asked for again.
+        snapshots_lost,
+        /// Parts of snapshots received that belong to nothing asked for now.
+        parts_unasked,
         /// Claims removed because a full sync did not confirm them.
         swept,
         /// Hosts whose claims were voided.

@@ -1,7 +1,8 @@
 //! Gossip messages byte by byte. `docs/protocol.md` has the same as tables.
 //!
 //! A message is the body of a sealed datagram on the channel `Gossip`; origin and
-//! life are in the seal's header. All integers are big-endian.
+//! life are in the seal's header. [`bulk`] has those that carriers bring. All integers
+//! are big-endian.
 
 use bytes::{Buf, BufMut};
 use homing_common::session::SessionId;
@@ -9,6 +10,7 @@ use homing_common::session::SessionId;
 pub use self::relayed::{Relayed, Section, Writer, life_tag};
 use crate::pop::{BODY_LEN_MAX, Stream};
 
+pub mod bulk;
 mod relayed;
 
 /// A session's generation on the wire has 15 bits; larger ones stand as this. A
@@ -22,13 +24,9 @@ const CLOSED: u16 = 0x8000;
 pub const RECORD_LEN: usize = 10;
 
 const BATCH_HEAD_LEN: usize = 4 + 8 + 8;
-const CHUNK_HEAD_LEN: usize = 4 + 8 + 4 + 4;
 
 /// The most records in a batch.
 pub const BATCH_RECORDS_MAX: usize = (BODY_LEN_MAX - BATCH_HEAD_LEN) / RECORD_LEN;
-
-/// The most records in a chunk of a snapshot.
-pub const CHUNK_RECORDS_MAX: usize = (BODY_LEN_MAX - CHUNK_HEAD_LEN) / RECORD_LEN;
 
 /// An announcement: a claim to a session, or its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,19 +163,6 @@ pub enum Message<'a> {
         /// One more than the last record wanted.
         to: u64,
     },
-    /// "Send me these chunks of a snapshot of your live set."
-    Pull(Pull),
-    /// A part of a snapshot.
-    Chunk {
-        /// The snapshot: it holds the effect of every record below this number.
-        snapshot: u64,
-        /// Which part.
-        index: u32,
-        /// How many parts there are: at least one.
-        total: u32,
-        /// Claims, in no order.
-        records: Records<'a>,
-    },
     /// What a relay passes on of other origins.
     Relayed(Relayed<'a>),
 }
@@ -187,6 +172,8 @@ pub enum Message<'a> {
 pub struct Heartbeat {
     /// The sender hears the receiver's multicast.
     pub hears: bool,
+    /// The sender has not heard the receiver yet, and wants a heartbeat back.
+    pub calls: bool,
     /// The sequence number that the next record will get.
     pub next: u64,
     /// The oldest record that can still be repaired.
@@ -197,29 +184,11 @@ pub struct Heartbeat {
     pub digest: u64,
 }
 
-/// A request for chunks of a snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pull {
-    /// The life whose live set it is.
-    pub stream: Stream,
-    /// Which snapshot; zero for any that is recent enough.
-    pub snapshot: u64,
-    /// Recent enough is one that holds the effect of every record below this; for
-    /// zero, of every record that there is.
-    pub have: u64,
-    /// The first chunk that `wanted` speaks of.
-    pub from: u32,
-    /// Bit `n` asks for chunk `from + n`.
-    pub wanted: u32,
-}
-
 mod kind {
     pub(super) const BATCH: u8 = 1;
     pub(super) const HEARTBEAT: u8 = 2;
     pub(super) const REPAIR: u8 = 3;
-    pub(super) const PULL: u8 = 4;
-    pub(super) const CHUNK: u8 = 5;
-    pub(super) const RELAYED: u8 = 6;
+    pub(super) const RELAYED: u8 = 4;
 }
 
 mod flag {
@@ -229,6 +198,8 @@ mod flag {
     pub(super) const HEARS: u8 = 1;
     pub(super) const PASS_ON: u8 = 2;
     pub(super) const PASS_ON_UNHEARD: u8 = 4;
+    /// A heartbeat to a host that was not heard yet.
+    pub(super) const CALLS: u8 = 8;
 }
 
 /// Writes a batch of records, of which there must be from 1 to
@@ -250,31 +221,14 @@ pub fn encode_batch(
     buf
 }
 
-/// Writes a chunk of a snapshot, with at most [`CHUNK_RECORDS_MAX`] records.
-pub fn encode_chunk(
-    snapshot: u64,
-    index: u32,
-    total: u32,
-    records: impl ExactSizeIterator<Item = Record>,
-) -> Vec<u8> {
-    debug_assert!(records.len() <= CHUNK_RECORDS_MAX && index < total);
-    let mut buf = Vec::with_capacity(CHUNK_HEAD_LEN + records.len() * RECORD_LEN);
-    buf.put_u8(kind::CHUNK);
-    buf.put_u8(0);
-    buf.put_u16(records.len() as u16);
-    buf.put_u64(snapshot);
-    buf.put_u32(index);
-    buf.put_u32(total);
-    records.for_each(|record| record.encode(&mut buf));
-    buf
-}
-
 impl Heartbeat {
     /// Writes it.
     pub fn encode(&self) -> Vec<u8> {
         let mut buf = Vec::with_capacity(36);
         buf.put_u8(kind::HEARTBEAT);
-        buf.put_u8(if self.hears { flag::HEARS } else { 0 });
+        let hears = if self.hears { flag::HEARS } else { 0 };
+        let calls = if self.calls { flag::CALLS } else { 0 };
+        buf.put_u8(hears | calls);
         buf.put_u16(0);
         self.put(&mut buf);
         buf
@@ -288,31 +242,16 @@ impl Heartbeat {
     }
 
     /// Reads its numbers; none if they are cut short.
-    fn take(hears: bool, buf: &mut &[u8]) -> Option<Self> {
+    fn take(flags: u8, buf: &mut &[u8]) -> Option<Self> {
         let mut word = || buf.try_get_u64().ok();
         Some(Self {
-            hears,
+            hears: flags & flag::HEARS != 0,
+            calls: flags & flag::CALLS != 0,
             next: word()?,
             oldest: word()?,
             count: word()?,
             digest: word()?,
         })
-    }
-}
-
-impl Pull {
-    /// Writes it.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut buf = Vec::with_capacity(44);
-        buf.put_u8(kind::PULL);
-        buf.put_slice(&[0; 3]);
-        buf.put_u64(self.stream.incarnation);
-        buf.put_u64(self.stream.generation);
-        buf.put_u64(self.snapshot);
-        buf.put_u64(self.have);
-        buf.put_u32(self.from);
-        buf.put_u32(self.wanted);
-        buf
     }
 }
 
@@ -351,7 +290,7 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
             }
         }
         kind::HEARTBEAT => Message::Heartbeat {
-            heartbeat: Heartbeat::take(flags & flag::HEARS != 0, &mut buf)?,
+            heartbeat: Heartbeat::take(flags, &mut buf)?,
             pass_on,
         },
         kind::REPAIR => Message::Repair {
@@ -362,29 +301,6 @@ pub fn decode(body: &[u8]) -> Option<Message<'_>> {
             from: word()?,
             to: word()?,
         },
-        kind::PULL => Message::Pull(Pull {
-            stream: Stream {
-                incarnation: word()?,
-                generation: word()?,
-            },
-            snapshot: word()?,
-            have: word()?,
-            from: buf.try_get_u32().ok()?,
-            wanted: buf.try_get_u32().ok()?,
-        }),
-        kind::CHUNK => {
-            let snapshot = word()?;
-            let (index, total) = (buf.try_get_u32().ok()?, buf.try_get_u32().ok()?);
-            if snapshot == 0 || snapshot > u64::MAX / 2 || index >= total {
-                return None;
-            }
-            Message::Chunk {
-                snapshot,
-                index,
-                total,
-                records: take_records(&mut buf, count)?,
-            }
-        }
         kind::RELAYED => Message::Relayed(Relayed::take(&mut buf, count)?),
         _ => return None,
     };
@@ -425,12 +341,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_and_chunks_survive_the_wire(
+        fn batches_survive_the_wire(
             records in records(),
             first in 1..u64::MAX / 2,
             opened_us: u64,
             repair: bool,
-            index in 0u32..7,
         ) {
             let body = encode_batch(first, opened_us, repair, records.iter().copied());
             assert_exact(&body);
@@ -443,33 +358,19 @@ mod tests {
                 prop_assert_eq!((f, o, r, p), (first, opened_us, repair, pass_on));
                 prop_assert_eq!(got.iter().collect::<Vec<_>>(), records.clone());
             }
-
-            let some = &records[..records.len().min(CHUNK_RECORDS_MAX)];
-            let body = encode_chunk(first, index, 7, some.iter().copied());
-            assert_exact(&body);
-            let Some(Message::Chunk { snapshot, index: i, total, records: got }) = decode(&body) else {
-                panic!("no chunk");
-            };
-            prop_assert_eq!((snapshot, i, total), (first, index, 7));
-            prop_assert_eq!(got.iter().collect::<Vec<_>>(), some);
         }
 
         #[test]
         fn requests_and_heartbeats_survive_the_wire(
-            w: [u64; 4], from: u32, wanted: u32, hears: bool,
+            w: [u64; 4], hears: bool, calls: bool,
         ) {
             let stream = Stream { incarnation: w[0], generation: w[1] };
             let body = encode_repair(stream, w[2], w[3]);
             assert_exact(&body);
             prop_assert_eq!(decode(&body), Some(Message::Repair { stream, from: w[2], to: w[3] }));
 
-            let pull = Pull { stream, snapshot: w[2], have: w[3], from, wanted };
-            let body = pull.encode();
-            assert_exact(&body);
-            prop_assert_eq!(decode(&body), Some(Message::Pull(pull)));
-
             let [next, oldest, count, digest] = w;
-            let heartbeat = Heartbeat { hears, next, oldest, count, digest };
+            let heartbeat = Heartbeat { hears, calls, next, oldest, count, digest };
             let mut body = heartbeat.encode();
             assert_exact(&body);
             for pass_on in [PassOn::No, PassOn::Now] {

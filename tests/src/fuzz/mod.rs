@@ -15,7 +15,10 @@ use std::{net::SocketAddr, path::Path};
 use homing_agent::{
     config::Config,
     datapath::{frame, repair::Snapshot},
-    gossip::{ask, wire},
+    gossip::{
+        ask,
+        wire::{self, bulk},
+    },
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
@@ -30,10 +33,11 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
+    ("bulk", carried),
     ("ask", asks),
     ("liveness", kernels),
     ("carrier", carrier::hear),
@@ -113,18 +117,22 @@ pub fn membership(bytes: &[u8]) {
 /// Messages of gossip. What is read is written again as it was, as far as this host
 /// writes it.
 pub fn gossip(bytes: &[u8]) {
-    match wire::decode(bytes) {
-        Some(wire::Message::Pull(pull)) => {
-            let again = pull.encode();
-            assert_eq!(wire::decode(&again), Some(wire::Message::Pull(pull)));
-        }
-        Some(wire::Message::Repair { stream, from, to }) => {
-            let again = wire::encode_repair(stream, from, to);
-            let expected = wire::Message::Repair { stream, from, to };
-            assert_eq!(wire::decode(&again), Some(expected));
-        }
-        _ => {}
+    if let Some(wire::Message::Repair { stream, from, to }) = wire::decode(bytes) {
+        let again = wire::encode_repair(stream, from, to);
+        let expected = wire::Message::Repair { stream, from, to };
+        assert_eq!(wire::decode(&again), Some(expected));
     }
+}
+
+/// Messages of gossip that carriers bring.
+pub fn carried(bytes: &[u8]) {
+    let read = bulk::decode(bytes);
+    let again = match read {
+        Some(bulk::Message::Pull(pull)) => pull.encode(),
+        Some(bulk::Message::Part(part)) => part.encode(),
+        None => return,
+    };
+    assert_eq!(bulk::decode(&again), read);
 }
 
 /// Asks and reports.

@@ -1,11 +1,12 @@
 //! A host of a small POP, played on by two other members that say anything at all:
-//! behind the seal, as somebody does who has the POP's key and a fault.
+//! behind the seal and on carriers, as somebody does who has the POP's key and a fault.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::OnceLock, time::Duration};
 
 use homing_agent::{
     gossip::{
         ask::Frame,
+        bulk::Bulk,
         node::{Config, Destination, Node, Transmit},
     },
     pop::{
@@ -54,6 +55,8 @@ pub enum Step {
     Wait(Duration),
     /// Bytes come from where member 2 or 3 is.
     Bytes(bool, Vec<u8>),
+    /// A carrier brings something from member 2 or 3.
+    Carried(bool, Vec<u8>),
     /// A session of host 1 opens, or closes.
     Session(bool, u8),
 }
@@ -70,7 +73,8 @@ impl Step {
                 channel: 1 + (first & 3),
                 body: take_bytes(bytes)?,
             },
-            4 | 5 => Self::Wait(Duration::from_millis(take_u16(bytes)?.into())),
+            4 => Self::Wait(Duration::from_millis(take_u16(bytes)?.into())),
+            5 => Self::Carried(third, take_bytes(bytes)?),
             6 => Self::Bytes(third, take_bytes(bytes)?),
             _ => {
                 let (&id, rest) = bytes.split_first()?;
@@ -104,6 +108,10 @@ impl Step {
             }
             Self::Bytes(from, bytes) => {
                 out.push(6 | third(*from));
+                put_bytes(out, bytes);
+            }
+            Self::Carried(from, bytes) => {
+                out.push(5 | third(*from));
                 put_bytes(out, bytes);
             }
             Self::Session(opens, id) => {
@@ -193,6 +201,10 @@ impl World {
                 self.now = until;
             }
             Step::Bytes(third, bytes) => self.hear(usize::from(*third), bytes),
+            Step::Carried(third, bytes) => {
+                let from = HostId(u16::from(*third) + 2);
+                self.node.receive_bulk(self.now, from, STREAM, bytes);
+            }
             Step::Session(true, id) => {
                 self.node
                     .open(self.now, SessionId((*id).into()), 0, self.now);
@@ -220,11 +232,15 @@ impl World {
                 self.node.looked_up(self.now, lookup);
             }
             while self.node.poll_release(self.now).is_some() {}
+            count += 1;
+            assert!(count < TRANSMITS_MAX, "it does not stop talking");
+            if let Some(Bulk { number, to, .. }) = self.node.poll_bulk() {
+                self.node.bulk_told(self.now, to, number, Some(STREAM));
+                continue;
+            }
             let Some(transmit) = self.node.poll_transmit() else {
                 return;
             };
-            count += 1;
-            assert!(count < TRANSMITS_MAX, "it does not stop talking");
             for (index, seal) in self.seals.iter_mut().enumerate() {
                 if transmit.to != Destination::Address(address(index as u16 + 2)) {
                     continue;
@@ -279,13 +295,22 @@ fn meeting() -> &'static [Step] {
     MEETING.get_or_init(|| steps(&record(PLAYERS, 2 * SECOND, &[])))
 }
 
-/// A datagram on its way.
+/// Something on its way.
 pub struct Said {
     at: u64,
     from: usize,
     to: usize,
-    /// The datagram.
-    pub transmit: Transmit,
+    /// What it is.
+    pub words: Words,
+}
+
+/// What a host says.
+#[derive(Clone)]
+pub enum Words {
+    /// A datagram.
+    Datagram(Transmit),
+    /// A message on a carrier.
+    Carried(Bulk),
 }
 
 /// What happens to a host while a POP is recorded.
@@ -361,9 +386,27 @@ fn exchange(nodes: &mut [Node], dead: &[bool], now: u64, said: &mut Vec<Said>) -
                         at: now,
                         from,
                         to,
-                        transmit: transmit.clone(),
+                        words: Words::Datagram(transmit.clone()),
                     });
                 }
+            }
+        }
+        while let Some(bulk) = nodes[from].poll_bulk() {
+            any = true;
+            let to = usize::from(bulk.to.0) - 1;
+            let arrives = !dead[from] && !dead[to];
+            if arrives {
+                nodes[to].receive_bulk(now, HostId(from as u16 + 1), STREAM, &bulk.body);
+            }
+            let has = arrives.then_some(STREAM);
+            nodes[from].bulk_told(now, bulk.to, bulk.number, has);
+            if arrives {
+                said.push(Said {
+                    at: now,
+                    from,
+                    to,
+                    words: Words::Carried(bulk),
+                });
             }
         }
         let node = &mut nodes[from];
@@ -415,16 +458,24 @@ pub fn steps(said: &[Said]) -> Vec<Step> {
             steps.push(Step::Wait(Duration::from_millis(millis)));
             told += millis * MS;
         }
-        match open(&said.transmit.bytes) {
+        let third = said.from == 2;
+        let transmit = match &said.words {
+            Words::Datagram(transmit) => transmit,
+            Words::Carried(bulk) => {
+                steps.push(Step::Carried(third, bulk.body.to_vec()));
+                continue;
+            }
+        };
+        match open(&transmit.bytes) {
             // What the seals say for themselves they say anew in each game.
             Some((0, _)) => {}
             Some((channel, body)) => steps.push(Step::Say {
-                third: said.from == 2,
-                multicast: said.transmit.to == Destination::Multicast,
+                third,
+                multicast: transmit.to == Destination::Multicast,
                 channel,
                 body: body.to_vec(),
             }),
-            None => steps.push(Step::Bytes(said.from == 2, said.transmit.bytes.clone())),
+            None => steps.push(Step::Bytes(third, transmit.bytes.clone())),
         }
     }
     steps
@@ -468,6 +519,9 @@ mod tests {
             alive.iter().all(|host| host.state == Some(State::Alive)),
             "{alive:?}"
         );
+        // As when it was recorded: its requests have the numbers that are answered.
+        let counters = world.node.gossip().counters();
+        assert_eq!(counters.syncs_done, 2, "{counters:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use homing_common::{
 
 use super::{
     moves,
-    pop::{self, DOMAINS, Event, Said, Step},
+    pop::{self, DOMAINS, Event, Said, Step, Words},
 };
 use crate::packet::{Ip, Tcp, flags, segment, udp};
 
@@ -40,7 +40,14 @@ pub fn write(corpus: &Path) -> Result<usize> {
 /// The seeds of every target.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let said = recording();
-    let datagrams = said.iter().map(|said| said.transmit.bytes.as_slice());
+    let datagrams = said.iter().filter_map(|said| match &said.words {
+        Words::Datagram(transmit) => Some(transmit.bytes.as_slice()),
+        Words::Carried(_) => None,
+    });
+    let carried = said.iter().filter_map(|said| match &said.words {
+        Words::Datagram(_) => None,
+        Words::Carried(bulk) => Some(&bulk.body[..]),
+    });
     let is_echo = |bytes: &&[u8]| bytes.starts_with(&Echo::MAGIC);
     let sealed: Vec<&[u8]> = datagrams.clone().filter(|bytes| !is_echo(bytes)).collect();
     let bodies = |channel: u8| {
@@ -60,6 +67,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ),
         ("membership", bodies(1)),
         ("gossip", bodies(2)),
+        ("bulk", few(carried)),
         ("ask", bodies(3)),
         ("liveness", liveness),
         ("carrier", super::carrier::seeds()),

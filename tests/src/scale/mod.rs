@@ -48,6 +48,9 @@ pub struct Story {
     pub faults: Vec<(&'static str, Measured)>,
     /// The most datagrams that any host has sent in any second, from the start on.
     pub datagrams_max: u64,
+    /// The most bulk messages that any host has had under way at once, from the start on:
+    /// at least as many as carriers that it had in use.
+    pub carried_max: usize,
 }
 
 impl Story {
@@ -138,6 +141,7 @@ pub fn play(size: Size, seed: u64, progress: &mut dyn FnMut(&str)) -> Result<Sto
         steady,
         faults,
         datagrams_max: most,
+        carried_max: pop.carried_max(),
     })
 }
 
@@ -157,5 +161,6 @@ mod tests {
         assert_eq!(one.convergence_ms(1.0), same.convergence_ms(1.0));
         assert!(one.steady.learned > 23 * 350, "{:?}", one.steady);
         assert!(one.convergence_ms(0.99) < 1_000);
+        assert!((1..=16).contains(&one.carried_max), "{}", one.carried_max);
     }
 }

@@ -4,21 +4,26 @@
 //! The kernel's tables are left out: what is watched is how far each host has
 //! applied each other host's log.
 
+mod carried;
 mod observe;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
 
 use homing_agent::{
-    gossip::node::{Config, Destination, Node, Note},
+    gossip::{
+        bulk::Bulk,
+        node::{Config, Destination, Node, Note},
+    },
     pop::{Domain, Fingerprint, MS, Member, SECOND, Stream, keys::Keys, membership::Seed},
 };
 use homing_common::{echo::Echo, host::HostId, session::SessionId};
 
+use self::carried::is_cut;
 use super::histogram::Histogram;
 use crate::random::Random;
 
@@ -60,6 +65,9 @@ struct Host {
     sent: u64,
     /// Datagrams sent since the last measurement.
     sent_lately: u64,
+    /// Bulk messages of which it does not know the fate, and the most there ever were.
+    carried: usize,
+    carried_max: usize,
 }
 
 /// What was counted since the last [`Pop::measure`].
@@ -91,7 +99,21 @@ struct Event {
 }
 
 enum What {
-    Arrive { from: u16, flight: Flight },
+    Arrive {
+        from: u16,
+        flight: Flight,
+    },
+    Carried {
+        from: u16,
+        bulk: Bulk,
+    },
+    /// The fate of a bulk message: the number, and the life that has it.
+    Told {
+        from: u16,
+        to: HostId,
+        number: u64,
+        has: Option<Stream>,
+    },
     Due(u16),
 }
 
@@ -135,6 +157,8 @@ pub struct Pop {
     measured: Measured,
     measured_at: u64,
     sent_max: u64,
+    /// When the last bulk message was sent from one host to another.
+    carried_at: BTreeMap<(u16, u16), u64>,
 }
 
 fn address(host: u16) -> SocketAddr {
@@ -173,6 +197,7 @@ impl Pop {
             measured: Measured::default(),
             measured_at: 0,
             sent_max: 0,
+            carried_at: BTreeMap::new(),
         };
         for _ in 0..size.hosts {
             pop.hosts.push(Host {
@@ -188,6 +213,8 @@ impl Pop {
                 announced: Vec::new(),
                 sent: 0,
                 sent_lately: 0,
+                carried: 0,
+                carried_max: 0,
             });
         }
         pop
@@ -208,6 +235,7 @@ impl Pop {
         let host = &mut self.hosts[usize::from(index)];
         host.stream.generation += 1;
         host.announced.clear();
+        host.carried = 0;
         let config = Config {
             me: Member::starting(
                 HostId(index + 1),
@@ -304,6 +332,13 @@ impl Pop {
             self.now = self.now.max(event.at);
             match event.what {
                 What::Arrive { from, flight } => self.arrive(from, flight),
+                What::Carried { from, bulk } => self.arrive_carried(from, bulk),
+                What::Told {
+                    from,
+                    to,
+                    number,
+                    has,
+                } => self.told(from, to, number, has),
                 What::Due(index) => {
                     if self.hosts[usize::from(index)].due == event.at {
                         self.hosts[usize::from(index)].due = u64::MAX;
@@ -391,6 +426,7 @@ impl Pop {
         }
         while node.poll_route().is_some() {}
         node.routes_applied(WALL + now);
+        let bulks: Vec<_> = std::iter::from_fn(|| node.poll_bulk()).collect();
         while let Some(transmit) = node.poll_transmit() {
             host.sent += 1;
             host.sent_lately += 1;
@@ -407,10 +443,7 @@ impl Pop {
                     let [_, _, high, low] = v4.ip().octets();
                     let to = (u16::from(high) << 8 | u16::from(low)) - 1;
                     let near = to % self.size.domains == index % self.size.domains;
-                    let crosses = !near
-                        && self.cut.is_some_and(|cut| {
-                            to % self.size.domains == cut || index % self.size.domains == cut
-                        });
+                    let crosses = !near && is_cut(self.cut, self.size, [index, to]);
                     if crosses || self.random.below(1_000_000) < LOSS_PPM {
                         continue;
                     }
@@ -436,6 +469,9 @@ impl Pop {
                     flight,
                 },
             }));
+        }
+        for bulk in bulks {
+            self.carry(index, bulk);
         }
         self.plan(index);
     }

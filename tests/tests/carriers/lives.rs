@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use homing_agent::mux::{Fate, MIGRATION, MUX, NotSent, Peer};
+use homing_agent::mux::{Fate, GOSSIP, MIGRATION, NotSent, Peer};
 use homing_common::host::HostId;
 
 use super::{
@@ -21,9 +21,9 @@ fn fates_are_true_wherever_a_carrier_is_cut() {
         });
         let wire = Wire::between(&one).await;
         let body = message(0, 300);
-        let fate = one.send(&two, MUX, body.clone()).await;
+        let fate = one.send(&two, GOSSIP, body.clone()).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
-        two.next(MUX).await;
+        two.next(GOSSIP).await;
         let whole = wire.until_closed(&one, &two).await[0].len();
         let mut unknown = 0;
         for at in 1..=whole {
@@ -31,16 +31,16 @@ fn fates_are_true_wherever_a_carrier_is_cut() {
             wire.suffer(&[Fault::CutAfter(at)]);
             let body = message(at, 300);
             let received = two.counters().messages_received;
-            let fate = one.send(&two, MUX, body.clone()).await;
+            let fate = one.send(&two, GOSSIP, body.clone()).await;
             // The next one takes another carrier, and is not harmed.
             wire.until_closed(&one, &two).await;
             wire.suffer(&[]);
-            let last = one.send(&two, MUX, message(0, 1)).await;
+            let last = one.send(&two, GOSSIP, message(0, 1)).await;
             assert_eq!(last, Fate::Delivered(life(1)), "cut at {at}");
             let came = two.counters().messages_received - received;
             let mut bodies = Vec::new();
             for _ in 0..came {
-                bodies.push(two.next(MUX).await.body);
+                bodies.push(two.next(GOSSIP).await.body);
             }
             let came = bodies.contains(&body);
             assert!(
@@ -89,7 +89,7 @@ fn a_new_life_ends_the_carriers_of_the_one_before() {
     run(|| async {
         let [one, two] = [1, 2].map(Host::start);
         for (from, to) in [(&one, &two), (&two, &one)] {
-            let fate = from.send(to, MUX, message(0, 10)).await;
+            let fate = from.send(to, GOSSIP, message(0, 10)).await;
             assert_eq!(fate, Fate::Delivered(life(1)));
         }
         // Host 1 hears of a new life of host 2, while the old one still answers.
@@ -99,7 +99,7 @@ fn a_new_life_ends_the_carriers_of_the_one_before() {
         one.carriers.set_peers(&peers);
         one.until("both are closed", |counters| counters.closed_life == 2)
             .await;
-        let told = one.queue(2, MUX, message(1, 10)).await;
+        let told = one.queue(2, GOSSIP, message(1, 10)).await;
         one.until("it is not opened again", |counters| {
             counters.open_failures > 0
         })
@@ -107,7 +107,7 @@ fn a_new_life_ends_the_carriers_of_the_one_before() {
         let status = one.carriers.status();
         let problem = status.peers[0].lines[0].problem.clone().unwrap();
         assert!(problem.contains("earlier life"), "{problem}");
-        let back = two.queue(1, MUX, message(2, 10)).await;
+        let back = two.queue(1, GOSSIP, message(2, 10)).await;
         one.until("nor accepted", |counters| counters.refused_stale > 0)
             .await;
         assert_eq!(two.counters().messages_received, 1);
@@ -116,7 +116,7 @@ fn a_new_life_ends_the_carriers_of_the_one_before() {
         assert_eq!(back.told().await, Fate::NotSent(NotSent::Stopped));
         let two = Host::with(2, |options| options.stream = life(2));
         assert_eq!(told.told().await, Fate::Delivered(life(2)));
-        let fate = two.send(&one, MUX, message(3, 10)).await;
+        let fate = two.send(&one, GOSSIP, message(3, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
     });
 }
@@ -125,13 +125,13 @@ fn a_new_life_ends_the_carriers_of_the_one_before() {
 fn a_host_that_says_it_began_anew_needs_no_word_of_membership() {
     run(|| async {
         let [one, two] = [1, 2].map(Host::start);
-        let fate = one.send(&two, MUX, message(0, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.carriers.stop().await;
         one.until("it has ended", |counters| counters.broken == 1)
             .await;
         let two = Host::with(2, |options| options.stream = life(5));
-        let fate = one.send(&two, MUX, message(1, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(1, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(5)));
         assert_eq!(one.carriers.status().peers[0].stream, life(5));
         // What membership says later than the host itself changes nothing.
@@ -146,19 +146,19 @@ fn who_is_no_member_any_more_is_sent_nothing() {
         let [one, two] = [1, 2].map(Host::start);
         let wire = Wire::between(&one).await;
         wire.suffer(&[Fault::SwallowAfter(2000)]);
-        let begun = one.queue(2, MUX, message(0, 50_000)).await;
+        let begun = one.queue(2, GOSSIP, message(0, 50_000)).await;
         eventually("it is on its way", || {
             wire.said().first().is_some_and(|said| said.len() > 2000)
         })
         .await;
-        let waits = one.queue(3, MUX, message(1, 10)).await;
+        let waits = one.queue(3, GOSSIP, message(1, 10)).await;
         one.carriers.set_peers(&members(&[1]));
         let gone = NotSent::NoMember(HostId(3));
         assert_eq!(waits.told().await, Fate::NotSent(gone));
         assert!(matches!(begun.told().await, Fate::Unknown(_)));
-        let fate = one.send(&two, MUX, message(1, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(1, 10)).await;
         assert_eq!(fate, Fate::NotSent(NotSent::NoMember(HostId(2))));
-        let fate = two.carriers.try_queue(HostId(1), MUX, message(1, 10));
+        let fate = two.carriers.try_queue(HostId(1), GOSSIP, message(1, 10));
         let fate = fate.unwrap();
         one.until("it is a stranger", |counters| {
             counters.refused_strangers > 0
@@ -179,7 +179,7 @@ fn a_dead_wire_is_seen_on_both_sides_and_what_was_not_sent_takes_another() {
         });
         let wire = Wire::between(&one).await;
         // How far the handshake goes, is seen on another channel.
-        let fate = one.send(&two, MUX, message(0, 0)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 0)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         let begun = wire.said()[0].len();
         wire.suffer(&[Fault::SwallowAfter(begun)]);
@@ -205,7 +205,7 @@ fn a_host_that_cannot_be_reached_is_given_up_and_the_reason_is_told() {
         let one = Host::with(1, |options| {
             options.limits.give_up_after = Duration::from_millis(50);
         });
-        let sent = one.carriers.send(HostId(2), MUX, message(0, 10)).await;
+        let sent = one.carriers.send(HostId(2), GOSSIP, message(0, 10)).await;
         let Fate::NotSent(NotSent::Unreachable { host, why }) = sent else {
             panic!("{sent:?}");
         };
@@ -213,7 +213,7 @@ fn a_host_that_cannot_be_reached_is_given_up_and_the_reason_is_told() {
         assert!(why.contains("cannot connect to 127.0.0.2:7946"), "{why}");
         // It comes up: the next message arrives.
         let two = Host::start(2);
-        let fate = one.send(&two, MUX, message(1, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(1, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
     });
 }

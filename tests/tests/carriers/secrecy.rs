@@ -7,7 +7,7 @@ use std::{
 };
 
 use homing_agent::{
-    mux::{Fate, MIGRATION, MUX, NotSent},
+    mux::{Fate, GOSSIP, MIGRATION, NotSent},
     pop::keys::{KeyFile, Keys, Use, key_id},
 };
 use homing_common::host::HostId;
@@ -47,9 +47,9 @@ fn nothing_of_a_message_can_be_read_on_the_wire() {
         let [one, mut two] = [1, 2].map(Host::start);
         let wire = Wire::between(&one).await;
         let secret = b"nobody but host 2 may read this".repeat(100);
-        let fate = one.send(&two, MUX, secret.clone().into()).await;
+        let fate = one.send(&two, GOSSIP, secret.clone().into()).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
-        assert_eq!(two.next(MUX).await.body, secret);
+        assert_eq!(two.next(GOSSIP).await.body, secret);
         let said = wire.said().concat();
         assert!(said.len() > secret.len());
         for bytes in [said, wire.answered().concat()] {
@@ -64,9 +64,9 @@ fn a_carrier_that_was_recorded_says_nothing_the_second_time() {
     run(|| async {
         let [one, mut two] = [1, 2].map(Host::start);
         let wire = Wire::between(&one).await;
-        let fate = one.send(&two, MUX, message(0, 1000)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 1000)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
-        two.next(MUX).await;
+        two.next(GOSSIP).await;
         let recorded = wire.said()[0].clone();
         for times in 1..=3 {
             let mut tcp = connect([127, 0, 0, 1], 2).await;
@@ -79,7 +79,7 @@ fn a_carrier_that_was_recorded_says_nothing_the_second_time() {
         // Host 2's part of it, in answer to host 1.
         let answered = wire.answered()[0].clone();
         let impostor = tokio::net::TcpListener::bind(address(3)).await.unwrap();
-        let told = one.queue(3, MUX, message(1, 1000)).await;
+        let told = one.queue(3, GOSSIP, message(1, 1000)).await;
         let (mut tcp, _) = impostor.accept().await.unwrap();
         tcp.write_all(&answered).await.unwrap();
         one.until("it is not believed", |counters| counters.open_failures > 0)
@@ -103,21 +103,21 @@ fn a_byte_that_is_changed_on_the_way_ends_the_carrier_and_reaches_nobody() {
             })
         });
         let wire = Wire::between(&one).await;
-        let fate = one.send(&two, MUX, message(0, 100)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 100)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         let whole = wire.until_closed(&one, &two).await[0].len();
         let mut bodies = vec![message(0, 100)];
         for at in 0..whole {
             wire.suffer(&[Fault::FlipAt(at)]);
             let body = message(at + 1, 100);
-            let fate = one.send(&two, MUX, body.clone()).await;
+            let fate = one.send(&two, GOSSIP, body.clone()).await;
             wire.suffer(&[]);
             wire.until_closed(&one, &two).await;
             assert!(!matches!(fate, Fate::NotSent(_)), "byte {at}: {fate:?}");
             bodies.push(body);
         }
         let received = two.counters().messages_received as usize;
-        for received in collect(&mut two, MUX, received).await {
+        for received in collect(&mut two, GOSSIP, received).await {
             assert!(bodies.contains(&received));
         }
         assert!(one.counters().messages_unknown > 100);
@@ -142,7 +142,7 @@ fn what_is_no_carrier_is_closed_and_counted() {
         two.until("plain text", |counters| counters.handshake_garbage == 1)
             .await;
         // A preamble, and then no TLS.
-        let preamble = [b'H', b'c', 1, 1, keys().id(), MUX.number, 0, 1, 0, 2];
+        let preamble = [b'H', b'c', 2, 1, keys().id(), GOSSIP.number, 0, 1, 0, 2];
         let mut tcp = connect(from, 2).await;
         tcp.write_all(&preamble).await.unwrap();
         tcp.write_all(&[0x5a; 30_000]).await.unwrap();
@@ -191,7 +191,7 @@ fn what_is_no_carrier_is_closed_and_counted() {
         })
         .await;
         assert_eq!(two.carriers.status().handshakes, 0);
-        let fate = one.send(&two, MUX, message(0, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
     });
 }
@@ -213,7 +213,7 @@ fn strangers_and_crowds_are_turned_away_before_the_handshake() {
         two.until("a crowd", |counters| counters.refused_crowded == 16)
             .await;
         // Those of other addresses are not in its way.
-        let fate = one.send(&two, MUX, message(0, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         assert_eq!(two.carriers.status().handshakes, 4);
     });
@@ -248,7 +248,7 @@ fn who_has_another_key_is_refused_and_told_so() {
                 options.limits.give_up_after = Duration::ZERO;
             });
             let two = Host::start(2);
-            let sent = one.send(&two, MUX, message(0, 10)).await;
+            let sent = one.send(&two, GOSSIP, message(0, 10)).await;
             let Fate::NotSent(NotSent::Unreachable { why, .. }) = sent else {
                 panic!("{sent:?}");
             };
@@ -280,7 +280,7 @@ fn the_key_is_changed_step_by_step_while_messages_flow() {
             let mut number = 0;
             while stopped.try_recv().is_err() {
                 let len = [10, 1_000, 200_000][number % 3];
-                let fate = carriers.send(HostId(2), MUX, message(number, len)).await;
+                let fate = carriers.send(HostId(2), GOSSIP, message(number, len)).await;
                 assert_eq!(fate, Fate::Delivered(life(1)), "message {number}");
                 number += 1;
             }
@@ -291,7 +291,7 @@ fn the_key_is_changed_step_by_step_while_messages_flow() {
             for host in [1, 2] {
                 // Some messages between the steps of each host.
                 for _ in 0..5 {
-                    assert_eq!(two.next(MUX).await.host, one.id);
+                    assert_eq!(two.next(GOSSIP).await.host, one.id);
                     came += 1;
                 }
                 match host {
@@ -302,14 +302,14 @@ fn the_key_is_changed_step_by_step_while_messages_flow() {
         }
         // The carriers under the old key are closed in good order.
         while one.counters().closed_key == 0 {
-            two.next(MUX).await;
+            two.next(GOSSIP).await;
             came += 1;
         }
         assert_eq!(one.carriers.status().key, steps[2].id());
         stop.send(()).unwrap();
         let drained = async {
             loop {
-                two.next(MUX).await;
+                two.next(GOSSIP).await;
                 came += 1;
             }
         };
@@ -318,7 +318,7 @@ fn the_key_is_changed_step_by_step_while_messages_flow() {
             () = drained => unreachable!(),
         };
         while two.counters().messages_received > came {
-            two.next(MUX).await;
+            two.next(GOSSIP).await;
             came += 1;
         }
         assert_eq!(came, sent as u64);
@@ -340,12 +340,12 @@ fn who_still_uses_a_key_that_is_no_longer_accepted_is_asked_to_stop() {
         let two = Host::with(2, |options| {
             options.limits.retire_within = Duration::from_millis(100);
         });
-        let fate = one.send(&two, MUX, message(0, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(0, 10)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.carriers.set_keys(&Keys::of(&KeyFile::of([8; 32])));
         one.until("the dialer ends it", |counters| counters.closed_key == 1)
             .await;
-        let fate = one.send(&two, MUX, message(1, 10)).await;
+        let fate = one.send(&two, GOSSIP, message(1, 10)).await;
         assert!(matches!(fate, Fate::NotSent(_)), "{fate:?}");
         assert_eq!(two.counters().refused_key, 1);
         // One that does not listen is closed.
@@ -378,7 +378,7 @@ fn a_host_that_is_led_to_another_or_to_itself_notices() {
             };
             peers.insert(HostId(2), wrong);
             one.carriers.set_peers(&peers);
-            let told = one.queue(2, MUX, message(0, 10)).await;
+            let told = one.queue(2, GOSSIP, message(0, 10)).await;
             let problem = || {
                 let status = one.carriers.status();
                 let known = status.peers.into_iter().find(|peer| peer.host == HostId(2));

@@ -56,6 +56,7 @@ impl StandIn {
                 give_up_after: Duration::from_secs(2),
                 ..Limits::default()
             },
+            plain: false,
         };
         let others = pop.lab.running();
         let peer = |host: &u16| {
@@ -69,7 +70,7 @@ impl StandIn {
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
-                let (carriers, _inboxes) = Carriers::open(options)?;
+                let (carriers, _inboxes) = Carriers::open(options, None)?;
                 carriers.set_peers(&peers);
                 let mut fates = BTreeMap::new();
                 for host in others {

@@ -23,6 +23,22 @@ fn resets(lab: &Lab) -> u64 {
         .sum()
 }
 
+/// Waits until the carriers of the first full syncs are closed: they end in resets, too.
+fn wait_no_carriers(lab: &Lab) {
+    let are_gone = |host: u16| {
+        let carriers = lab.homing_json(host, &["carriers"])?;
+        let peers = carriers["peers"].as_array().unwrap().iter();
+        let mut lines = peers.flat_map(|peer| {
+            let to = peer["to"].as_array().unwrap().iter();
+            to.chain([&peer["from"]])
+        });
+        Ok(lines.all(|line| line["carriers"] == 0))
+    };
+    for host in 1..=3 {
+        assert!(wait_until(PATIENCE, || are_gone(host)).unwrap());
+    }
+}
+
 /// Stops an agent while its host is sent more than it has room for. Its kernel notices
 /// within a second that the agent is silent, and then sends others elsewhere: on a
 /// busy machine that may be sooner than `ASK` is full.
@@ -45,6 +61,7 @@ fn what_an_agent_that_hangs_has_no_room_for_is_dropped_and_harms_nothing() {
     wait_synced(&pop.lab);
     let clients = pop.load(12);
     pop.lab.set_ecmp(&[1]).unwrap();
+    wait_no_carriers(&pop.lab);
     let resets_before = resets(&pop.lab);
     let full = (1..=5).find(|_| {
         let full = stop_and_fill(&pop, 1, service);

@@ -94,6 +94,7 @@ fn line(line: &LineStatus) -> api::CarriersTo {
     let channel = match line.channel {
         number if number == limits::MIGRATION.number => "migration".to_owned(),
         number if number == limits::MUX.number => "mux".to_owned(),
+        number if number == limits::GOSSIP.number => "gossip".to_owned(),
         number => number.to_string(),
     };
     api::CarriersTo {

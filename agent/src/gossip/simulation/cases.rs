@@ -7,7 +7,7 @@ use homing_common::{host::HostId, session::SessionId};
 
 use super::Pop;
 use crate::{
-    gossip::log::LOG_RECORDS,
+    gossip::{log::LOG_RECORDS, wire::bulk::PART_RECORDS_MAX},
     pop::{MS, SECOND},
 };
 
@@ -101,20 +101,28 @@ fn difference_that_no_gap_shows_is_found_by_the_digest() {
 }
 
 #[test]
-fn joining_host_learns_everything_and_a_large_set_in_chunks() {
-    let mut pop = settled(3);
-    pop.kill(3);
-    for id in 0..20_000 {
-        pop.open(1, id, (id % 3) as u16);
-        if id % 2_000 == 0 {
-            pop.run(5 * MS);
-        }
-    }
+fn joining_host_learns_a_large_set_though_carriers_break() {
+    // Two parts.
+    const SESSIONS: u64 = PART_RECORDS_MAX as u64 + 4_000;
+    let mut pop = Pop::new(1, 3, true);
+    let sessions = (0..SESSIONS).map(|id| (SessionId(id), (id % 3) as u16));
+    pop.machines.get_mut(&1).unwrap().sessions = sessions.collect();
+    pop.start(1);
+    pop.start(2);
+    pop.run(SECOND);
     pop.faults.loss_percent = 5;
+    pop.faults.broken_percent = 30;
     pop.start(3);
-    pop.run(5 * SECOND);
+    let mut routes = 0;
+    for _ in 0..200 {
+        pop.run(100 * MS);
+        routes = pop.routes(3).len() as u64;
+        assert!(routes == 0 || routes == SESSIONS, "a part of a snapshot");
+    }
+    assert_eq!(routes, SESSIONS);
     pop.assert_converged();
-    assert_eq!(pop.routes(3).len(), 20_000);
+    let lost = pop.counters(1).snapshots_lost;
+    assert!(lost > 0 && pop.counters(3).syncs_failed > 0, "{lost}");
 }
 
 #[test]

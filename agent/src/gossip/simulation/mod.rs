@@ -3,10 +3,11 @@
 //! reorders, while sessions open, close and move and agents and kernels come and
 //! go. In the end the network is quiet, and every host must agree with the truth.
 //!
-//! This file is the POP; `random` tries random histories, `cases` chosen ones,
+//! This file is the POP, `carried` its carriers; `random` tries random histories, `cases` chosen ones,
 //! `relays` those in which announcements have to cross between domains, `kernels`
 //! those in which kernels answer echoes, `racks` those in which many go at once.
 
+mod carried;
 mod cases;
 mod clocks;
 mod impostors;
@@ -17,8 +18,7 @@ mod random;
 mod relays;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -45,7 +45,7 @@ const QUIET: u64 = 20 * SECOND;
 /// `CLOCK_REALTIME` at the start of the simulation.
 const WALL: u64 = 1_700_000_000_000_000;
 
-/// What may go wrong with datagrams.
+/// What may go wrong with what hosts send each other.
 #[derive(Clone, Copy, Debug)]
 struct Faults {
     loss_percent: u32,
@@ -57,6 +57,8 @@ struct Faults {
     one_way: Option<(u16, u16)>,
     /// What this host sends takes so much longer.
     slow: Option<(u16, u64)>,
+    /// Bulk messages whose carrier breaks before they have arrived, and after.
+    broken_percent: u32,
 }
 
 const PERFECT: Faults = Faults {
@@ -66,6 +68,7 @@ const PERFECT: Faults = Faults {
     deaf_domain: None,
     one_way: None,
     slow: None,
+    broken_percent: 0,
 };
 
 /// One machine: its kernel, and its agent while that runs.
@@ -82,15 +85,22 @@ struct Machine {
     agent: Option<(Node, Applier<Memory>)>,
 }
 
-type Flight = Reverse<(u64, u64, u16, SocketAddr, Vec<u8>)>;
+/// What is on its way to a machine.
+enum Flight {
+    Datagram { from: SocketAddr, bytes: Vec<u8> },
+    Carried(carried::Flight),
+}
 
 struct Pop {
     now: u64,
     rng: Xoshiro256PlusPlus,
     faults: Faults,
     machines: BTreeMap<u16, Machine>,
-    flights: BinaryHeap<Flight>,
+    /// By the time at which each arrives, and its number: what it is, and where to.
+    flights: BTreeMap<(u64, u64), (u16, Flight)>,
     flown: u64,
+    /// Bulk messages that hosts have sent.
+    carried: u64,
     table_limit: usize,
     claims_max: usize,
     multicast: bool,
@@ -132,8 +142,9 @@ impl Pop {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             faults: PERFECT,
             machines: BTreeMap::new(),
-            flights: BinaryHeap::new(),
+            flights: BTreeMap::new(),
             flown: 0,
+            carried: 0,
             table_limit: usize::MAX,
             claims_max: 1 << 20,
             multicast,
@@ -289,7 +300,7 @@ impl Pop {
         let end = self.now + time;
         let mut idle_turns = 0;
         loop {
-            let flight = self.flights.peek().map(|f| f.0.0);
+            let flight = self.flights.keys().next().map(|(at, _)| *at);
             let timers = self.machines.iter().filter_map(|(&host, machine)| {
                 let (node, _) = machine.agent.as_ref()?;
                 Some((node.next_time(), host))
@@ -303,15 +314,12 @@ impl Pop {
             assert!(idle_turns < 100_000, "time stands still");
             self.now = self.now.max(next);
             if flight.is_some_and(|at| at <= self.now) {
-                let Some(Reverse((_, _, to, from, bytes))) = self.flights.pop() else {
+                let Some((_, (to, flight))) = self.flights.pop_first() else {
                     continue;
                 };
-                if let Some(answer) = self.answer(to, from, &bytes) {
-                    let asker = u16::from_be_bytes(octets(from));
-                    self.send(to, asker, &answer);
-                } else if let Some((node, _)) = &mut self.machines.get_mut(&to).unwrap().agent {
-                    node.receive(self.now, from, &bytes);
-                    self.settle(to);
+                match flight {
+                    Flight::Datagram { from, bytes } => self.arrive(to, from, &bytes),
+                    Flight::Carried(flight) => self.arrive_carried(to, flight),
                 }
             } else if let Some((_, host)) = timer {
                 let (node, _) = self
@@ -326,6 +334,16 @@ impl Pop {
             }
         }
         self.now = end;
+    }
+
+    fn arrive(&mut self, to: u16, from: SocketAddr, bytes: &[u8]) {
+        if let Some(answer) = self.answer(to, from, bytes) {
+            let asker = u16::from_be_bytes(octets(from));
+            self.send(to, asker, &answer);
+        } else if let Some((node, _)) = &mut self.machines.get_mut(&to).unwrap().agent {
+            node.receive(self.now, from, bytes);
+            self.settle(to);
+        }
     }
 
     /// Sends what a node wants to send and puts its routes in force.
@@ -362,6 +380,8 @@ impl Pop {
             assert!(transmit.bytes.len() <= crate::pop::DATAGRAM_LEN_MAX);
             transmits.push(transmit);
         }
+        let bulks: Vec<_> = std::iter::from_fn(|| node.poll_bulk()).collect();
+        let stream = machine.stream;
         if node.has_left() {
             self.kill(host);
         }
@@ -382,6 +402,9 @@ impl Pop {
                 self.send(host, to, &transmit.bytes);
             }
         }
+        for bulk in bulks {
+            self.carry(host, stream, bulk);
+        }
     }
 
     /// What a kernel answers to an echo.
@@ -396,8 +419,7 @@ impl Pop {
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         let faults = self.faults;
         let is_unheard = !self.echoes && bytes.starts_with(&Echo::MAGIC);
-        let is_cut = self.apart.contains(&from) != self.apart.contains(&to);
-        if is_unheard || is_cut || self.dark.contains(&from) || self.dark.contains(&to) {
+        if is_unheard || !self.reaches(from, to) {
             return;
         }
         let mut copies = 1;
@@ -409,13 +431,27 @@ impl Pop {
             if is_lost || faults.one_way == Some((from, to)) {
                 continue;
             }
+            let at = self.now + self.delay(from);
+            let flight = Flight::Datagram {
+                from: address(from),
+                bytes: bytes.to_vec(),
+            };
             self.flown += 1;
-            let slow = faults.slow.filter(|slow| slow.0 == from);
-            let delay = self.rng.random_range(20..=faults.delay_max.max(20));
-            let at = self.now + delay + slow.map_or(0, |slow| slow.1);
-            let flight = (at, self.flown, to, address(from), bytes.to_vec());
-            self.flights.push(Reverse(flight));
+            self.flights.insert((at, self.flown), (to, flight));
         }
+    }
+
+    /// Whether there is a way from one machine to another.
+    fn reaches(&self, from: u16, to: u16) -> bool {
+        let is_cut = self.apart.contains(&from) != self.apart.contains(&to);
+        !is_cut && !self.dark.contains(&from) && !self.dark.contains(&to)
+    }
+
+    /// How long something takes that a machine sends now.
+    fn delay(&mut self, from: u16) -> u64 {
+        let slow = self.faults.slow.filter(|slow| slow.0 == from);
+        let delay = self.rng.random_range(20..=self.faults.delay_max.max(20));
+        delay + slow.map_or(0, |slow| slow.1)
     }
 
     /// What the table of a host must hold: the owners, among the machines whose

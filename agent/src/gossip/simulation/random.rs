@@ -1,6 +1,6 @@
 //! Random histories: whatever happens, all hosts converge.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use homing_common::session::SessionId;
 use proptest::prelude::*;
@@ -21,6 +21,8 @@ enum Op {
     Reboot(u16, i64),
     Leave(u16, u64),
     Faults(Faults),
+    /// These hosts reach each other, and nobody else.
+    Cut(BTreeSet<u16>),
 }
 
 const HOSTS: u16 = 7;
@@ -29,15 +31,16 @@ fn faults() -> impl Strategy<Value = Faults> {
     let deaf = prop::option::weighted(0.2, 0..2u16);
     let one_way = prop::option::weighted(0.2, (1..=HOSTS, 1..=HOSTS));
     let slow = prop::option::weighted(0.2, (1..=HOSTS, 0..100 * MS));
-    let rates = (0u32..40, 0u32..30, 0..30 * MS);
+    let rates = (0u32..40, 0u32..30, 0..30 * MS, 0u32..40);
     (rates, deaf, one_way, slow).prop_map(
-        |((loss, repeat, delay_max), deaf_domain, one_way, slow)| Faults {
+        |((loss, repeat, delay_max, broken), deaf_domain, one_way, slow)| Faults {
             loss_percent: loss,
             repeat_percent: repeat,
             delay_max,
             deaf_domain,
             one_way,
             slow,
+            broken_percent: broken,
         },
     )
 }
@@ -59,6 +62,7 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (host(), -500i64..500).prop_map(|(h, s)| Op::Reboot(h, s)),
         1 => (host(), 0..2 * SECOND).prop_map(|(h, t)| Op::Leave(h, t)),
         2 => faults().prop_map(Op::Faults),
+        1 => prop::collection::btree_set(host(), 0..4).prop_map(Op::Cut),
     ]
 }
 
@@ -92,6 +96,7 @@ fn perform(pop: &mut Pop, op: &Op) {
         Op::Reboot(host, step) => pop.reboot(host, step),
         Op::Leave(host, hold_us) => pop.leave(host, Duration::from_micros(hold_us)),
         Op::Faults(faults) => pop.faults = faults,
+        Op::Cut(ref hosts) => pop.apart.clone_from(hosts),
     }
 }
 
@@ -127,10 +132,13 @@ proptest! {
             perform(&mut pop, op);
         }
         pop.faults = PERFECT;
-        let flown = pop.flown;
+        pop.apart.clear();
+        let (flown, carried) = (pop.flown, pop.carried);
         pop.run(QUIET);
         pop.assert_converged();
         let flown = pop.flown - flown;
         prop_assert!(flown < 10_000, "quiet, but {flown} datagrams flew");
+        let carried = pop.carried - carried;
+        prop_assert!(carried < 1_000, "quiet, but {carried} bulk messages were sent");
     }
 }

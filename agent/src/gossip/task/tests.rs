@@ -11,6 +11,7 @@ use super::*;
 use crate::datapath::local::Ids;
 use crate::{
     gossip::{Claim, machine::Owner},
+    mux::{self, Limits, Peer},
     pop::{Domain, Fingerprint, membership::State},
 };
 
@@ -55,6 +56,34 @@ struct Host {
     running: JoinHandle<Result<(), Error>>,
 }
 
+/// A host's carriers, to the first hosts of its test in their first lives.
+fn carriers(options: &Options, group: u8) -> (Carriers, Inbox) {
+    let (carriers, inboxes) = Carriers::open(
+        mux::Options {
+            host: options.me.host,
+            stream: options.me.stream,
+            address: options.me.address,
+            keys: options.keys.clone(),
+            limits: Limits::default(),
+            plain: false,
+        },
+        None,
+    )
+    .unwrap();
+    let peer = |host| {
+        let peer = Peer {
+            address: address(group, host),
+            stream: Stream {
+                incarnation: 1,
+                generation: 1,
+            },
+        };
+        (HostId(host), peer)
+    };
+    carriers.set_peers(&(1..=3).map(peer).collect());
+    (carriers, inboxes.gossip)
+}
+
 /// An address that no other test uses: each process has some of 127.0.0.0/8.
 fn address(group: u8, host: u16) -> SocketAddr {
     let pid = std::process::id();
@@ -93,7 +122,8 @@ impl Host {
             fast_path: None,
         };
         let raise: Raise = Box::new(|_| Err(io::Error::other("not in this test")));
-        let (handle, task) = open(options, table.clone(), reader, raise).unwrap();
+        let carriers = carriers(&options, group);
+        let (handle, task) = open(options, table.clone(), reader, raise, carriers).unwrap();
         let host = Self {
             id,
             handle,

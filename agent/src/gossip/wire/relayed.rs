@@ -95,7 +95,7 @@ fn take_section<'a>(buf: &mut &'a [u8]) -> Option<Section<'a>> {
         0 => Some(Section::Heartbeat {
             origin,
             tag,
-            heartbeat: Heartbeat::take(false, buf)?,
+            heartbeat: Heartbeat::take(0, buf)?,
         }),
         count => Some(Section::Records {
             origin,
@@ -278,7 +278,7 @@ mod tests {
             for (origin, tag, count, beat) in pieces {
                 let (host, tag) = (HostId(origin), tag as u16);
                 if beat {
-                    let heartbeat = Heartbeat { hears: false, next: count, oldest: 1, count: 2, digest: 3 };
+                    let heartbeat = Heartbeat { hears: false, calls: false, next: count, oldest: 1, count: 2, digest: 3 };
                     if !writer.heartbeat(host, tag, &heartbeat) {
                         bodies.extend(std::mem::take(&mut writer).finish());
                         prop_assert!(writer.heartbeat(host, tag, &heartbeat));

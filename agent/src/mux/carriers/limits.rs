@@ -14,6 +14,9 @@ pub struct Channel {
     pub message_max: usize,
     /// It may go without encryption where the operator trusts the fabric.
     pub may_be_plain: bool,
+    /// A carrier of it that had no message for so long is closed, if not sooner
+    /// ([`Limits::idle_after`]).
+    pub idle_max: Duration,
 }
 
 /// Messages of moves.
@@ -21,6 +24,7 @@ pub const MIGRATION: Channel = Channel {
     number: 1,
     message_max: 32 << 20,
     may_be_plain: false,
+    idle_max: Duration::MAX,
 };
 
 /// The longest message that a message socket can be allowed, in bytes. With its header it
@@ -32,10 +36,20 @@ pub const MUX: Channel = Channel {
     number: 2,
     message_max: MESSAGE_CEILING + (4 << 10),
     may_be_plain: true,
+    idle_max: Duration::MAX,
+};
+
+/// Snapshots of gossip. A host that joins has carriers to and from every other one, and
+/// will hardly need them again.
+pub const GOSSIP: Channel = Channel {
+    number: 3,
+    message_max: 256 << 10,
+    may_be_plain: false,
+    idle_max: Duration::from_secs(2),
 };
 
 /// All channels.
-pub const CHANNELS: [Channel; 2] = [MIGRATION, MUX];
+pub const CHANNELS: [Channel; 3] = [MIGRATION, MUX, GOSSIP];
 
 impl Channel {
     /// The channel with this number.
@@ -147,6 +161,11 @@ impl Limits {
         let room = least.saturating_sub(cost(0));
         channel.message_max.min(room)
     }
+
+    /// How long a carrier of a channel may be idle.
+    pub(super) fn idle_of(&self, channel: Channel) -> Duration {
+        channel.idle_max.min(self.idle_after)
+    }
 }
 
 #[cfg(test)]
@@ -165,5 +184,14 @@ mod tests {
             ..limits
         };
         assert_eq!(cost(narrow.message_max(MUX)), 10_000);
+    }
+
+    #[test]
+    fn carriers_of_gossip_are_closed_early() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.idle_of(MUX), limits.idle_after);
+        assert_eq!(limits.idle_of(GOSSIP), GOSSIP.idle_max);
+        limits.idle_after = Duration::ZERO;
+        assert_eq!(limits.idle_of(GOSSIP), Duration::ZERO);
     }
 }

@@ -55,7 +55,7 @@ use tokio::{
 
 pub use exchange::{Exchange, Outcome, Pulled, Size};
 pub use frame::Hint;
-pub use limits::{Channel, Count, Limits, MESSAGE_CEILING, MIGRATION, MUX};
+pub use limits::{Channel, Count, GOSSIP, Limits, MESSAGE_CEILING, MIGRATION, MUX};
 pub use outgoing::SHORT_MAX;
 pub use view::{Counters, Fate, LineStatus, NotSent, PeerStatus, Status};
 
@@ -120,6 +120,8 @@ impl Received {
 pub struct Inboxes {
     /// Of [`MIGRATION`].
     pub migration: Inbox,
+    /// Of [`GOSSIP`].
+    pub gossip: Inbox,
 }
 
 /// What a channel's messages come out of. Once it is dropped, carriers for the channel
@@ -182,30 +184,33 @@ pub struct Carriers {
 }
 
 impl Carriers {
-    /// Begins to accept carriers; the messages of [`MUX`] are the exchange's. Must be
-    /// called within a tokio runtime.
+    /// Begins to accept carriers; the messages of [`MUX`] are the exchange's, and refused
+    /// without one. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// The fabric address cannot be listened on.
     pub fn open(
         options: Options,
-        exchange: Arc<dyn Exchange>,
+        exchange: Option<Arc<dyn Exchange>>,
     ) -> Result<(Self, Inboxes), CarriersError> {
         let address = options.address;
         let listener = listen(address);
         let listener = listener.map_err(|source| CarriersError::Listen { address, source })?;
         let tls = tls::Tls::new().map_err(CarriersError::Tls)?;
         let (migration, migration_inbox) = mpsc::unbounded_channel();
+        let (gossip, gossip_inbox) = mpsc::unbounded_channel();
         let readers = [
             (MIGRATION, To::Inbox(migration)),
-            (MUX, To::Exchange(exchange)),
+            (GOSSIP, To::Inbox(gossip)),
+            (MUX, exchange.map_or(To::Nobody, To::Exchange)),
         ];
         let shared = Arc::new(Shared::new(options, tls, readers));
         let task = receiving::listen(shared.clone(), listener);
         shared.tasks.spawn_on(task, &shared.runtime);
         let inboxes = Inboxes {
             migration: Inbox(migration_inbox),
+            gossip: Inbox(gossip_inbox),
         };
         Ok((Self { shared }, inboxes))
     }

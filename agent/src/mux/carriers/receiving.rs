@@ -224,6 +224,7 @@ impl Receiving<'_> {
                 self.into_exchange(&**exchange);
                 Ok(None)
             }
+            To::Nobody => Err(End::Unread),
         }
     }
 

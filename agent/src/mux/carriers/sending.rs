@@ -140,7 +140,7 @@ async fn send(shared: &Arc<Shared>, line: &Arc<Line>, opened: Opened, key: &Carr
             carrier.outgoing.retire();
         }
         let due = shared.instant(carrier.outgoing.due());
-        let idle_at = carrier.idle_since + shared.limits.idle_after;
+        let idle_at = carrier.idle_since + shared.limits.idle_of(line.channel);
         let is_idle = carrier.outgoing.is_idle();
         let done: Result<(), End> = select! {
             biased;
@@ -221,7 +221,7 @@ impl Sending<'_> {
             self.line.closed();
             return Some(End::Retired);
         }
-        let is_due = self.idle_since.elapsed() >= self.shared.limits.idle_after;
+        let is_due = self.idle_since.elapsed() >= self.shared.limits.idle_of(self.line.channel);
         (is_due && self.line.may_close(&mut self.free)).then_some(End::Idle)
     }
 

@@ -68,6 +68,7 @@ pub(super) struct Reader {
 pub(super) enum To {
     Inbox(mpsc::UnboundedSender<Received>),
     Exchange(Arc<dyn Exchange>),
+    Nobody,
 }
 
 impl Reader {
@@ -76,6 +77,7 @@ impl Reader {
         match &self.to {
             To::Inbox(sender) => sender.is_closed(),
             To::Exchange(_) => false,
+            To::Nobody => true,
         }
     }
 }
@@ -215,7 +217,7 @@ impl Shared {
     fn exchange(&self, channel: Channel) -> Option<&Arc<dyn Exchange>> {
         match &self.reader(channel.number)?.to {
             To::Exchange(exchange) => Some(exchange),
-            To::Inbox(_) => None,
+            To::Inbox(_) | To::Nobody => None,
         }
     }
 

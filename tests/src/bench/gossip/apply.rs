@@ -32,6 +32,12 @@ const MEASURED: usize = 1_000_000;
 /// Routes that are put in force at once, as the agent does.
 const DATAGRAMS_PER_TURN: usize = 64;
 
+/// The life of every node here.
+const LIFE: Stream = Stream {
+    incarnation: 1,
+    generation: 1,
+};
+
 /// How long the claims of a host are kept that is not heard.
 const VOID_AFTER: Duration = Duration::from_secs(5);
 
@@ -165,15 +171,11 @@ fn node(host: u16) -> Result<Node> {
 }
 
 fn config(host: u16, claims_max: usize) -> Result<Config> {
-    let stream = Stream {
-        incarnation: 1,
-        generation: 1,
-    };
     let domain = Domain::try_from("rack")?;
     Ok(Config {
         me: Member::starting(
             HostId(host),
-            stream,
+            LIFE,
             address(host),
             domain,
             Fingerprint::default(),
@@ -199,6 +201,12 @@ fn exchange(now: u64, nodes: &mut [Node; 2]) {
         while let Some(transmit) = nodes[from].poll_transmit() {
             quiet = false;
             nodes[to].receive(now, address(from as u16 + 1), &transmit.bytes);
+        }
+        while let Some(bulk) = nodes[from].poll_bulk() {
+            quiet = false;
+            let sender = HostId(from as u16 + 1);
+            nodes[to].receive_bulk(now, sender, LIFE, &bulk.body);
+            nodes[from].bulk_told(now, bulk.to, bulk.number, Some(LIFE));
         }
         if quiet && turn % 2 == 1 {
             return;

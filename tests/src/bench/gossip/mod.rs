@@ -131,6 +131,7 @@ impl Report {
                 "datagrams_per_host_per_s": story.steady.rates.max(),
                 "datagrams_per_host_per_s_mean": round(story.steady.rates.mean()),
                 "datagrams_per_host_per_s_ever": story.datagrams_max,
+                "carried_at_once_ever": story.carried_max,
                 "joined_s": round(story.joined_s),
                 "agreed_s": round(story.agreed_s),
                 "faults": story.faults.iter().map(|(name, measured)| json!({
@@ -170,6 +171,7 @@ impl Report {
             "simulated               {} hosts in {} domains, {} announcements a second; joined in {:.1} s, agreed {:.1} s after the end\n\
              bytes per announcement  {:.1} with IP and UDP headers, {:.1} without\n\
              datagrams per host, s   mean {:.0}, most {}, ever {}\n\
+             bulk messages at once   ever {}\n\
              without a fault         p50 {} ms, p99 {} ms, most {} ms\n",
             story.size.hosts,
             story.size.domains,
@@ -181,6 +183,7 @@ impl Report {
             story.steady.rates.mean(),
             story.steady.rates.max(),
             story.datagrams_max,
+            story.carried_max,
             story.steady.delays.quantile(0.5),
             story.steady.delays.quantile(0.99),
             story.steady.delays.max(),
