@@ -23,7 +23,10 @@ pub const REPEATABLE: u8 = 1;
 /// Tell of its fate, also if it was delivered.
 pub const TELL: u8 = 2;
 
-const FLAGS: u8 = REPEATABLE | TELL;
+/// Between agents: it was sent before, and nobody could say whether it arrived.
+pub const AGAIN: u8 = 128;
+
+const FLAGS: u8 = REPEATABLE | TELL | AGAIN;
 
 /// What became of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -241,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: [u8; HEADER_LEN], kind in 0..4_u8, flags in 0..5_u8) {
+        fn any_bytes_are_read_or_refused(bytes: [u8; HEADER_LEN], kind in 0..4_u8, flags in prop_oneof![0..5_u8, Just(128)]) {
             let mut bytes = bytes;
             (bytes[4], bytes[5]) = (kind, flags);
             for code in [bytes[7], 0] {

@@ -56,6 +56,7 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Agent {
     socket: PathBuf,
+    batches: bool,
 }
 
 impl Agent {
@@ -63,7 +64,16 @@ impl Agent {
     pub fn at(socket: impl AsRef<Path>) -> Self {
         Self {
             socket: socket.as_ref().to_owned(),
+            batches: true,
         }
+    }
+
+    /// Whether several messages may come in one datagram. They may, unless told otherwise:
+    /// [`Receiver`] takes them apart. Who uses the descriptor itself may not want to.
+    #[must_use]
+    pub fn batches(mut self, batches: bool) -> Self {
+        self.batches = batches;
+        self
     }
 
     /// A message socket that receives what is sent to a service.
@@ -110,7 +120,7 @@ impl Agent {
         };
         let request = Request {
             number: 1,
-            batches: true,
+            batches: self.batches,
             ask,
         };
         let mut buffer = [0; DATAGRAM_MAX];
@@ -239,6 +249,22 @@ impl MessageSocket {
             sent: 0,
         };
         Ok(Self { sender, receiver })
+    }
+}
+
+impl MessageSocket {
+    /// The descriptor, which blocks from now on: for whoever sends and receives records
+    /// ([`record`]) without a runtime.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses; or one of the halves is in use elsewhere.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        drop(self.sender);
+        let socket = Arc::into_inner(self.receiver.socket).ok_or(io::ErrorKind::ResourceBusy)?;
+        let descriptor = socket.into_inner();
+        rustix::io::ioctl_fionbio(&descriptor, false)?;
+        Ok(descriptor)
     }
 }
 

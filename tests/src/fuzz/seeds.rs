@@ -218,15 +218,15 @@ fn frames() -> Vec<Vec<u8>> {
 fn configs() -> Vec<Vec<u8>> {
     let example = include_str!("../../../dist/homing.toml");
     let plan = crate::lab::Lab::builder().hosts(3).plan().clone();
+    let sockets = crate::lab::Sockets {
+        admin: "/run/homing.sock".into(),
+        apps: "/run/homing.app.sock".into(),
+        mux: "/run/homing.mux.sock".into(),
+    };
     vec![
         example.as_bytes().to_vec(),
-        plan.config(
-            1,
-            "/etc/homing/pop.key",
-            "/run/homing.sock",
-            "/run/homing.app.sock",
-        )
-        .into_bytes(),
+        plan.config(1, "/etc/homing/pop.key".as_ref(), &sockets)
+            .into_bytes(),
         b"[host]\nid = 5000\ndomain = \"\"\n[[services]]\nport = 0\n".to_vec(),
     ]
 }

@@ -53,7 +53,7 @@ pub use clear::down;
 use clear::{clear, clear_dead_labs};
 use paths::{build_folder, labs_folder};
 pub use paths::{own_program, program};
-pub use plan::{Node, Outer, Plan, Tunnel};
+pub use plan::{Node, Outer, Plan, Sockets, Tunnel};
 use state::{Process, State};
 pub use truth::Tables;
 
@@ -93,6 +93,12 @@ impl Builder {
     /// How many client machines. Default: 1.
     pub fn clients(mut self, clients: u16) -> Self {
         self.plan.clients = clients;
+        self
+    }
+
+    /// Whether messages of message sockets are encrypted between hosts. Default: they are.
+    pub fn encryption(mut self, encryption: bool) -> Self {
+        self.plan.encryption = encryption;
         self
     }
 
@@ -216,6 +222,7 @@ impl Lab {
                 clients: 1,
                 tunnel: Tunnel::Ipip,
                 outer: Outer::V4,
+                encryption: true,
             },
             agents: true,
             homing: None,
@@ -286,16 +293,18 @@ impl Lab {
         }
         if let Node::Host(host) = node {
             let name = &self.state.plan.name;
-            command.env("HOMING_SOCKET", state::socket(name, host));
-            command.env("HOMING_APPS_SOCKET", state::apps_socket(name, host));
+            let sockets = state::sockets(name, host);
+            command.env("HOMING_SOCKET", sockets.admin);
+            command.env("HOMING_APPS_SOCKET", sockets.apps);
+            command.env("HOMING_MUX_SOCKET", sockets.mux);
             command.env("HOMING_CONFIG", self.folder_of(node).join("homing.toml"));
         }
         Ok(())
     }
 
-    /// Where applications of a host register.
-    pub fn apps_socket(&self, host: u16) -> PathBuf {
-        state::apps_socket(&self.state.plan.name, host)
+    /// The sockets of a host's agent.
+    pub fn sockets(&self, host: u16) -> Sockets {
+        state::sockets(&self.state.plan.name, host)
     }
 
     /// Runs a program on a machine to its end and returns its standard output. A
@@ -436,12 +445,8 @@ impl Lab {
             fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             if let Node::Host(host) = node {
                 let name = &self.state.plan.name;
-                let text = self.state.plan.config(
-                    host,
-                    &key_file.to_string_lossy(),
-                    &state::socket(name, host).to_string_lossy(),
-                    &state::apps_socket(name, host).to_string_lossy(),
-                );
+                let sockets = state::sockets(name, host);
+                let text = self.state.plan.config(host, &key_file, &sockets);
                 fs::write(folder.join("homing.toml"), text)?;
             }
         }

@@ -5,6 +5,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -145,6 +146,18 @@ pub struct Plan {
     pub tunnel: Tunnel,
     /// The family tunnels run over.
     pub outer: Outer,
+    /// Messages of message sockets are encrypted between hosts.
+    pub encryption: bool,
+}
+
+/// Paths of an agent's Unix sockets.
+pub struct Sockets {
+    /// Where operators' commands go.
+    pub admin: PathBuf,
+    /// Where applications register whose connections move.
+    pub apps: PathBuf,
+    /// Where applications ask for message sockets.
+    pub mux: PathBuf,
 }
 
 impl Plan {
@@ -289,14 +302,14 @@ impl Plan {
         format!("02:68:6d:01:{:02x}:{:02x}", self.rack_of(host), 10 + host)
     }
 
-    /// A host's configuration file, with the paths of its key file, its admin socket and
-    /// its applications' socket.
-    pub fn config(&self, host: u16, key_file: &str, socket: &str, apps: &str) -> String {
+    /// A host's configuration file, with the paths of its key file and its sockets.
+    pub fn config(&self, host: u16, key_file: &Path, sockets: &Sockets) -> String {
         let (network, prefix_len) = self.tunnel_network();
         let multicast = match self.outer {
             Outer::V4 => format!("239.77.77.77:{GROUP_PORT}"),
             Outer::V6 => format!("[ff12::7777]:{GROUP_PORT}"),
         };
+        let key_file = key_file.display();
         let rack = self.rack_of(host);
         let address = SocketAddr::new(self.fabric_address(host), AGENT_PORT);
         let mut text = format!(
@@ -336,7 +349,11 @@ multicast = "{multicast}"
             }
         }
         text += "\n[udp]\nidle_timeout = \"6s\"\n";
-        text + &format!("\n[apps]\nsocket = \"{apps}\"\n\n[admin]\nsocket = \"{socket}\"\n")
+        let Sockets { admin, apps, mux } = sockets;
+        for (section, socket) in [("apps", apps), ("admin", admin), ("mux", mux)] {
+            text += &format!("\n[{section}]\nsocket = \"{}\"\n", socket.display());
+        }
+        text + &format!("encryption = {}\n", self.encryption)
     }
 
     /// The hosts that others join through: the first of each rack, up to four.
@@ -387,6 +404,7 @@ mod tests {
             clients: 1,
             tunnel: Tunnel::Ipip,
             outer: Outer::V4,
+            encryption: true,
         }
     }
 

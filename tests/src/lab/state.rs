@@ -13,7 +13,10 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::{fault::Faults, plan::Plan};
+use super::{
+    fault::Faults,
+    plan::{Plan, Sockets},
+};
 
 /// Where labs keep their state, locks and sockets: short, because the path of
 /// a Unix socket has 108 bytes at most, and empty after a restart of the machine.
@@ -119,14 +122,14 @@ pub fn run_folder(lab: &str) -> PathBuf {
     Path::new(RUN).join(lab)
 }
 
-/// A host's admin socket.
-pub fn socket(lab: &str, host: u16) -> PathBuf {
-    run_folder(lab).join(format!("h{host}.sock"))
-}
-
-/// Where applications of a host register.
-pub fn apps_socket(lab: &str, host: u16) -> PathBuf {
-    run_folder(lab).join(format!("h{host}.app.sock"))
+/// A host's sockets.
+pub fn sockets(lab: &str, host: u16) -> Sockets {
+    let path = |of: &str| run_folder(lab).join(format!("h{host}.{of}"));
+    Sockets {
+        admin: path("sock"),
+        apps: path("app.sock"),
+        mux: path("mux.sock"),
+    }
 }
 
 fn file(lab: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use homing_agent::{
-    mux::{Fate, GOSSIP, MIGRATION, NotSent},
+    mux::{Fate, GOSSIP, MIGRATION, NotSent, preamble::VERSION},
     pop::keys::{KeyFile, Keys, Use, key_id},
 };
 use homing_common::host::HostId;
@@ -142,11 +142,22 @@ fn what_is_no_carrier_is_closed_and_counted() {
         two.until("plain text", |counters| counters.handshake_garbage == 1)
             .await;
         // A preamble, and then no TLS.
-        let preamble = [b'H', b'c', 2, 1, keys().id(), GOSSIP.number, 0, 1, 0, 2];
+        let preamble = [
+            b'H',
+            b'c',
+            VERSION,
+            1,
+            keys().id(),
+            GOSSIP.number,
+            0,
+            1,
+            0,
+            2,
+        ];
         let mut tcp = connect(from, 2).await;
         tcp.write_all(&preamble).await.unwrap();
         tcp.write_all(&[0x5a; 30_000]).await.unwrap();
-        assert_eq!(rest(&mut tcp).await[..4], [b'H', b'c', 1, 0]);
+        assert_eq!(rest(&mut tcp).await[..4], [b'H', b'c', VERSION, 0]);
         two.until("no TLS", |counters| counters.handshake_failures == 1)
             .await;
         // Every preamble that is refused is told why.
@@ -162,7 +173,7 @@ fn what_is_no_carrier_is_closed_and_counted() {
             refused[at] = byte;
             let mut tcp = connect(from, 2).await;
             tcp.write_all(&refused).await.unwrap();
-            assert_eq!(rest(&mut tcp).await, [b'H', b'c', 1, why]);
+            assert_eq!(rest(&mut tcp).await, [b'H', b'c', VERSION, why]);
         }
         two.until("each is counted", |counters| {
             let of_each = [

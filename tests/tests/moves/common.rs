@@ -16,7 +16,7 @@ use homing_common::{
 };
 use homing_tests::{
     capture::{Capture, Report, Trace},
-    lab::{Lab, Node, state::apps_socket, unique, wait_until},
+    lab::{Lab, Node, unique, wait_until},
     puppet::{Ask, Puppet},
 };
 use serde_json::Value;
@@ -165,7 +165,7 @@ impl Pop {
 }
 
 fn start_puppet(lab: &Lab, host: u16) -> Puppet {
-    Puppet::start(lab, host, &apps_socket(&lab.plan().name, host)).unwrap()
+    Puppet::start(lab, host, &lab.sockets(host).apps).unwrap()
 }
 
 /// The lab that most tests use, one after another.

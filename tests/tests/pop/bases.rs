@@ -198,7 +198,7 @@ impl App {
     fn connect(pop: &Pop, host: u16) -> Self {
         let runtime = runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().build().unwrap();
-        let path = pop.lab.apps_socket(host);
+        let path = pop.lab.sockets(host).apps;
         let connect = async { Socket::connect(&path) };
         let socket = runtime.block_on(connect).unwrap();
         Self { socket, runtime }

@@ -36,7 +36,7 @@ impl Application {
     pub fn start(lab: &Lab, host: u16) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_homing-echo"));
         command
-            .arg(state::apps_socket(&lab.plan().name, host))
+            .arg(lab.sockets(host).apps)
             .arg(service(lab).to_string());
         let child = lab.spawn(Node::Host(host), &mut command).unwrap();
         let listens = wait_until(PATIENCE, || {

@@ -38,7 +38,7 @@ impl Hosts {
         let servers = [1, 2].map(|host| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_homing-tls"));
             command
-                .arg(lab.apps_socket(host))
+                .arg(lab.sockets(host).apps)
                 .args([service(&lab).to_string(), format!("h{host}")])
                 .args(["server.pem", "server.key", "authority.pem"].map(file));
             Program::start(&mut command, |command| {

@@ -32,6 +32,8 @@ const CLOSED: u8 = 5;
 pub enum Said<'a> {
     /// Records, each for the message socket that its `peer` names.
     Bundle {
+        /// The sender's own, for when it hears of the bundle again.
+        turn: u32,
         /// The message socket that they are from.
         from: SocketId,
         /// The fate of all its messages below this number is told: none of them will be
@@ -74,11 +76,12 @@ impl Said<'_> {
         let mut out = BytesMut::with_capacity(HEADER_LEN);
         match *self {
             Self::Bundle {
+                turn,
                 from,
                 settled,
                 records,
             } => {
-                out.put_slice(&bundle_header(from, settled));
+                out.put_slice(&bundle_header(turn, from, settled));
                 out.put_slice(records);
             }
             Self::Open { request, name } => {
@@ -109,9 +112,10 @@ impl Said<'_> {
 }
 
 /// The header of a bundle.
-pub fn bundle_header(from: SocketId, settled: u64) -> [u8; HEADER_LEN] {
+pub fn bundle_header(turn: u32, from: SocketId, settled: u64) -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
     bytes[0] = BUNDLE;
+    bytes[4..8].copy_from_slice(&turn.to_be_bytes());
     bytes[8..16].copy_from_slice(&from.0.to_be_bytes());
     bytes[16..].copy_from_slice(&settled.to_be_bytes());
     bytes
@@ -134,7 +138,7 @@ pub fn decode(bytes: &[u8]) -> Option<Said<'_>> {
     if [b, c] != [0, 0] || a != 0 && kind != OPENED {
         return None;
     }
-    if request != 0 && !matches!(kind, OPEN | OPENED) {
+    if request != 0 && !matches!(kind, BUNDLE | OPEN | OPENED) {
         return None;
     }
     if kind == OPEN {
@@ -147,6 +151,7 @@ pub fn decode(bytes: &[u8]) -> Option<Said<'_>> {
         BUNDLE => {
             let (settled, records) = word(rest)?;
             Said::Bundle {
+                turn: request,
                 from: id,
                 settled,
                 records,
@@ -180,6 +185,12 @@ pub enum Why {
     Wait,
     /// It is never taken.
     NotSent(NotSent),
+}
+
+/// The turn of a bundle; none if it is none.
+pub fn turn_of(bundle: &[u8]) -> Option<u32> {
+    let (first, _) = word(bundle)?;
+    Some(first as u32)
 }
 
 /// Says of which records of a bundle were not taken, and why: 2 bytes the first's place,
@@ -254,6 +265,7 @@ mod tests {
         let (from, settled) = (SocketId(3), 9);
         let all = [
             Said::Bundle {
+                turn: 6,
                 from,
                 settled,
                 records: &records,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{admin::Admin, application};
 use crate::{
-    lab::{Lab, Node, state, unique, wait_until},
+    lab::{Lab, Node, unique, wait_until},
     movable::NetCounts,
 };
 
@@ -43,7 +43,7 @@ impl Site {
             .up()?;
         let service = lab.plan().service(PORT)[0];
         let servers = HOSTS.map(|host| serve(&lab, host, service));
-        let admin = |host| Admin::open(&state::socket(&lab.plan().name, host));
+        let admin = |host| Admin::open(&lab.sockets(host).admin);
         let admins = [admin(HOSTS[0])?, admin(HOSTS[1])?];
         let mut site = Self {
             servers: Vec::new(),
@@ -133,7 +133,7 @@ fn serve(lab: &Lab, host: u16, service: SocketAddr) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("serve")
-        .arg(state::apps_socket(&lab.plan().name, host))
+        .arg(lab.sockets(host).apps)
         .arg(service.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

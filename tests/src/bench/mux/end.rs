@@ -55,7 +55,7 @@ fn perform(order: Order) -> Result<()> {
         } => {
             let listener = transport.listen(at, &case)?;
             say(&listener.address())?;
-            say(&server::serve(listener, &case)?)
+            say(&server::serve(listener, &case, transport.keeps_order())?)
         }
         Order::Send {
             transport,

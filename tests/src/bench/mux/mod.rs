@@ -7,6 +7,7 @@
 mod case;
 mod client;
 pub mod end;
+mod homing;
 mod latency;
 mod message;
 mod report;
@@ -48,34 +49,46 @@ pub(crate) struct Measured {
 /// Runs the benchmark.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report> {
     let zmq = zmq::version().map_err(|why| format!("{why:#}"));
-    let mut transports = vec![Transport::Tcp];
+    let mut transports = vec![Transport::Homing, Transport::Tcp];
     if zmq.is_ok() {
         transports.push(Transport::Zmq);
     }
+    Ok(Report {
+        runs: options.runs,
+        seconds: options.seconds,
+        cases: measure(options, &transports, false, progress)?,
+        encrypted: measure(options, &[Transport::Homing], true, progress)?,
+        zmq,
+        load: super::load(),
+    })
+}
+
+/// Has these transports do all cases, one after the other, again and again.
+fn measure(
+    options: &Options,
+    transports: &[Transport],
+    encryption: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<Measured>> {
     let cases = Case::all().into_iter().map(|case| Measured {
         case,
         by: transports.iter().map(|by| (*by, Vec::new())).collect(),
     });
     let mut cases: Vec<Measured> = cases.collect();
-    progress("lab");
-    let mut site = Site::build()?;
+    let how = if encryption { ", encrypted" } else { "" };
+    progress(&format!("lab{how}"));
+    let mut site = Site::build(encryption)?;
     for number in 1..=options.runs {
         for Measured { case, by } in &mut cases {
             for (transport, rounds) in by {
-                let what = || format!("{case} by {}", transport.name());
+                let what = || format!("{case} by {}{how}", transport.name());
                 progress(&format!("round {number} of {}, {}", options.runs, what()));
                 let round = site.round(*transport, *case, options.seconds);
                 rounds.push(round.with_context(what)?);
             }
         }
     }
-    Ok(Report {
-        runs: options.runs,
-        seconds: options.seconds,
-        cases,
-        zmq,
-        load: super::load(),
-    })
+    Ok(cases)
 }
 
 #[cfg(test)]
@@ -108,7 +121,7 @@ mod tests {
                         let pipes = transport.connect(&to, &case).unwrap();
                         client::run(pipes, &case, Duration::from_millis(20)).unwrap()
                     });
-                    let arrived = server::serve(listener, &case).unwrap();
+                    let arrived = server::serve(listener, &case, true).unwrap();
                     (client.join().unwrap(), arrived)
                 });
                 assert!(sent.messages > 0, "{transport:?} {case:?}");

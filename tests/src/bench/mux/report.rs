@@ -15,6 +15,8 @@ pub struct Report {
     pub(super) runs: u32,
     pub(super) seconds: f64,
     pub(super) cases: Vec<Measured>,
+    /// With encryption between the hosts: of transports that have it.
+    pub(super) encrypted: Vec<Measured>,
     /// ZeroMQ's version, or why it is not available.
     pub(super) zmq: Result<String, String>,
     /// How many processes wanted a processor at the end.
@@ -140,6 +142,25 @@ fn named(transport: Transport) -> [(&'static str, Case, Figure); 5] {
     ]
 }
 
+/// Puts what was measured into an object: named figures, and all by case.
+fn put(cases: &[Measured], json: &mut Value) {
+    for Measured { case, by } in cases {
+        let mut of_case = json!({});
+        for (transport, rounds) in by {
+            for (name, source, figure) in named(*transport) {
+                if source == *case {
+                    let value = median(&figure.all(rounds));
+                    let name = format!("{name}{}", transport.suffix());
+                    json[name] = figure.round(value).into();
+                }
+            }
+            let figures = Figure::ALL.map(|figure| (figure.name(), figure.json(rounds)));
+            of_case[transport.key()] = figures.into_iter().collect();
+        }
+        json["cases"][case.to_string()] = of_case;
+    }
+}
+
 impl Report {
     /// For programs.
     pub fn json(&self) -> Value {
@@ -152,21 +173,8 @@ impl Report {
                 Err(why) => json!({ "not_available": why }),
             },
         });
-        for Measured { case, by } in &self.cases {
-            let mut of_case = json!({});
-            for (transport, rounds) in by {
-                for (name, source, figure) in named(*transport) {
-                    if source == *case {
-                        let value = median(&figure.all(rounds));
-                        let name = format!("{name}{}", transport.suffix());
-                        json[name] = figure.round(value).into();
-                    }
-                }
-                let figures = Figure::ALL.map(|figure| (figure.name(), figure.json(rounds)));
-                of_case[transport.key()] = figures.into_iter().collect();
-            }
-            json["cases"][case.to_string()] = of_case;
-        }
+        put(&self.cases, &mut json);
+        put(&self.encrypted, &mut json["encrypted"]);
         json
     }
 
@@ -174,19 +182,20 @@ impl Report {
     pub fn table(&self) -> String {
         let line = |case: &str, by: &str, figures: [String; 5]| {
             let [per_s, gbit, p50, p99, cpu] = figures;
-            format!("{case:<26}{by:<10}{per_s:>16}{gbit:>12}{p50:>16}{p99:>16}{cpu:>16}\n")
+            format!("{case:<26}{by:<12}{per_s:>16}{gbit:>12}{p50:>16}{p99:>16}{cpu:>16}\n")
         };
         let heads = ["messages/s", "Gbit/s", "p50 µs", "p99 µs", "CPU µs/message"];
         let mut table = line("best/median", "", heads.map(str::to_owned));
-        for Measured { case, by } in &self.cases {
-            for (index, (transport, rounds)) in by.iter().enumerate() {
-                let case = if index == 0 {
-                    case.to_string()
-                } else {
-                    String::new()
-                };
-                let figures = Figure::ALL.map(|figure| figure.words(rounds));
-                table += &line(&case, transport.name(), figures);
+        for (cases, how) in [(&self.cases, ""), (&self.encrypted, ", TLS")] {
+            for Measured { case, by } in cases {
+                for (index, (transport, rounds)) in by.iter().enumerate() {
+                    let case = match index {
+                        0 => case.to_string(),
+                        _ => String::new(),
+                    };
+                    let figures = Figure::ALL.map(|figure| figure.words(rounds));
+                    table += &line(&case, &format!("{}{how}", transport.name()), figures);
+                }
             }
         }
         let zmq = match &self.zmq {
@@ -247,6 +256,14 @@ mod tests {
             runs: 3,
             seconds: 1.0,
             cases: cases.collect(),
+            encrypted: vec![Measured {
+                case: Case {
+                    work: Work::OneWay,
+                    len: 64,
+                    connections: 1,
+                },
+                by: vec![(Transport::Homing, rounds())],
+            }],
             zmq: Ok("4.3.4".to_owned()),
             load: 0.0,
         };
@@ -267,6 +284,7 @@ mod tests {
         assert_eq!(case["p99_us"]["best"], 10.0);
         assert_eq!(case["cpu_us_per_message"]["best"], 125.0);
         let lines = report.table().lines().count();
-        assert_eq!(lines, 2 + 2 * report.cases.len());
+        assert_eq!(lines, 3 + 2 * report.cases.len());
+        assert_eq!(json["encrypted"]["one_way_64b_per_s"], 2_000.0);
     }
 }

@@ -1,7 +1,7 @@
 //! The receiving host's part: takes messages, looks at each, and sends back what is to
 //! come back.
 
-use std::thread;
+use std::{collections::BTreeSet, thread};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
@@ -23,12 +23,12 @@ pub struct Arrived {
 }
 
 /// Serves all streams of a case to their ends.
-pub fn serve(listener: Box<dyn Listener>, case: &Case) -> Result<Arrived> {
+pub fn serve(listener: Box<dyn Listener>, case: &Case, ordered: bool) -> Result<Arrived> {
     let pipes = listener.accept()?;
     let streams_each = case.streams() / pipes.len();
     let (mut messages, mut latencies) = (0, Vec::new());
     thread::scope(|scope| {
-        let serve = |pipe| scope.spawn(move || serve_pipe(pipe, case, streams_each));
+        let serve = |pipe| scope.spawn(move || serve_pipe(pipe, case, streams_each, ordered));
         let threads: Vec<_> = pipes.into_iter().map(serve).collect();
         for thread in threads {
             let joined = thread.join();
@@ -44,17 +44,22 @@ pub fn serve(listener: Box<dyn Listener>, case: &Case) -> Result<Arrived> {
     })
 }
 
-fn serve_pipe(mut pipe: Box<dyn Pipe>, case: &Case, streams: usize) -> Result<Seen> {
-    let mut seen = Seen::new(case.streams());
+fn serve_pipe(mut pipe: Box<dyn Pipe>, case: &Case, streams: usize, ordered: bool) -> Result<Seen> {
+    let mut seen = Seen::new(case.streams(), ordered);
     let mut message = Vec::new();
+    // The last messages of streams of which some are still to come.
+    let mut ends: Vec<(Label, Vec<u8>)> = Vec::new();
     let mut open = streams;
     while open > 0 {
         pipe.receive(&mut message)?;
-        let kind = seen.take(&message, case)?;
-        if kind != Kind::OneWay {
-            pipe.send(&message)?;
+        let label = seen.take(&message, case)?;
+        match label.kind {
+            Kind::OneWay => {}
+            Kind::Begin | Kind::Request => pipe.send(&message)?,
+            Kind::End => ends.push((label, message.clone())),
         }
-        if kind == Kind::End {
+        for (_, end) in ends.extract_if(.., |(label, _)| seen.is_complete(label)) {
+            pipe.send(&end)?;
             open -= 1;
         }
     }
@@ -63,33 +68,35 @@ fn serve_pipe(mut pipe: Box<dyn Pipe>, case: &Case, streams: usize) -> Result<Se
 
 /// What has come over a pipe.
 struct Seen {
-    /// By stream: the number of the next message.
-    next: Vec<u64>,
+    ordered: bool,
+    streams: Vec<SeenOf>,
     messages: u64,
     latencies: Vec<u64>,
 }
 
 impl Seen {
-    fn new(streams: usize) -> Self {
+    fn new(streams: usize, ordered: bool) -> Self {
         Self {
-            next: vec![0; streams],
+            ordered,
+            streams: vec![SeenOf::default(); streams],
             messages: 0,
             latencies: Vec::new(),
         }
     }
 
-    /// Takes a message, which must be the next of its stream and of the right length.
-    fn take(&mut self, message: &[u8], case: &Case) -> Result<Kind> {
+    /// Takes a message, which must be of the right length, and the next of its stream or
+    /// one that was not there yet.
+    fn take(&mut self, message: &[u8], case: &Case) -> Result<Label> {
         let label = Label::read(message)?;
         let stream = label.stream as usize;
-        let next = self.next.get_mut(stream);
-        let next = next.with_context(|| format!("there is no stream {stream}"))?;
+        let of = self.streams.get_mut(stream);
+        let of = of.with_context(|| format!("there is no stream {stream}"))?;
+        let (next, is_new) = (of.first_missing, of.take(label.number));
         ensure!(
-            label.number == *next,
+            is_new && (!self.ordered || label.number == next),
             "message {} of stream {stream} came, not {next}",
             label.number
         );
-        *next += 1;
         let len = match label.kind {
             Kind::Begin | Kind::End => SHORT,
             Kind::OneWay | Kind::Request => {
@@ -105,7 +112,35 @@ impl Seen {
         if label.sent_ns > 0 {
             self.latencies.push(now_ns().saturating_sub(label.sent_ns));
         }
-        Ok(label.kind)
+        Ok(label)
+    }
+
+    /// Whether all messages of a stream have come up to this one.
+    fn is_complete(&self, last: &Label) -> bool {
+        self.streams[last.stream as usize].first_missing == last.number + 1
+    }
+}
+
+/// What has come of a stream.
+#[derive(Clone, Default)]
+struct SeenOf {
+    /// All before have come.
+    first_missing: u64,
+    /// Of those after it: what has come.
+    later: BTreeSet<u64>,
+}
+
+impl SeenOf {
+    /// Whether a message is new.
+    fn take(&mut self, number: u64) -> bool {
+        if number != self.first_missing {
+            return number > self.first_missing && self.later.insert(number);
+        }
+        self.first_missing += 1;
+        while self.later.remove(&self.first_missing) {
+            self.first_missing += 1;
+        }
+        true
     }
 }
 
@@ -140,7 +175,11 @@ mod tests {
     }
 
     fn take_all(messages: &[Vec<u8>]) -> Result<Seen> {
-        let mut seen = Seen::new(CASE.streams());
+        take_all_of(messages, true)
+    }
+
+    fn take_all_of(messages: &[Vec<u8>], ordered: bool) -> Result<Seen> {
+        let mut seen = Seen::new(CASE.streams(), ordered);
         for message in messages {
             seen.take(message, &CASE)?;
         }
@@ -172,8 +211,15 @@ mod tests {
         let mut longer = good.clone();
         longer[2] = messages(BULK, 5)[2].clone();
         longer[2][16..20].copy_from_slice(&(SMALL as u32).to_le_bytes());
-        for bad in [lost, doubled, swapped, longer] {
-            assert!(take_all(&bad).is_err());
+        for bad in [&lost, &doubled, &swapped, &longer] {
+            assert!(take_all(bad).is_err());
+        }
+        // Without an order.
+        let last = Label::read(&good[4]).unwrap();
+        assert!(take_all_of(&swapped, false).unwrap().is_complete(&last));
+        assert!(!take_all_of(&lost, false).unwrap().is_complete(&last));
+        for bad in [&doubled, &longer] {
+            assert!(take_all_of(bad, false).is_err());
         }
     }
 }

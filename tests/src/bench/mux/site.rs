@@ -35,13 +35,14 @@ pub struct Round {
 }
 
 impl Site {
-    /// Builds it.
-    pub fn build() -> Result<Self> {
+    /// Builds it, with or without encryption of Homing's messages between the hosts.
+    pub fn build(encryption: bool) -> Result<Self> {
         let lab = Lab::builder()
             .name(&unique("bench"))
             .hosts(2)
             .racks(1)
             .clients(1)
+            .encryption(encryption)
             .up()?;
         Ok(Self {
             client: End::start(&lab, CLIENT)?,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{case::Case, tcp, zmq};
+use super::{case::Case, homing, tcp, zmq};
 
 /// What messages are sent with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -14,10 +14,12 @@ pub enum Transport {
     Tcp,
     /// ZeroMQ, DEALER to ROUTER.
     Zmq,
+    /// Homing's message sockets.
+    Homing,
 }
 
-/// One end of connections that carry messages: whole, once and in order. What it sends
-/// may block until there is room.
+/// One end of connections that carry messages: whole, once and (if the transport
+/// [keeps it](Transport::keeps_order)) in order. What it sends may block until there is room.
 pub trait Pipe: Send {
     /// Sends a message. A server's end sends it to where the last one came from.
     fn send(&mut self, message: &[u8]) -> Result<()>;
@@ -47,6 +49,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Zmq => "zmq",
+            Self::Homing => "homing",
         }
     }
 
@@ -55,6 +58,7 @@ impl Transport {
         match self {
             Self::Tcp => "_tcp",
             Self::Zmq => "_zmq",
+            Self::Homing => "",
         }
     }
 
@@ -63,6 +67,7 @@ impl Transport {
         match self {
             Self::Tcp => "plain TCP",
             Self::Zmq => "ZeroMQ",
+            Self::Homing => "Homing",
         }
     }
 
@@ -71,7 +76,13 @@ impl Transport {
     pub fn lanes(self) -> usize {
         match self {
             Self::Tcp | Self::Zmq => 1,
+            Self::Homing => 2,
         }
+    }
+
+    /// Whether messages arrive in the order in which they were sent.
+    pub fn keeps_order(self) -> bool {
+        self != Self::Homing
     }
 
     /// Listens on an address of this host, for the connections of a case.
@@ -79,6 +90,7 @@ impl Transport {
         match self {
             Self::Tcp => tcp::listen(at, case.connections),
             Self::Zmq => zmq::listen(at, case),
+            Self::Homing => homing::listen(case),
         }
     }
 
@@ -87,6 +99,7 @@ impl Transport {
         match self {
             Self::Tcp => tcp::connect(to, case.connections),
             Self::Zmq => zmq::connect(to, case),
+            Self::Homing => homing::connect(case),
         }
     }
 }

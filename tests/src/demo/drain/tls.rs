@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::transfers::{Content, Transfer};
 use crate::lab::{
-    Lab, Node, plan::SERVICE_PORTS, plan::SERVICE_V4, plan::SERVICE_V6, program, state, wait_until,
+    Lab, Node, plan::SERVICE_PORTS, plan::SERVICE_V4, plan::SERVICE_V6, program, wait_until,
 };
 
 /// The port of HTTPS.
@@ -116,7 +116,7 @@ impl TlsServers {
                 .open(folder.join("tls.log"))?;
             let mut command = Command::new(program("homing-tls")?);
             command
-                .arg(state::apps_socket(&lab.plan().name, host))
+                .arg(lab.sockets(host).apps)
                 .args([address.to_string(), format!("h{host}")])
                 .args([&identity.certificate, &identity.key])
                 .stdin(Stdio::null())

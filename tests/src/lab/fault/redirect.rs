@@ -90,6 +90,7 @@ mod tests {
             clients: 1,
             tunnel: Tunnel::Ipip,
             outer: Outer::V4,
+            encryption: true,
         }
     }
 

@@ -130,8 +130,13 @@ struct Socket<P> {
     held: usize,
     /// What is to be sent, by host.
     pending: BTreeMap<HostId, Pending>,
+    /// Bundles that it has sent.
+    turn: u32,
     /// What other message sockets had no room for.
     blocked: HashMap<(HostId, SocketId), Blocked>,
+    /// At which turn others have said that there is room again: of bundles up to that one
+    /// it may be heard only later that there was none, for that comes another way.
+    let_on: HashMap<(HostId, SocketId), u32>,
     /// Its repeatable messages that have no fate yet.
     open: BTreeSet<u64>,
     /// It waits for others' messages to get their fate, for there are too many.

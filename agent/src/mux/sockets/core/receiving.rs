@@ -96,6 +96,7 @@ impl<P: Port> Core<P> {
     pub fn receive(&mut self, host: HostId, body: &[u8], now: u64) -> Vec<u8> {
         match bundle::decode(body) {
             Some(Said::Bundle {
+                turn: _,
                 from,
                 settled,
                 records,

@@ -4,7 +4,7 @@ use std::{io::ErrorKind, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use homing_client::message::record::{
-    self, Fate, HEADER_LEN as RECORD_LEN, Header, Kind, NotSent, REPEATABLE, TELL,
+    self, AGAIN, Fate, HEADER_LEN as RECORD_LEN, Header, Kind, NotSent, REPEATABLE, TELL,
 };
 use homing_common::host::HostId;
 
@@ -165,7 +165,7 @@ impl<P: Port> Core<P> {
         let mut count = 0;
         while let Some((header, _)) = record::split(&mut rest) {
             count += 1;
-            if header.kind != Kind::Message {
+            if header.kind != Kind::Message || header.has(AGAIN) {
                 rest = datagram;
                 break;
             }
@@ -270,7 +270,8 @@ impl<P: Port> Core<P> {
         }
         let mut bundle = bundle?;
         let settled = socket.open.first().copied().unwrap_or(socket.sent + 1);
-        bundle[..HEADER_LEN].copy_from_slice(&bundle_header(id, settled));
+        socket.turn = socket.turn.wrapping_add(1);
+        bundle[..HEADER_LEN].copy_from_slice(&bundle_header(socket.turn, id, settled));
         let mut hint = carriers::Hint::default();
         hint[..8].copy_from_slice(&id.0.to_be_bytes());
         if let Some((header, _)) = bundle::records(&bundle[HEADER_LEN..]).next() {
@@ -297,13 +298,19 @@ impl<P: Port> Core<P> {
                 Note::default()
             }
         };
+        let turn = bundle::turn_of(body).unwrap_or_default();
         let mut at = HEADER_LEN;
         for (place, (header, _)) in bundle::records(&body[HEADER_LEN..]).enumerate() {
             let record = body.slice(at..at + RECORD_LEN + header.len as usize);
             at += record.len();
             let fate = match (&fate, note.why(place)) {
                 (None, _) | (Some(carriers::Fate::Delivered(_)), Some(Why::Wait)) => {
-                    self.block(id, (host, SocketId(header.peer)), record, &header, now);
+                    let to = (host, SocketId(header.peer));
+                    if self.is_let_on(id, to, turn) {
+                        self.pend(id, host, &header, &record[RECORD_LEN..]);
+                    } else {
+                        self.block(id, to, record, &header, now);
+                    }
                     continue;
                 }
                 (Some(carriers::Fate::Delivered(_)), Some(Why::NotSent(why))) => Fate::NotSent(why),
@@ -311,6 +318,10 @@ impl<P: Port> Core<P> {
                 (Some(carriers::Fate::Unknown(_)), _) => {
                     if header.has(REPEATABLE) && self.may_repeat(id, host) {
                         self.counters.messages_repeated += 1;
+                        let header = Header {
+                            flags: header.flags | AGAIN,
+                            ..header
+                        };
                         self.pend(id, host, &header, &record[RECORD_LEN..]);
                         continue;
                     }
@@ -340,6 +351,12 @@ impl<P: Port> Core<P> {
         header: &Header,
         fate: Fate,
     ) {
+        let is_gone = fate == Fate::NotSent(NotSent::Gone);
+        // It may have arrived the time before.
+        let fate = match fate {
+            Fate::NotSent(_) if header.has(AGAIN) => Fate::Unknown,
+            fate => fate,
+        };
         match fate {
             Fate::Delivered => self.counters.messages_delivered += 1,
             Fate::Unknown => self.counters.messages_unknown += 1,
@@ -351,6 +368,9 @@ impl<P: Port> Core<P> {
         };
         let (was_open, before) = (self.limits.held_per_socket, socket.held);
         socket.held -= cost;
+        if socket.held == 0 {
+            socket.let_on.clear();
+        }
         socket.open.remove(&header.number);
         // Reading may go on.
         let limits = [was_open, was_open * 4];
@@ -369,7 +389,7 @@ impl<P: Port> Core<P> {
         }
         self.release(cost);
         // The one that it is connected to has gone, and it did not know yet.
-        if fate == Fate::NotSent(NotSent::Gone) {
+        if is_gone {
             self.lost(id, to);
         }
     }
@@ -396,13 +416,23 @@ impl<P: Port> Core<P> {
         }
     }
 
+    /// Whether there is room again for a bundle of this turn, although there was none when
+    /// it came.
+    fn is_let_on(&self, id: SocketId, to: (HostId, SocketId), turn: u32) -> bool {
+        let let_on = self.sockets.get(id).and_then(|it| it.let_on.get(&to));
+        // Turns count on beyond their end.
+        let_on.is_some_and(|let_on| let_on.wrapping_sub(turn) < u32::MAX / 2)
+    }
+
     /// There is room again where a message socket sends to.
     pub(super) fn go_on(&mut self, id: SocketId, to: (HostId, SocketId)) {
-        let blocked = self
-            .sockets
-            .get_mut(id)
-            .and_then(|socket| socket.blocked.remove(&to));
-        let Some(blocked) = blocked else {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        if socket.held > 0 {
+            socket.let_on.insert(to, socket.turn);
+        }
+        let Some(blocked) = socket.blocked.remove(&to) else {
             return;
         };
         for record in blocked.records {

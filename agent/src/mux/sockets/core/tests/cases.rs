@@ -467,3 +467,51 @@ fn no_more_is_held_than_may_be() {
     assert_eq!(received, 95);
     assert_eq!(pop.hosts[&HostId(1)].held, 0);
 }
+
+#[test]
+fn that_there_is_room_again_may_be_heard_before_that_there_was_none() {
+    let limits = Limits {
+        unread_per_socket: 500,
+        ..Limits::default()
+    };
+    let mut pop = Pop::new(2, limits);
+    let (service, server) = pop.offer(2, "sink", false);
+    let (id, client) = pop.connect(1, "sink");
+    let mut refused = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..20 {
+            client.send(message(0, 0, &[0; 50]));
+        }
+        pop.poll(HostId(1), id);
+        pop.collect(HostId(1));
+        pop.pull();
+        let flying = pop.flying.pop_front().unwrap();
+        let core = pop.hosts.get_mut(&HostId(2)).unwrap();
+        let note = core.receive(HostId(1), &flying.body, pop.now);
+        assert!(!note.is_empty());
+        refused.push((flying, Bytes::from(note)));
+    }
+    let mut received = 0;
+    let mut read = |pop: &mut Pop| {
+        while server.receive().is_some() {
+            received += 1;
+            pop.poll(HostId(2), service);
+            pop.collect(HostId(2));
+        }
+        received
+    };
+    read(&mut pop);
+    // It says so, and that arrives first.
+    let go_on = pop.flying.pop_front().unwrap();
+    pop.arrive(go_on);
+    for (flying, note) in refused {
+        let delivered = carriers::Fate::Delivered(STREAM);
+        pop.told(&flying, Outcome::Fate(delivered, Some(note)));
+    }
+    // No time passes.
+    for _ in 0..20 {
+        pop.run_with(&[(1, id), (2, service)]);
+        read(&mut pop);
+    }
+    assert_eq!(read(&mut pop), 40);
+}
