@@ -22,6 +22,7 @@ mod pop {
     mod keys;
     mod lines;
     mod load;
+    mod messages;
     mod mtu;
     mod narrow;
     mod offloads;

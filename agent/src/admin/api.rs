@@ -6,6 +6,7 @@
 
 mod bases;
 mod drain;
+mod mux;
 mod stats;
 
 use std::{
@@ -20,6 +21,7 @@ pub use bases::{
     MovesSum, TurnedAway,
 };
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
+pub use mux::{Mux, MuxSocket, MuxSum};
 pub use stats::{Counter, Outcome, Stats, StepTime};
 
 /// `GET /status`.
@@ -75,6 +77,8 @@ pub struct Status {
     pub carriers: CarriersSum,
     /// The applications whose connections can move, in short.
     pub apps: AppsSum,
+    /// Message sockets, in short.
+    pub mux: MuxSum,
     /// Sessions on their way from and to this host, in short.
     pub moves: MovesSum,
     /// What an operator should look at, one sentence each; empty when all is

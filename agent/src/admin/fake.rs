@@ -158,6 +158,7 @@ pub(crate) fn sample_status() -> Status {
             pending: 3,
             state_bytes: 70_000,
         },
+        mux: sample_mux().sum,
         moves: MovesSum {
             from_here: 2,
             to_here: 1,
@@ -247,6 +248,7 @@ pub(crate) fn sample_stats() -> Stats {
         gossip: vec![gossip],
         carriers: counts::named(mux::Counters::default().iter()),
         apps: counts::named(app::Counters::default().iter()),
+        mux: counts::named(mux::sockets::Counters::default().iter()),
         moves: counts::named(migration::Counters::default().iter()),
         steps: vec![StepTime {
             side: "source".to_owned(),
@@ -321,6 +323,55 @@ pub(crate) fn sample_carriers() -> Carriers {
             ),
             peer(4, 0, vec![]),
         ],
+    }
+}
+
+pub(crate) fn sample_mux() -> Mux {
+    let service = MuxSocket {
+        id: (1 << 48) | 7,
+        offers: Some("orders".to_owned()),
+        host: None,
+        peer: None,
+        sent: 12,
+        held_bytes: 0,
+        blocked: 0,
+        unread_bytes: 300,
+        waiting: 1,
+        ending: false,
+    };
+    let client = MuxSocket {
+        id: (1 << 48) | 8,
+        offers: None,
+        host: Some(2),
+        peer: Some((2 << 48) | 9),
+        sent: 5,
+        held_bytes: 1160,
+        blocked: 1,
+        unread_bytes: 0,
+        waiting: 0,
+        ending: true,
+    };
+    let peers = sample_carriers().peers.into_iter().map(|mut peer| {
+        peer.to.retain(|to| to.channel == "mux");
+        peer
+    });
+    Mux {
+        socket: "/run/homing/homing.mux.sock".into(),
+        group: "www-data".to_owned(),
+        encryption: true,
+        message_max_bytes: 1 << 20,
+        sum: MuxSum {
+            services: 1,
+            connected: 1,
+            connecting: 0,
+            blocked: 1,
+            starved: 0,
+            held_bytes: 1160,
+            unread_bytes: 300,
+            remembered: 0,
+        },
+        sockets: vec![service, client],
+        peers: peers.collect(),
     }
 }
 
@@ -412,6 +463,10 @@ impl View for Fake {
 
     async fn apps(&self) -> Result<Apps, Refusal> {
         Ok(sample_apps())
+    }
+
+    async fn mux(&self) -> Result<Mux, Refusal> {
+        Ok(sample_mux())
     }
 
     async fn stats(&self) -> Result<Stats, Refusal> {

@@ -382,6 +382,22 @@ impl Snapshot {
         out.one("apps_state_bytes", help, apps.state_bytes)?;
         out.counters("apps_", &self.stats.apps)?;
 
+        let mux = &self.status.mux;
+        let kinds = [("service", mux.services), ("connected", mux.connected)];
+        let kinds = kinds.map(|(kind, count)| (vec![("kind", kind)], count));
+        out.gauge("mux_sockets", "Message sockets", kinds)?;
+        let help = "Requests for message sockets that have no answer yet";
+        out.one("mux_connecting", help, mux.connecting)?;
+        let help = "Message sockets whose messages others have no room for";
+        out.one("mux_blocked", help, mux.blocked)?;
+        let help = "Message sockets that wait for memory";
+        out.one("mux_waiting_for_memory", help, mux.starved)?;
+        let help = "Bytes of messages that have no fate yet";
+        out.one("mux_held_bytes", help, mux.held_bytes)?;
+        let help = "Bytes of messages that wait for applications to read them";
+        out.one("mux_unread_bytes", help, mux.unread_bytes)?;
+        out.counters("mux_", &self.stats.mux)?;
+
         let moves = &self.status.moves;
         let ways = [("from_here", moves.from_here), ("to_here", moves.to_here)];
         let ways = ways.map(|(way, count)| (vec![("way", way)], count));

@@ -73,7 +73,10 @@ pub trait View: Send + Sync + 'static {
     /// The applications whose connections can move.
     fn apps(&self) -> impl Future<Output = Result<api::Apps, Refusal>> + Send;
 
-    /// Counters of the fast path, the hooks, gossip, carriers and applications.
+    /// Message sockets.
+    fn mux(&self) -> impl Future<Output = Result<api::Mux, Refusal>> + Send;
+
+    /// Counters of the fast path, the hooks, gossip, carriers, applications and messages.
     fn stats(&self) -> impl Future<Output = Result<api::Stats, Refusal>> + Send;
 
     /// Whether the agent does its work, for `/healthz` and the watchdog: it must

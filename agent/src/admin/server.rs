@@ -8,6 +8,7 @@
 //! | `GET /owner?client=&service=&protocol=` | [`api::Owner`] |
 //! | `GET /carriers` | [`api::Carriers`] |
 //! | `GET /apps` | [`api::Apps`] |
+//! | `GET /mux` | [`api::Mux`] |
 //! | `GET /stats` | [`api::Stats`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
@@ -122,6 +123,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route("/owner", get(owner::<V>))
         .route("/carriers", get(carriers::<V>))
         .route("/apps", get(apps::<V>))
+        .route("/mux", get(mux::<V>))
         .route("/stats", get(stats::<V>))
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
@@ -162,6 +164,10 @@ async fn carriers<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Carri
 
 async fn apps<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Apps>, Refused> {
     Ok(Json(view.apps().await?))
+}
+
+async fn mux<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Mux>, Refused> {
+    Ok(Json(view.mux().await?))
 }
 
 async fn stats<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Stats>, Refused> {
@@ -292,7 +298,7 @@ async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloade
 }
 
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /stats /metrics /healthz /leave \
+    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /mux /stats /metrics /healthz /leave \
          /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(

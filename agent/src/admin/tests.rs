@@ -97,6 +97,7 @@ async fn every_answer_survives_the_way() {
         sample_carriers()
     );
     assert_eq!(json::<Apps>(path, "GET /apps", 200).await, sample_apps());
+    assert_eq!(json::<Mux>(path, "GET /mux", 200).await, sample_mux());
     let query = "GET /owner?client=198.51.100.7:40312&service=203.0.113.10:443";
     let tuple = Tuple::between(
         endpoint("198.51.100.7:40312"),
@@ -355,6 +356,9 @@ async fn metrics_in_both_formats() {
         "homing_apps{state=\"ready\"} 1",
         "homing_apps_state_bytes 70000",
         "homing_apps_exported_total 0",
+        "homing_mux_sockets{kind=\"service\"} 1",
+        "homing_mux_held_bytes 1160",
+        "homing_mux_messages_delivered_total 0",
         "homing_moves{way=\"to_here\"} 1",
         "homing_moves_waiting 40",
         "homing_moves_steps_total{side=\"source\",step=\"sending\"} 11",
@@ -397,7 +401,7 @@ fn the_manual_names_every_metric() {
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     for name in names.filter_map(|rest| rest.split(' ').next()) {
         // Of some parts it names all counters at once.
-        let parts = ["gossip", "carriers", "apps", "moves", "parked"];
+        let parts = ["gossip", "carriers", "apps", "mux", "moves", "parked"];
         let at_once = parts.iter().any(|part| {
             name.starts_with(&format!("homing_{part}_"))
                 && name.ends_with("_total")

@@ -102,6 +102,8 @@ pub(super) enum Command {
     /// The connections by which this host's agent and others tell each other of moves
     #[command(long_about = CARRIERS)]
     Carriers,
+    /// Message sockets of this host's applications
+    Mux(MuxArgs),
     /// How packets ended, and what hooks, gossip and others counted
     #[command(long_about = STATS)]
     Stats {
@@ -198,6 +200,17 @@ A carrier is opened when there is something to tell, and closed when it was idle
 minute, or for two seconds on the channel `gossip`: `idle` is well. `failing` means that none could be opened, and why. WAITING \
 counts messages that wait for one.";
 
+const MUX: &str = "\
+Message sockets: those that offer a service, and those that are connected to one.
+
+SENT counts the messages of its application. HELD is the bytes of them that have no fate \
+yet, each message with 96 more; BLOCKED, how many others have no room for them. UNREAD is \
+the bytes that wait for the application to read them, beside what the kernel holds for it; \
+WAITING, how many others wait for that. A message socket that is `ending` was closed, and \
+what it sent is still under way.
+
+The second table has the carriers of messages, as `homing carriers` has them.";
+
 const STATS: &str = "\
 How packets' ways through XDP ended, and what the hooks on sockets, gossip, carriers, \
 applications, moves and the interfaces' drivers counted.
@@ -284,6 +297,23 @@ pub(super) struct OwnerArgs {
     /// The protocol
     #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
     pub protocol: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MuxArgs {
+    #[command(subcommand)]
+    pub what: MuxCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MuxCommand {
+    /// Message sockets, the carriers of their messages, and what waits
+    #[command(long_about = MUX)]
+    Status {
+        /// Show at most this many message sockets
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -32,7 +32,7 @@ use crate::{
     admin::api,
     config::{self, Config, Problems},
 };
-use args::{AgentArgs, Cli, Command, SessionsArgs};
+use args::{AgentArgs, Cli, Command, MuxCommand, SessionsArgs};
 use client::Agent;
 
 /// How a command ended. The discriminant is the exit code.
@@ -233,6 +233,11 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             view.print(out, &carriers, |style| {
                 show::bases::carriers(&carriers, style)
             })
+        }
+        Command::Mux(args) => {
+            let MuxCommand::Status { limit } = args.what;
+            let mux: api::Mux = agent.get("/mux").await?;
+            view.print(out, &mux, |style| show::bases::mux(&mux, limit, style))
         }
         Command::Stats { all } => {
             let stats: api::Stats = agent.get("/stats").await?;

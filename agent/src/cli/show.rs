@@ -125,6 +125,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         ("asks", asks(&status.gossip.asks)),
         ("carriers", bases::carriers_line(&status.carriers)),
         ("applications", bases::apps_line(&status.apps)),
+        ("messages", bases::mux_line(&status.mux)),
         ("moves", bases::moves_line(&status.moves)),
     ];
     if let Some(run) = &status.drain {
@@ -383,6 +384,7 @@ pub(super) fn stats(stats: &Stats, all: bool, style: Style) -> String {
         ("gossip ", &stats.gossip),
         ("carriers ", &stats.carriers),
         ("apps ", &stats.apps),
+        ("mux ", &stats.mux),
         ("moves ", &stats.moves),
         ("parked ", &stats.parked),
     ];

@@ -16,8 +16,8 @@ use clap::error::ErrorKind;
 use super::{table::Style, *};
 use crate::admin::{
     fake::{
-        Folder, endpoint, sample_apps, sample_carriers, sample_hosts, sample_owner, sample_stats,
-        sample_status,
+        Folder, endpoint, sample_apps, sample_carriers, sample_hosts, sample_mux, sample_owner,
+        sample_stats, sample_status,
     },
     tests::Served,
 };
@@ -245,7 +245,15 @@ async fn sessions_by_page_and_all() {
 #[tokio::test]
 async fn every_command_prints_json_when_asked() {
     let served = Served::new();
-    for line in ["status", "hosts", "sessions", "carriers", "apps", "stats"] {
+    for line in [
+        "status",
+        "hosts",
+        "sessions",
+        "carriers",
+        "apps",
+        "mux status",
+        "stats",
+    ] {
         let (out, exit, _) = run(&served.path, &format!("homing {line} --json")).await;
         assert_eq!(exit, Exit::Ok);
         serde_json::from_str::<serde_json::Value>(&out).expect(line);
@@ -372,6 +380,27 @@ last turned away: process 4713 of user 33, 1 min 5 s ago: another version of the
     let text = show::bases::apps(&none, 0, Style::Plain);
     assert!(
         text.starts_with("no application has registered\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn message_sockets_as_plain_tables() {
+    let text = show::bases::mux(&sample_mux(), 1, Style::Plain);
+    let wanted = "\
+MESSAGE SOCKET  FOR            STATE  SENT  HELD  BLOCKED  UNREAD  WAITING
+1000000000007   offers orders  open     12     0        0     300        1
+1 of 2 are shown; --limit shows more
+
+";
+    assert!(text.starts_with(wanted), "{text}");
+    let last = "1160 bytes are held, 300 wait to be read; asked for at \
+                /run/homing/homing.mux.sock, by group www-data; messages of up to 1048576 bytes, \
+                encrypted";
+    assert!(text.ends_with(last), "{text}");
+    let text = show::bases::mux(&sample_mux(), 9, Style::Plain);
+    assert!(
+        text.contains("connected to 2000000000009 of host 2  ending"),
         "{text}"
     );
 }

@@ -343,6 +343,7 @@ pub(super) async fn start(
         owners,
         carriers: bases.carriers.clone(),
         apps: bases.apps.clone(),
+        messages: bases.sockets.clone(),
         park: datapath.park,
         moves: moves.clone(),
         session_key: session_keys.key,

@@ -13,7 +13,7 @@ use homing_agent::{
         Domain, Fingerprint, MS, Member, SECOND, Stream,
         keys::{Keys, key_id},
         membership::Seed,
-        seal::{Channel, Identity, Received, Seal, To},
+        seal::{Channel, Identity, Received, Seal, To, VERSION},
     },
 };
 use homing_common::{ask::Question, echo::Echo, host::HostId, session::SessionId};
@@ -497,7 +497,7 @@ pub fn tag(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut datagram = bytes.to_vec();
     datagram
         .get_mut(..5)?
-        .copy_from_slice(&[b'H', b'm', 2, bytes[3] & 7, key_id(&KEY)]);
+        .copy_from_slice(&[b'H', b'm', VERSION, bytes[3] & 7, key_id(&KEY)]);
     let key = blake3::derive_key("homing v1 2026 datagram authentication", &KEY);
     let tag = blake3::keyed_hash(&key, &datagram);
     datagram.extend(&tag.as_bytes()[..16]);

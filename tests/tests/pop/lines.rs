@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use homing_tests::lab::{Lab, Node, node, state, wait_until};
+use homing_tests::lab::{Lab, Node, node, wait_until};
 use serde_json::Value;
 
 use super::common::PATIENCE;

@@ -18,6 +18,8 @@ pub struct Stats {
     pub carriers: Vec<Counter>,
     /// What applications whose connections can move did.
     pub apps: Vec<Counter>,
+    /// What happened to message sockets and their messages.
+    pub mux: Vec<Counter>,
     /// What happened to moves of sessions from and to this host.
     pub moves: Vec<Counter>,
     /// How long moves stood at each step, in the order in which they are taken.

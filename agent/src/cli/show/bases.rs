@@ -1,7 +1,9 @@
 //! Moves, carriers and applications as people read them.
 
 use crate::{
-    admin::api::{App, Apps, AppsSum, CarrierState, Carriers, CarriersSum, MovesSum},
+    admin::api::{
+        App, Apps, AppsSum, CarrierPeer, CarrierState, Carriers, CarriersSum, MovesSum, Mux, MuxSum,
+    },
     cli::table::{Style, Table},
 };
 
@@ -40,7 +42,91 @@ pub(super) fn moves_line(sum: &MovesSum) -> String {
     text
 }
 
+/// All message sockets, in a line.
+pub(super) fn mux_line(sum: &MuxSum) -> String {
+    let mut text = format!(
+        "{} message sockets offer a service, {} are connected to one",
+        sum.services, sum.connected
+    );
+    if sum.blocked > 0 {
+        text += &format!(", {} wait for readers", sum.blocked);
+    }
+    if sum.starved > 0 {
+        text += &format!(", {} for memory", sum.starved);
+    }
+    text
+}
+
+pub(in crate::cli) fn mux(mux: &Mux, limit: usize, style: Style) -> String {
+    let columns = [
+        "MESSAGE SOCKET",
+        "FOR",
+        "STATE",
+        ">SENT",
+        ">HELD",
+        ">BLOCKED",
+        ">UNREAD",
+        ">WAITING",
+    ];
+    let mut table = Table::new(style, &columns);
+    for socket in mux.sockets.iter().take(limit) {
+        let of = match (&socket.offers, socket.host, socket.peer) {
+            (Some(name), ..) => format!("offers {name}"),
+            (None, Some(host), Some(peer)) => format!("connected to {peer:x} of host {host}"),
+            (None, ..) => dash(),
+        };
+        table.row([
+            format!("{:x}", socket.id),
+            of,
+            if socket.ending { "ending" } else { "open" }.to_owned(),
+            socket.sent.to_string(),
+            socket.held_bytes.to_string(),
+            socket.blocked.to_string(),
+            socket.unread_bytes.to_string(),
+            socket.waiting.to_string(),
+        ]);
+    }
+    let mut text = match mux.sockets.is_empty() {
+        true => "no application has a message socket".to_owned(),
+        false => table.text(),
+    };
+    if mux.sockets.len() > limit {
+        text += &format!(
+            "\n{limit} of {} are shown; --limit shows more",
+            mux.sockets.len()
+        );
+    }
+    if !mux.peers.is_empty() {
+        text += &format!("\n\n{}", peers(&mux.peers, style));
+    }
+    text + &format!(
+        "\n{} bytes are held, {} wait to be read; asked for at {}, by group {}; messages of up \
+         to {} bytes, {}",
+        mux.sum.held_bytes,
+        mux.sum.unread_bytes,
+        mux.socket.display(),
+        mux.group,
+        mux.message_max_bytes,
+        if mux.encryption {
+            "encrypted"
+        } else {
+            "in clear text"
+        },
+    )
+}
+
 pub(in crate::cli) fn carriers(carriers: &Carriers, style: Style) -> String {
+    let hosts = carriers.peers.len();
+    format!(
+        "{}\n{hosts} other hosts; accepted at {} (TCP), opened with key {}",
+        peers(&carriers.peers, style),
+        carriers.address,
+        carriers.key
+    )
+}
+
+/// The carriers to and from hosts.
+fn peers(peers: &[CarrierPeer], style: Style) -> String {
     let columns = [
         ">HOST",
         "WAY",
@@ -53,7 +139,7 @@ pub(in crate::cli) fn carriers(carriers: &Carriers, style: Style) -> String {
         "PROBLEM",
     ];
     let mut table = Table::new(style, &columns);
-    for peer in &carriers.peers {
+    for peer in peers {
         for to in &peer.to {
             let problem = to.problem.as_ref().map(|why| match to.failing_s {
                 Some(seconds) => format!("{why} (for {})", span(seconds)),
@@ -87,13 +173,7 @@ pub(in crate::cli) fn carriers(carriers: &Carriers, style: Style) -> String {
             dash(),
         ]);
     }
-    let hosts = carriers.peers.len();
-    format!(
-        "{}\n{hosts} other hosts; accepted at {} (TCP), opened with key {}",
-        table.text(),
-        carriers.address,
-        carriers.key
-    )
+    table.text()
 }
 
 pub(in crate::cli) fn apps(apps: &Apps, now_unix_ms: u64, style: Style) -> String {

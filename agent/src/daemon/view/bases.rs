@@ -90,20 +90,24 @@ fn peer(peer: &PeerStatus) -> api::CarrierPeer {
     }
 }
 
-fn line(line: &LineStatus) -> api::CarriersTo {
-    let channel = match line.channel {
+/// The name of a channel.
+pub(super) fn channel(number: u8) -> String {
+    match number {
         number if number == limits::MIGRATION.number => "migration".to_owned(),
         number if number == limits::MUX.number => "mux".to_owned(),
         number if number == limits::GOSSIP.number => "gossip".to_owned(),
         number => number.to_string(),
-    };
+    }
+}
+
+fn line(line: &LineStatus) -> api::CarriersTo {
     api::CarriersTo {
-        channel,
+        channel: channel(line.channel),
         state: state(line),
         carriers: line.carriers as u64,
         messages: line.messages_delivered,
         bytes: line.bytes_delivered,
-        queued: line.queued as u64,
+        queued: (line.queued + line.ready) as u64,
         queued_bytes: line.queued_bytes as u64,
         problem: line.problem.as_deref().map(str::to_owned),
         failing_s: line.failing_for.map(|time| time.as_secs()),

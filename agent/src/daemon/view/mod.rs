@@ -4,6 +4,7 @@
 mod bases;
 mod hosts;
 mod moving;
+mod mux;
 mod owner;
 
 use std::{
@@ -44,7 +45,7 @@ use crate::{
     },
     migration::app::Apps,
     migration::task::{Handle as Moves, Stopped as MovesStopped},
-    mux::Carriers,
+    mux::{Carriers, sockets::Sockets},
 };
 
 /// How long an agent may take to know the sessions of the whole POP.
@@ -74,6 +75,7 @@ pub(super) struct AgentView {
     pub owners: Shared,
     pub carriers: Carriers,
     pub apps: Apps,
+    pub messages: Sockets,
     /// Packets of sessions that are moving here.
     pub park: Park,
     /// Sessions on their way from and to here.
@@ -252,6 +254,7 @@ impl View for AgentView {
             },
             carriers: self.carriers_sum(),
             apps: self.apps_sum(),
+            mux: self.mux_sum(&self.messages.status()),
             moves: self.moves_sum(&self.moves.status().await?.load),
             problems: self.problems(&status, &hosts, &owners),
         })
@@ -293,6 +296,10 @@ impl View for AgentView {
         Ok(self.all_apps())
     }
 
+    async fn mux(&self) -> Result<api::Mux, Refusal> {
+        Ok(self.all_messages())
+    }
+
     async fn stats(&self) -> Result<api::Stats, Refusal> {
         let status = self.gossip.status().await?;
         let stats = self.stats.clone();
@@ -328,6 +335,7 @@ impl View for AgentView {
             gossip: counts::named(status.counters()),
             carriers: counts::named(self.carriers.status().counters.iter()),
             apps: counts::named(self.apps.counters().iter()),
+            mux: counts::named(self.messages.status().counters.iter()),
             moves: counts::named(moves.counters.iter()),
             steps: moves.steps.iter().map(counts::step).collect(),
             parked: counts::parked(self.park.counters()),

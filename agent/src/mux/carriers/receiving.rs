@@ -219,16 +219,16 @@ impl Receiving<'_> {
     /// to be waited for, if there is not enough.
     fn take_in(&mut self) -> Result<Option<Waiting>, End> {
         match &self.reader.to {
-            To::Inbox(sender) => self.into_inbox(sender),
+            To::Inbox(sender) => self.feed_inbox(sender),
             To::Exchange(exchange) => {
-                self.into_exchange(&**exchange);
+                self.feed_exchange(&**exchange);
                 Ok(None)
             }
             To::Nobody => Err(End::Unread),
         }
     }
 
-    fn into_exchange(&mut self, exchange: &dyn Exchange) {
+    fn feed_exchange(&mut self, exchange: &dyn Exchange) {
         let (mut messages, mut bytes) = (0, 0);
         let (host, stream) = (self.accepted.host, self.accepted.stream);
         while let Some(first) = self.incoming.first() {
@@ -269,7 +269,7 @@ impl Receiving<'_> {
         }
     }
 
-    fn into_inbox(&mut self, sender: &Sender) -> Result<Option<Waiting>, End> {
+    fn feed_inbox(&mut self, sender: &Sender) -> Result<Option<Waiting>, End> {
         let (mut messages, mut bytes) = (0, 0);
         let mut waiting = None;
         while let Some(first) = self.incoming.first() {

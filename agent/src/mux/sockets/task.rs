@@ -65,13 +65,16 @@ struct Inner {
     limits: Limits,
     core: Mutex<Core<End>>,
     carriers: OnceLock<Carriers>,
-    connecting: Mutex<HashMap<u32, oneshot::Sender<Result<(SocketId, Opened), Refused>>>>,
+    connecting: Mutex<Connecting>,
     offers: watch::Sender<u64>,
     began: Instant,
     runtime: Handle,
     tasks: TaskTracker,
     stopped: CancellationToken,
 }
+
+/// Who waits for the answers to requests.
+type Connecting = HashMap<u32, oneshot::Sender<Result<(SocketId, Opened), Refused>>>;
 
 /// The agent's end of a message socket; its task has the other handle.
 struct End(Arc<Descriptor>);
@@ -169,6 +172,11 @@ impl Sockets {
         let ticking = sockets.clone().tick();
         sockets.0.tasks.spawn_on(ticking, &sockets.0.runtime);
         Ok(sockets)
+    }
+
+    /// A message socket as applications name it.
+    pub fn address(host: HostId, socket: SocketId) -> u64 {
+        Core::<End>::address(host, socket)
     }
 
     /// What carriers pull from and hand over to.
@@ -328,9 +336,7 @@ impl Inner {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connecting(
-        &self,
-    ) -> MutexGuard<'_, HashMap<u32, oneshot::Sender<Result<(SocketId, Opened), Refused>>>> {
+    fn connecting(&self) -> MutexGuard<'_, Connecting> {
         self.connecting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -9,7 +9,8 @@ use crate::pop::{
 };
 
 const MAGIC: [u8; 2] = *b"Hm";
-const VERSION: u8 = 3;
+/// The version of datagrams.
+pub const VERSION: u8 = 3;
 
 /// The destination of a multicast datagram.
 pub(super) const MULTICAST: u16 = 0xffff;

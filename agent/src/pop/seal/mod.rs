@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use homing_common::host::{HostId, MAX_HOSTS};
 
 pub use self::{
-    frame::{Channel, OVERHEAD_LEN},
+    frame::{Channel, OVERHEAD_LEN, VERSION},
     view::{Counters, Dropped, Received, To},
 };
 use self::{

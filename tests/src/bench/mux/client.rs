@@ -170,7 +170,7 @@ fn pace(
     nix::sys::prctl::set_timerslack(1).context("cannot set the slack of timers")?;
     let mut message = blank(SHORT);
     let mut due = now_ns();
-    while due < until {
+    loop {
         let early = due.saturating_sub(now_ns());
         if early > 0 {
             thread::sleep(Duration::from_nanos(early));
@@ -179,8 +179,10 @@ fn pace(
         stream.label(&mut message, Kind::OneWay, due);
         deliver(&message)?;
         due += INTERVAL_NS;
+        if due >= until {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// The client's end of a connection.
@@ -220,10 +222,13 @@ impl End {
     fn request_reply(&mut self, stream: &mut Stream, len: usize, until: u64) -> Result<Vec<u64>> {
         let mut message = blank(len);
         let mut latencies = Vec::new();
-        while now_ns() < until {
+        // Once at least, however late this thread had its turn.
+        loop {
             latencies.push(self.exchange(stream, &mut message, Kind::Request)?);
+            if now_ns() >= until {
+                return Ok(latencies);
+            }
         }
-        Ok(latencies)
     }
 
     /// The server has the latencies.
@@ -248,14 +253,14 @@ impl End {
         let mut batch = vec![blank(len); BATCH];
         loop {
             let now = now_ns();
-            if now >= until {
-                return Ok(Vec::new());
-            }
             for (index, message) in batch.iter_mut().enumerate() {
                 let sent_ns = if index == 0 { now } else { 0 };
                 stream.label(message, Kind::OneWay, sent_ns);
             }
             self.pipe.send_batch(&batch)?;
+            if now >= until {
+                return Ok(Vec::new());
+            }
         }
     }
 }

@@ -263,7 +263,7 @@ impl<P: Port> Core<P> {
     }
 
     /// Another host's message socket as applications name it, or one of this host.
-    fn address(host: HostId, socket: SocketId) -> u64 {
+    pub fn address(host: HostId, socket: SocketId) -> u64 {
         u64::from(host.0) << ID_BITS | socket.0
     }
 
