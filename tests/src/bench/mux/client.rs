@@ -240,12 +240,12 @@ impl End {
             let mut sent_ns = 0;
             if turn == 1 || (turn > 1 && len > OFTEN) {
                 sent_ns = now_ns();
-                if sent_ns >= until {
-                    return Ok(Vec::new());
-                }
             }
             stream.label(&mut message, Kind::OneWay, sent_ns);
             self.pipe.send(&message)?;
+            if sent_ns >= until {
+                return Ok(Vec::new());
+            }
         }
     }
 
