@@ -75,6 +75,7 @@ impl<P: Port> Core<P> {
         };
         let id = self.sockets.insert(Socket::new(port, role, batches));
         self.services.entry(name).or_default().push_back(id);
+        self.count_offers();
         self.counters.offered += 1;
         let opened = Opened {
             message_max: self.limits.message_max as u32,
@@ -275,7 +276,12 @@ impl<P: Port> Core<P> {
 
     /// A filter of the services that are offered here.
     pub fn offers(&self) -> u64 {
-        offers::of(self.services.keys().map(|name| &**name))
+        self.offers
+    }
+
+    /// The services have changed.
+    pub(super) fn count_offers(&mut self) {
+        self.offers = offers::of(self.services.keys().map(|name| &**name));
     }
 }
 

@@ -155,6 +155,7 @@ impl<P: Port> Core<P> {
                         self.services.remove(&name);
                     }
                 }
+                self.count_offers();
                 for host in hosts
                     .into_iter()
                     .filter(|host| self.peers.contains_key(host))

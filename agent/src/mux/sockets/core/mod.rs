@@ -197,6 +197,8 @@ pub struct Core<P> {
     limits: Limits,
     sockets: Table<Socket<P>>,
     services: HashMap<Arc<str>, VecDeque<SocketId>>,
+    /// A filter of their names.
+    offers: u64,
     /// Message sockets by what they are connected to.
     connected: HashMap<(HostId, SocketId), BTreeSet<SocketId>>,
     peers: BTreeMap<HostId, super::PeerInfo>,
@@ -223,6 +225,7 @@ impl<P: Port> Core<P> {
             limits,
             sockets: Table::new(random),
             services: HashMap::new(),
+            offers: 0,
             connected: HashMap::new(),
             peers: BTreeMap::new(),
             connecting: HashMap::new(),
