@@ -6,6 +6,7 @@
 //! replayed by an ordinary test as well.
 
 pub mod carrier;
+pub mod messages;
 pub mod moves;
 pub mod pop;
 pub mod seeds;
@@ -33,7 +34,7 @@ use homing_common::host::HostId;
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("seal", seal),
     ("membership", membership),
     ("gossip", gossip),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("ask", asks),
     ("liveness", kernels),
     ("carrier", carrier::hear),
+    ("messages", messages::hear),
     ("node", node),
     ("migration", migration),
     ("snapshot", snapshots),

@@ -71,6 +71,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("ask", bodies(3)),
         ("liveness", liveness),
         ("carrier", super::carrier::seeds()),
+        ("messages", super::messages::seeds()),
         ("node", games(&said)),
         ("migration", moves::games()),
         ("snapshot", snapshots()),

@@ -28,7 +28,7 @@ pub mod core;
 mod limits;
 mod offers;
 mod once;
-mod port;
+pub mod port;
 pub mod server;
 mod table;
 mod task;
