@@ -88,6 +88,7 @@ mod driver;
 pub mod message;
 mod moves;
 pub mod outbox;
+mod reasons;
 mod registration;
 pub mod seqpacket;
 #[cfg(feature = "s2n")]

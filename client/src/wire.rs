@@ -14,6 +14,7 @@ mod read;
 mod tests;
 mod write;
 
+use crate::reasons::reasons;
 use read::Reader;
 
 /// The version of this protocol.
@@ -115,31 +116,6 @@ impl Family {
             IpAddr::V6(_) => Self::V6,
         }
     }
-}
-
-/// Declares an enum of one byte, with a text for each value.
-macro_rules! reasons {
-    ($(#[$meta:meta])* $name:ident { $($(#[doc = $help:literal])+ $variant:ident = $number:literal $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[repr(u8)]
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum $name { $($(#[doc = $help])+ $variant = $number,)+ }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            fn from_number(number: u8) -> Option<Self> {
-                match number { $($number => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text,)+ })
-            }
-        }
-    };
 }
 
 reasons! {

@@ -1,6 +1,8 @@
 //! What goes over the descriptor of a message socket: each datagram is a **record**, a
 //! header of 32 bytes and a body, or several records one after the other (a **batch**).
 
+use crate::reasons::reasons;
+
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 32;
 
@@ -39,45 +41,22 @@ pub enum Fate {
     NotSent(NotSent),
 }
 
-/// Declares an enum of one byte, with a text for each value.
-macro_rules! not_sent {
-    ($($(#[doc = $help:literal])+ $variant:ident = $number:literal $text:literal,)+) => {
-        /// Why a message was not sent.
-        #[repr(u8)]
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum NotSent { $($(#[doc = $help])+ $variant = $number,)+ }
-
-        impl NotSent {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The one with this number.
-            pub fn from_number(number: u8) -> Option<Self> {
-                match number { $($number => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl std::fmt::Display for NotSent {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text,)+ })
-            }
-        }
-    };
-}
-
-not_sent! {
-    /// It is over the limit: `EMSGSIZE`.
-    TooLong = 16 "the message is over the limit",
-    /// The datagram is no record, or no batch of records.
-    Malformed = 17 "the datagram is no record",
-    /// The message socket that it is for has gone: `ECONNRESET`.
-    Gone = 18 "the message socket that it is for has gone",
-    /// The host that it is for has gone, or cannot be reached: `EHOSTUNREACH`.
-    Unreachable = 19 "the host cannot be reached",
-    /// Who it is for does not read, and nothing more is held for it: `EAGAIN`.
-    Full = 20 "who it is for does not read",
-    /// The agent stops.
-    Stopping = 21 "the agent stops",
+reasons! {
+    /// Why a message was not sent.
+    NotSent {
+        /// It is over the limit: `EMSGSIZE`.
+        TooLong = 16 "the message is over the limit",
+        /// The datagram is no record, or no batch of records.
+        Malformed = 17 "the datagram is no record",
+        /// The message socket that it is for has gone: `ECONNRESET`.
+        Gone = 18 "the message socket that it is for has gone",
+        /// The host that it is for has gone, or cannot be reached: `EHOSTUNREACH`.
+        Unreachable = 19 "the host cannot be reached",
+        /// Who it is for does not read, and nothing more is held for it: `EAGAIN`.
+        Full = 20 "who it is for does not read",
+        /// The agent stops.
+        Stopping = 21 "the agent stops",
+    }
 }
 
 impl Fate {

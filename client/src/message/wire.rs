@@ -1,7 +1,7 @@
 //! How an application asks its agent for message sockets, byte by byte: datagrams on the
 //! agent's socket for messages. `docs/protocol.md` has the same as tables.
 
-use std::fmt;
+use crate::reasons::reasons;
 
 /// The version of this protocol.
 pub const VERSION: u8 = 1;
@@ -48,49 +48,26 @@ pub struct Request<'a> {
     pub ask: Ask<'a>,
 }
 
-/// Declares an enum of one byte, with a text for each value.
-macro_rules! refusals {
-    ($($(#[doc = $help:literal])+ $variant:ident = $number:literal $text:literal,)+) => {
-        /// Why an application does not get a message socket.
-        #[repr(u8)]
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Refused { $($(#[doc = $help])+ $variant = $number,)+ }
-
-        impl Refused {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The one with this number.
-            pub fn from_number(number: u8) -> Option<Self> {
-                match number { $($number => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for Refused {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text,)+ })
-            }
-        }
-    };
-}
-
-refusals! {
-    /// It does not speak the version of the protocol.
-    Version = 1 "another version of the protocol",
-    /// What came is no request.
-    Malformed = 2 "not a request",
-    /// Nobody offers the service there: `ECONNREFUSED`.
-    NoService = 3 "nobody offers the service",
-    /// There is no such host in the POP: `EHOSTUNREACH`.
-    NoHost = 4 "no such host in the POP",
-    /// No answer came in time: `ETIMEDOUT`.
-    Timeout = 5 "no answer in time",
-    /// There are too many message sockets, or too many requests: `EMFILE`.
-    TooMany = 6 "too many message sockets",
-    /// The agent stops.
-    Stopping = 7 "the agent stops",
-    /// The system refused what the agent needed.
-    Failed = 8 "the agent failed",
+reasons! {
+    /// Why an application does not get a message socket.
+    Refused {
+        /// It does not speak the version of the protocol.
+        Version = 1 "another version of the protocol",
+        /// What came is no request.
+        Malformed = 2 "not a request",
+        /// Nobody offers the service there: `ECONNREFUSED`.
+        NoService = 3 "nobody offers the service",
+        /// There is no such host in the POP: `EHOSTUNREACH`.
+        NoHost = 4 "no such host in the POP",
+        /// No answer came in time: `ETIMEDOUT`.
+        Timeout = 5 "no answer in time",
+        /// There are too many message sockets, or too many requests: `EMFILE`.
+        TooMany = 6 "too many message sockets",
+        /// The agent stops.
+        Stopping = 7 "the agent stops",
+        /// The system refused what the agent needed.
+        Failed = 8 "the agent failed",
+    }
 }
 
 /// A datagram from the agent.
