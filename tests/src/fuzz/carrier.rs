@@ -59,7 +59,8 @@ fn answer(bytes: &[u8]) -> Result<BytesMut, Garbage> {
                 First::Offer { len, .. } if len % 2 == 0 => incoming.grant(),
                 First::Offer { .. } => incoming.decline(),
                 First::Message { len, .. } => {
-                    incoming.accept();
+                    incoming.accept(0);
+                    incoming.hurry();
                     if len % 2 == 1 {
                         incoming.note(&[3; 3]);
                     }

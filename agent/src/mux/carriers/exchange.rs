@@ -43,6 +43,15 @@ pub enum Outcome {
     Declined,
 }
 
+/// What an exchange says of a message that has come.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Answer {
+    /// The note: what was not taken of it.
+    pub note: Vec<u8>,
+    /// Who sent it waits to hear that it has come.
+    pub is_awaited: bool,
+}
+
 /// Who has messages ready, and takes them. Its methods are called by the carriers' tasks:
 /// they must not wait.
 pub trait Exchange: Send + Sync + 'static {
@@ -59,8 +68,8 @@ pub trait Exchange: Send + Sync + 'static {
     /// A message that might have come does not: its carrier has ended.
     fn withdrawn(&self, hint: &Hint, len: usize);
 
-    /// A message has come. Returns the note: what was not taken of it.
-    fn receive(&self, host: HostId, stream: Stream, body: Bytes) -> Vec<u8>;
+    /// A message has come.
+    fn receive(&self, host: HostId, stream: Stream, body: Bytes) -> Answer;
 
     /// A host has begun another life, or is no member any more.
     fn left(&self, host: HostId);

@@ -3,6 +3,10 @@
 //! Sans-IO: bytes and the time go in; messages and bytes come out. Whoever drives it
 //! looks at what is [first](Incoming::first), finds room for it, and then takes it:
 //! only a message that was taken is acknowledged.
+//!
+//! An acknowledgement wakes the dialer, and one serves for all messages before it. So it
+//! waits a moment for further messages ([`ACK_WITHIN`]), unless somebody waits for it or
+//! for the window.
 
 use std::collections::VecDeque;
 
@@ -12,6 +16,14 @@ use super::{
     frame::{Decoder, Garbage, Header, Hint, Kind, NOTE_MAX},
     outgoing::{Pace, Silent, WINDOW, cost, is_long},
 };
+
+/// The longest that an acknowledgement is held back, in microseconds. Timers have a
+/// granularity of a millisecond: it may be two of them.
+pub const ACK_WITHIN: u64 = 1_000;
+
+/// Messages that take so much of the window are acknowledged at once: the dialer does not
+/// come to its end meanwhile.
+const ACK_AT: usize = WINDOW / 4;
 
 /// What has arrived first, and waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +61,9 @@ pub struct Incoming {
     /// The last message that was taken, and the last that was acknowledged.
     accepted: u64,
     acked: u64,
+    /// What those between them take of the window, and by when to acknowledge them.
+    unacked: usize,
+    ack_by: u64,
     /// What else is to be written.
     out: BytesMut,
     decoder: Decoder,
@@ -75,6 +90,8 @@ impl Incoming {
             granted: None,
             accepted: 0,
             acked: 0,
+            unacked: 0,
+            ack_by: now,
             out: BytesMut::new(),
             decoder: Decoder::default(),
             heard_at: now,
@@ -178,8 +195,9 @@ impl Incoming {
         }
     }
 
-    /// Takes the message that is first. It will be acknowledged, see [`Incoming::note`].
-    pub fn accept(&mut self) -> Option<Bytes> {
+    /// Takes the message that is first. It will be acknowledged within [`ACK_WITHIN`]; see
+    /// [`Incoming::note`] and [`Incoming::hurry`].
+    pub fn accept(&mut self, now: u64) -> Option<Bytes> {
         let is_message = |arrived: &mut Arrived| matches!(arrived, Arrived::Message { .. });
         let Arrived::Message { body, granted } = self.arrived.pop_front_if(is_message)? else {
             return None;
@@ -187,8 +205,17 @@ impl Incoming {
         if !granted {
             self.window_used -= cost(body.len());
         }
+        if self.acked == self.accepted {
+            self.ack_by = now + ACK_WITHIN;
+        }
+        self.unacked += cost(body.len());
         self.accepted += 1;
         Some(body)
+    }
+
+    /// Somebody waits for the acknowledgement of what was taken last.
+    pub fn hurry(&mut self) {
+        self.ack_by = 0;
     }
 
     /// Says something of the message that was taken last, before it is acknowledged.
@@ -204,10 +231,11 @@ impl Incoming {
     }
 
     /// Moves bytes to be written to the end of `into`: one acknowledgement of all that
-    /// was taken.
+    /// was taken, if it is due.
     pub fn take(&mut self, into: &mut BytesMut, now: u64) {
-        if self.acked < self.accepted {
+        if self.acked < self.accepted && (now >= self.ack_by || self.unacked >= ACK_AT) {
             self.acked = self.accepted;
+            self.unacked = 0;
             self.put(Kind::Ack, self.accepted);
         }
         if !self.out.is_empty() {
@@ -232,10 +260,14 @@ impl Incoming {
         Ok(())
     }
 
-    /// When to call [`Incoming::tick`].
+    /// When to call [`Incoming::tick`], and then [`Incoming::take`].
     pub fn due(&self) -> u64 {
         let ping = self.spoke_at + self.pace.ping_every;
-        ping.min(self.heard_at + self.pace.dead_after)
+        let due = ping.min(self.heard_at + self.pace.dead_after);
+        match self.acked < self.accepted {
+            true => due.min(self.ack_by),
+            false => due,
+        }
     }
 
     /// Whether a message was begun and is not complete, or was not taken.

@@ -22,6 +22,7 @@
 //!
 //! What it does not do: find out who is a member. It is told ([`Carriers::set_peers`]).
 
+mod alarm;
 mod connection;
 mod duplex;
 pub mod exchange;
@@ -53,7 +54,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use exchange::{Exchange, Outcome, Pulled, Size};
+pub use exchange::{Answer, Exchange, Outcome, Pulled, Size};
 pub use frame::Hint;
 pub use limits::{Channel, Count, GOSSIP, Limits, MESSAGE_CEILING, MIGRATION, MUX};
 pub use outgoing::SHORT_MAX;

@@ -1,16 +1,23 @@
 //! The listener, and the task of a carrier that another host has opened.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     Received,
+    alarm::Alarm,
     duplex::{Duplex, WRITE_LEN},
     exchange::Exchange,
     frame::{Garbage, Hint},
@@ -137,6 +144,9 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
     let mut waiting: Option<Waiting> = None;
     let mut keys = shared.keys.subscribe();
     let mut retire_by: Option<Instant> = None;
+    let life = receiving.accepted.life.clone();
+    let mut life_ends = pin!(life.cancelled());
+    let mut alarm = Alarm::new(Instant::now());
     let end = loop {
         if waiting.is_none() {
             match receiving.take_in() {
@@ -152,9 +162,10 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
             receiving.incoming.take(&mut duplex.write, shared.now());
         }
         let due = shared.instant(receiving.incoming.due());
+        alarm.set(retire_by.map_or(due, |by| by.min(due)));
         let done: Result<(), End> = select! {
             biased;
-            () = receiving.accepted.life.cancelled() => Err(End::Life),
+            () = &mut life_ends => Err(End::Life),
             moved = duplex.exchange() => match moved {
                 Ok(()) if duplex.heard().is_empty() => Ok(()),
                 Ok(()) => receiving.incoming.hear(duplex.heard(), shared.now()).map_err(End::from),
@@ -162,8 +173,10 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
             },
             room = until(&mut waiting) => receiving.found(room),
             _ = keys.changed() => Ok(()),
-            () = sleep_until(retire_by.unwrap_or(due)), if retire_by.is_some() => Err(End::Key),
-            () = sleep_until(due) => receiving.incoming.tick(shared.now()).map_err(End::from),
+            () = alarm.end() => match retire_by {
+                Some(by) if by <= Instant::now() => Err(End::Key),
+                _ => receiving.incoming.tick(shared.now()).map_err(End::from),
+            },
         };
         if let Err(end) = done {
             break end;
@@ -242,7 +255,7 @@ impl Receiving<'_> {
                     }
                 }
                 First::Message { .. } => {
-                    let Some(body) = self.incoming.accept() else {
+                    let Some(body) = self.incoming.accept(self.shared.now()) else {
                         return;
                     };
                     messages += 1;
@@ -250,9 +263,12 @@ impl Receiving<'_> {
                     if is_long(body.len()) {
                         self.expected = None;
                     }
-                    let note = exchange.receive(host, stream, body);
-                    if !note.is_empty() {
-                        self.incoming.note(&note);
+                    let answer = exchange.receive(host, stream, body);
+                    if !answer.note.is_empty() {
+                        self.incoming.note(&answer.note);
+                    }
+                    if answer.is_awaited {
+                        self.incoming.hurry();
                     }
                 }
             }
@@ -304,9 +320,11 @@ impl Receiving<'_> {
     }
 
     fn hand_over(&mut self, sender: &Sender, room: Taken) -> Result<(), End> {
-        let Some(body) = self.incoming.accept() else {
+        let Some(body) = self.incoming.accept(self.shared.now()) else {
             return Ok(());
         };
+        // Its sender waits for its fate.
+        self.incoming.hurry();
         let received = Received::new(self.accepted.host, self.accepted.stream, body, room);
         sender.send(received).map_err(|_| End::Unread)
     }

@@ -1,13 +1,14 @@
 //! The task of a carrier that this host opens: opens it, and sends over it.
 
-use std::{io, sync::Arc};
+use std::{io, pin::pin, sync::Arc};
 
 use tokio::{
     select,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
+    alarm::Alarm,
     duplex::{Duplex, WRITE_LEN},
     exchange::{Outcome, Size},
     frame::Garbage,
@@ -127,6 +128,8 @@ async fn send(shared: &Arc<Shared>, line: &Arc<Line>, opened: Opened, key: &Carr
         idle_since: Instant::now(),
     };
     let mut keys = shared.keys.subscribe();
+    let mut life_ends = pin!(opened.life.cancelled());
+    let mut alarm = Alarm::new(carrier.idle_since);
     let end = loop {
         match carrier.give() {
             // The line has counted it as gone.
@@ -140,19 +143,20 @@ async fn send(shared: &Arc<Shared>, line: &Arc<Line>, opened: Opened, key: &Carr
             carrier.outgoing.retire();
         }
         let due = shared.instant(carrier.outgoing.due());
-        let idle_at = carrier.idle_since + shared.limits.idle_of(line.channel);
-        let is_idle = carrier.outgoing.is_idle();
+        alarm.set(match carrier.outgoing.is_idle() {
+            true => due.min(carrier.idle_since + shared.limits.idle_of(line.channel)),
+            false => due,
+        });
         let done: Result<(), End> = select! {
             biased;
-            () = opened.life.cancelled() => Err(End::Life),
+            () = &mut life_ends => Err(End::Life),
             moved = carrier.duplex.exchange() => match moved {
                 Ok(()) => carrier.hear().map_err(End::from),
                 Err(error) => Err(error.into()),
             },
             () = line.wake.notified(), if carrier.free => Ok(()),
             _ = keys.changed() => Ok(()),
-            () = sleep_until(idle_at), if is_idle => Ok(()),
-            () = sleep_until(due) => carrier.outgoing.tick(shared.now()).map_err(End::from),
+            () = alarm.end() => carrier.outgoing.tick(shared.now()).map_err(End::from),
         };
         if let Err(end) = done {
             break end;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     frame::{Garbage, HEADER_LEN, HINT_LEN, Header, Hint, Kind, NOTE_MAX},
-    incoming::{First, Incoming},
+    incoming::{ACK_WITHIN, First, Incoming},
     outgoing::{Ended, Message, Outgoing, Pace, SHORT_MAX, Said, Silent, WINDOW, cost},
 };
 
@@ -78,7 +78,8 @@ impl Pair {
                     self.incoming.grant();
                 }
                 First::Message { len, .. } => {
-                    self.received.extend(self.incoming.accept());
+                    self.received.extend(self.incoming.accept(0));
+                    self.incoming.hurry();
                     if len % 3 == 0 {
                         self.incoming.note(&len.to_be_bytes());
                     }
@@ -227,6 +228,44 @@ fn who_does_not_read_stops_messages_and_not_the_connection() {
     }
     pair.run(usize::MAX);
     assert_eq!(pair.delivered.len(), 1000);
+}
+
+#[test]
+fn an_acknowledgement_waits_for_more_unless_somebody_waits_for_it() {
+    let mut pair = Pair::new(&[], [usize::MAX; 2]);
+    let pace = Pace {
+        ping_every: 1_000_000,
+        dead_after: 4_000_000,
+    };
+    pair.incoming = Incoming::new(CHANNEL, LIMIT, pace, 0);
+    let now = 5_000;
+    let mut acknowledges = |lens: &[usize], now: u64, act: &dyn Fn(&mut Incoming)| {
+        let mut there = BytesMut::new();
+        for (number, &len) in lens.iter().enumerate() {
+            pair.outgoing.give(message(number, len));
+        }
+        pair.outgoing.take(&mut there, usize::MAX, now);
+        pair.incoming.hear(&there, now).unwrap();
+        while pair.incoming.accept(now).is_some() {}
+        act(&mut pair.incoming);
+        let mut back = BytesMut::new();
+        pair.incoming.take(&mut back, now);
+        let mut said = Vec::new();
+        pair.outgoing.hear(&back, now, &mut said).unwrap();
+        (said.len(), pair.incoming.due())
+    };
+    let nothing: &dyn Fn(&mut Incoming) = &|_| {};
+    // Nobody waits: all of a moment are acknowledged at its end.
+    assert_eq!(acknowledges(&[10], now, nothing), (0, now + ACK_WITHIN));
+    let later = now + ACK_WITHIN - 1;
+    assert_eq!(acknowledges(&[10], later, nothing), (0, now + ACK_WITHIN));
+    let (count, due) = acknowledges(&[], now + ACK_WITHIN, nothing);
+    assert!(count == 2 && due > now + 2 * ACK_WITHIN);
+    // Somebody waits.
+    assert_eq!(acknowledges(&[10, 10], now, &Incoming::hurry).0, 2);
+    // They take much of the window.
+    assert_eq!(acknowledges(&[WINDOW / 5], now, nothing).0, 0);
+    assert_eq!(acknowledges(&[WINDOW / 5], now, nothing).0, 2);
 }
 
 #[test]

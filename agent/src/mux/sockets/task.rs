@@ -2,8 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::poll_fn,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -40,7 +42,7 @@ use super::{
     port::{Came, Port},
 };
 use crate::{
-    mux::{Carriers, Exchange, Fate, Hint, MUX, Outcome, Pulled, Size},
+    mux::{Answer, Carriers, Exchange, Fate, Hint, MUX, Outcome, Pulled, Size},
     pop::Stream,
 };
 
@@ -307,19 +309,22 @@ impl Drop for Forget<'_> {
 
 /// The task of a message socket: watches its descriptor.
 async fn serve(inner: Arc<Inner>, id: SocketId, descriptor: Arc<Descriptor>) {
+    let mut stopped = pin!(inner.stopped.cancelled());
+    let mut woken = pin!(descriptor.wake.notified());
+    let fd = &descriptor.fd;
     while !descriptor.gone.load(Ordering::Relaxed) {
         let Wants { read, write } = inner.core().wants(id);
         select! {
             biased;
-            () = inner.stopped.cancelled() => return,
-            () = descriptor.wake.notified() => {}
-            ready = descriptor.fd.writable(), if write => {
+            () = &mut stopped => return,
+            () = &mut woken => woken.set(descriptor.wake.notified()),
+            ready = poll_fn(|cx| fd.poll_write_ready(cx)), if write => {
                 let Ok(mut ready) = ready else { return };
                 if inner.with(|core, _| core.writable(id)) == Progress::Blocked {
                     ready.clear_ready();
                 }
             }
-            ready = descriptor.fd.readable(), if read => {
+            ready = poll_fn(|cx| fd.poll_read_ready(cx)), if read => {
                 let Ok(mut ready) = ready else { return };
                 match inner.with(|core, now| core.readable(id, now)) {
                     Progress::Blocked => ready.clear_ready(),
@@ -443,7 +448,7 @@ impl Exchange for Inner {
         self.with(|core, _| core.withdrawn(hint, len));
     }
 
-    fn receive(&self, host: HostId, _stream: Stream, body: Bytes) -> Vec<u8> {
+    fn receive(&self, host: HostId, _stream: Stream, body: Bytes) -> Answer {
         self.with(|core, now| core.receive(host, &body, now))
     }
 

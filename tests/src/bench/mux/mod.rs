@@ -17,7 +17,7 @@ mod tcp;
 mod transport;
 mod zmq;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{
     case::Case,
@@ -38,6 +38,9 @@ pub struct Options {
     /// How long each case lasts in each of them
     #[arg(long, default_value_t = 0.4)]
     pub seconds: f64,
+    /// Only cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
 }
 
 /// A case, and what each transport made of it, round by round.
@@ -70,11 +73,14 @@ fn measure(
     encryption: bool,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Vec<Measured>> {
-    let cases = Case::all().into_iter().map(|case| Measured {
+    let wanted = |case: &Case| case.to_string().contains(&options.only);
+    let cases = Case::all().into_iter().filter(wanted);
+    let cases = cases.map(|case| Measured {
         case,
         by: transports.iter().map(|by| (*by, Vec::new())).collect(),
     });
     let mut cases: Vec<Measured> = cases.collect();
+    ensure!(!cases.is_empty(), "no case's name contains {:?}", options.only);
     let how = if encryption { ", encrypted" } else { "" };
     progress(&format!("lab{how}"));
     let mut site = Site::build(encryption)?;

@@ -4,14 +4,14 @@ use std::io::ErrorKind;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use homing_client::message::record::{
-    BATCH_MAX, Fate, HEADER_LEN as RECORD_LEN, Header, NotSent, REPEATABLE,
+    BATCH_MAX, Fate, HEADER_LEN as RECORD_LEN, Header, NotSent, REPEATABLE, TELL,
 };
 use homing_common::host::HostId;
 
 use super::{Core, Ending, Output, Progress, Role, Socket};
 use crate::{
     mux::{
-        Hint, Outcome, SHORT_MAX, Size, carriers,
+        Answer, Hint, Outcome, SHORT_MAX, Size, carriers,
         sockets::{
             bundle::{self, Note, Said, SocketId, Why},
             once::Verdict,
@@ -92,8 +92,8 @@ impl<P: Port> Core<P> {
         self.let_go_on(to);
     }
 
-    /// A message of another agent has come. Returns the note on it.
-    pub fn receive(&mut self, host: HostId, body: &[u8], now: u64) -> Vec<u8> {
+    /// A message of another agent has come.
+    pub fn receive(&mut self, host: HostId, body: &[u8], now: u64) -> Answer {
         match bundle::decode(body) {
             Some(Said::Bundle {
                 turn: _,
@@ -111,7 +111,7 @@ impl<P: Port> Core<P> {
             Some(Said::Closed { socket }) => self.closed(host, socket),
             None => self.counters.garbage += 1,
         }
-        Vec::new()
+        Answer::default()
     }
 
     fn bundle(
@@ -120,8 +120,9 @@ impl<P: Port> Core<P> {
         from: SocketId,
         records: &[u8],
         long: Option<usize>,
-    ) -> Vec<u8> {
+    ) -> Answer {
         let mut note = Note::default();
+        let mut is_awaited = false;
         let mut len = 0;
         let mut last = None;
         for (place, (header, body)) in bundle::records(records).enumerate() {
@@ -135,15 +136,20 @@ impl<P: Port> Core<P> {
             if last != Some(to) {
                 self.flush(last.replace(to));
             }
+            is_awaited |= header.has(TELL);
             if let Err(why) = self.deliver(host, from, to, &header, body) {
                 note.push(place, why);
+                is_awaited = true;
             }
         }
         if len != records.len() {
             self.counters.garbage += 1;
         }
         self.flush(last);
-        note.encode()
+        Answer {
+            note: note.encode(),
+            is_awaited,
+        }
     }
 
     /// Hands a message to its message socket.
@@ -338,7 +344,7 @@ impl<P: Port> Core<P> {
             let outcome = match size == Size::Short || self.offered(self.me, &pulled.hint, len) {
                 false => Outcome::Declined,
                 true => {
-                    let note = self.receive(self.me, &pulled.body, now);
+                    let Answer { note, .. } = self.receive(self.me, &pulled.body, now);
                     let note = (!note.is_empty()).then(|| Bytes::from(note));
                     Outcome::Fate(carriers::Fate::Delivered(Stream::default()), note)
                 }

@@ -293,7 +293,7 @@ impl Pop {
         let outcome = if is_long && !core.offered(flying.from, &flying.hint, len) {
             Outcome::Declined
         } else {
-            let note = core.receive(flying.from, &flying.body, self.now);
+            let note = core.receive(flying.from, &flying.body, self.now).note;
             let note = (!note.is_empty()).then(|| Bytes::from(note));
             Outcome::Fate(carriers::Fate::Delivered(STREAM), note)
         };

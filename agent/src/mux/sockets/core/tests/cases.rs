@@ -487,7 +487,7 @@ fn that_there_is_room_again_may_be_heard_before_that_there_was_none() {
         pop.pull();
         let flying = pop.flying.pop_front().unwrap();
         let core = pop.hosts.get_mut(&HostId(2)).unwrap();
-        let note = core.receive(HostId(1), &flying.body, pop.now);
+        let note = core.receive(HostId(1), &flying.body, pop.now).note;
         assert!(!note.is_empty());
         refused.push((flying, Bytes::from(note)));
     }
