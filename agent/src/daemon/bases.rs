@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Parts, limits};
+use super::{Parts, limits, thread::Thread};
 use crate::{
     config::Config,
     gossip::task::{Handle, HostStatus},
@@ -32,6 +32,9 @@ pub(super) struct Bases {
     pub apps: Apps,
     pub sockets: Sockets,
     serving: [Serving; 2],
+    /// Of message sockets and their carriers: however much goes over them, what the agent
+    /// does for the POP is not held up.
+    _thread: Thread,
 }
 
 /// Where applications come in.
@@ -113,7 +116,11 @@ impl Bases {
         parts: &mut Parts,
     ) -> Result<(Self, Incoming)> {
         let mux = &config.mux;
-        let sockets = Sockets::new(config.host.id, limits::of_sockets(mux))?;
+        let thread = Thread::start("mux")?;
+        let sockets = {
+            let _there = thread.handle().enter();
+            Sockets::new(config.host.id, limits::of_sockets(mux))?
+        };
         let options = Options {
             host: config.host.id,
             stream,
@@ -142,6 +149,7 @@ impl Bases {
             apps,
             sockets,
             serving: [moves, messages],
+            _thread: thread,
         };
         let incoming = Incoming {
             moves: inboxes.migration,

@@ -21,6 +21,7 @@ mod reload;
 mod rendezvous;
 mod start;
 mod table;
+mod thread;
 mod view;
 mod vitals;
 

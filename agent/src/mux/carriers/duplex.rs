@@ -11,6 +11,7 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    task::yield_now,
     time::timeout,
 };
 
@@ -21,6 +22,9 @@ pub(super) const WRITE_LEN: usize = 64 << 10;
 
 /// Bytes read at once: a record of TLS has no more.
 const READ_LEN: usize = 16 << 10;
+
+/// Bytes moved by one carrier before others of the thread have their turn.
+const TURN_LEN: usize = 64 << 10;
 
 /// How long the other side is given to take the last words.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -33,6 +37,8 @@ pub(super) struct Duplex {
     /// What is to be written: bytes may be appended at any time.
     pub write: BytesMut,
     flushed: bool,
+    /// Bytes moved in this turn.
+    moved: usize,
 }
 
 impl Duplex {
@@ -43,6 +49,16 @@ impl Duplex {
             read_len: 0,
             write: BytesMut::new(),
             flushed: true,
+            moved: 0,
+        }
+    }
+
+    /// Lets others have their turn if this carrier has had its own. As long as a
+    /// connection takes and gives bytes, nothing else would end it.
+    pub async fn rest(&mut self) {
+        if self.moved >= TURN_LEN {
+            self.moved = 0;
+            yield_now().await;
         }
     }
 
@@ -69,6 +85,7 @@ impl Duplex {
             self.flushed = false;
             if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.write)? {
                 self.write.advance(written);
+                self.moved += written;
                 progress = true;
             }
         }
@@ -84,6 +101,7 @@ impl Duplex {
             if self.read_len == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+            self.moved += self.read_len;
             progress = true;
         }
         match progress {

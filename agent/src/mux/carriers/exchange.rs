@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 use homing_common::host::HostId;
+use tokio::runtime::Handle;
 
 use super::{frame::Hint, view::Fate};
 use crate::pop::Stream;
@@ -55,6 +56,11 @@ pub struct Answer {
 /// Who has messages ready, and takes them. Its methods are called by the carriers' tasks:
 /// they must not wait.
 pub trait Exchange: Send + Sync + 'static {
+    /// Where its carriers have their tasks; none: where carriers were opened.
+    fn runtime(&self) -> Option<&Handle> {
+        None
+    }
+
     /// The next message of a source; none if it has none of that size any more.
     fn pull(&self, host: HostId, source: u64, size: Size) -> Option<Pulled>;
 

@@ -115,6 +115,14 @@ pub(super) enum AcceptError {
     Timeout,
 }
 
+/// A connection that begins like a carrier, and whose dialer was welcomed.
+pub(super) struct Greeted {
+    /// Of no runtime yet.
+    tcp: std::net::TcpStream,
+    pub preamble: Preamble,
+    key: CarrierKey,
+}
+
 /// A carrier that was accepted.
 pub(super) struct Carrier {
     pub stream: Connection,
@@ -123,18 +131,17 @@ pub(super) struct Carrier {
     pub accepted: Accepted,
 }
 
-/// Accepts a carrier.
-pub(super) async fn accept(
-    shared: &Arc<Shared>,
+/// Hears what a connection is for.
+pub(super) async fn greet(
+    shared: &Shared,
     mut tcp: TcpStream,
     source: SocketAddr,
-) -> Result<Carrier, AcceptError> {
+) -> Result<Greeted, AcceptError> {
     let garbage = |_: io::Error| AcceptError::Garbage;
     tcp.set_nodelay(true).map_err(garbage)?;
     let mut preamble = [0; PREAMBLE_LEN];
     tcp.read_exact(&mut preamble).await.map_err(garbage)?;
     let preamble = Preamble::decode(&preamble).ok_or(AcceptError::Garbage)?;
-    let unproven = |error| AcceptError::Unproven(preamble, error);
     let key = match shared.judge(&preamble, source.ip()) {
         Ok(key) => key,
         Err(verdict) => {
@@ -146,6 +153,15 @@ pub(super) async fn accept(
     tcp.write_all(&Verdict::Welcome.encode())
         .await
         .map_err(garbage)?;
+    let tcp = tcp.into_std().map_err(garbage)?;
+    Ok(Greeted { tcp, preamble, key })
+}
+
+/// Accepts a carrier, on the runtime that it stays on.
+pub(super) async fn accept(shared: &Arc<Shared>, greeted: Greeted) -> Result<Carrier, AcceptError> {
+    let Greeted { tcp, preamble, key } = greeted;
+    let unproven = |error| AcceptError::Unproven(preamble, error);
+    let tcp = TcpStream::from_std(tcp).map_err(unproven)?;
     let stream = Unintroduced::begin(&shared.tls, tcp, Role::Acceptor, &preamble, &key.key);
     let mut stream = stream.await.map_err(unproven)?;
     let hello = stream.hear().await.map_err(unproven)?;

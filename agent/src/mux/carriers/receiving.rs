@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     select,
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     duplex::{Duplex, WRITE_LEN},
     exchange::Exchange,
     frame::{Garbage, Hint},
-    handshake::{self, AcceptError, Carrier},
+    handshake::{self, AcceptError, Carrier, Greeted},
     incoming::{First, Incoming},
     outgoing::{Silent, is_long},
     preamble::Verdict,
@@ -46,7 +46,7 @@ pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
         match accepted {
             Ok((tcp, source)) => match shared.begin_handshake(source.ip()) {
                 Some(handshake) => {
-                    let task = run(shared.clone(), tcp, source, handshake);
+                    let task = greet(shared.clone(), tcp, source, handshake);
                     shared.tasks.spawn_on(task, &shared.runtime);
                 }
                 // The kernel keeps nothing of it.
@@ -60,10 +60,34 @@ pub(super) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn run(shared: Arc<Shared>, tcp: TcpStream, source: SocketAddr, handshake: Handshake) {
-    let begun = handshake::accept(&shared, tcp, source);
+/// Hears whose carrier it is, and for whom: whoever that is goes on with it.
+async fn greet(shared: Arc<Shared>, tcp: TcpStream, source: SocketAddr, handshake: Handshake) {
+    let by = Instant::now() + shared.limits.handshake_timeout;
+    let greeted = handshake::greet(&shared, tcp, source);
+    let greeted = select! {
+        greeted = timeout_at(by, greeted) => greeted,
+        () = shared.stopped.cancelled() => return,
+    };
+    match greeted.unwrap_or(Err(AcceptError::Timeout)) {
+        Ok(greeted) => {
+            let runtime = shared.runtime_of(greeted.preamble.channel).clone();
+            let task = run(shared.clone(), greeted, source, handshake, by);
+            shared.tasks.spawn_on(task, &runtime);
+        }
+        Err(error) => refused(&shared, source, &error),
+    }
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    greeted: Greeted,
+    source: SocketAddr,
+    handshake: Handshake,
+    by: Instant,
+) {
+    let begun = handshake::accept(&shared, greeted);
     let carrier = select! {
-        carrier = timeout(shared.limits.handshake_timeout, begun) => carrier,
+        carrier = timeout_at(by, begun) => carrier,
         () = shared.stopped.cancelled() => return,
     };
     drop(handshake);
@@ -161,6 +185,7 @@ async fn receive(shared: &Arc<Shared>, carrier: Carrier) {
         if duplex.write.len() < WRITE_LEN {
             receiving.incoming.take(&mut duplex.write, shared.now());
         }
+        duplex.rest().await;
         let due = shared.instant(receiving.incoming.due());
         alarm.set(retire_by.map_or(due, |by| by.min(due)));
         let done: Result<(), End> = select! {

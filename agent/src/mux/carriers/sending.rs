@@ -31,7 +31,8 @@ pub(super) fn tend(shared: &Arc<Shared>, line: &Arc<Line>) {
 /// Opens a carrier, as the line has asked for.
 pub(super) fn open(shared: &Arc<Shared>, line: &Arc<Line>) {
     let task = run(shared.clone(), line.clone());
-    shared.tasks.spawn_on(task, &shared.runtime);
+    let runtime = shared.runtime_of(line.channel.number);
+    shared.tasks.spawn_on(task, runtime);
 }
 
 async fn run(shared: Arc<Shared>, line: Arc<Line>) {
@@ -137,7 +138,7 @@ async fn send(shared: &Arc<Shared>, line: &Arc<Line>, opened: Opened, key: &Carr
                 carrier.finish(&end).await;
                 return;
             }
-            None => tokio::task::coop::consume_budget().await,
+            None => carrier.duplex.rest().await,
         }
         if !keys.borrow_and_update().accept(key) {
             carrier.outgoing.retire();

@@ -214,6 +214,14 @@ impl Shared {
         all.find(|reader| reader.channel.number == channel)
     }
 
+    /// Where the carriers of a channel have their tasks.
+    pub fn runtime_of(&self, channel: u8) -> &Handle {
+        match self.reader(channel).map(|reader| &reader.to) {
+            Some(To::Exchange(exchange)) => exchange.runtime().unwrap_or(&self.runtime),
+            _ => &self.runtime,
+        }
+    }
+
     fn exchange(&self, channel: Channel) -> Option<&Arc<dyn Exchange>> {
         match &self.reader(channel.number)?.to {
             To::Exchange(exchange) => Some(exchange),

@@ -432,6 +432,10 @@ async fn insist(carriers: Carriers, host: HostId, said: Bytes, stopped: Cancella
 }
 
 impl Exchange for Inner {
+    fn runtime(&self) -> Option<&Handle> {
+        Some(&self.runtime)
+    }
+
     fn pull(&self, host: HostId, source: u64, size: Size) -> Option<Pulled> {
         self.core().pull(host, SocketId(source), size)
     }
