@@ -166,17 +166,23 @@ fn address(host: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, host as u8], PORT))
 }
 
-/// Leads what host 1 sends to host 2 over a wire.
-async fn wire_to_two(one: &Host) -> Wire {
-    let at = address(9);
-    let wire = Wire::lead(at, address(1).ip(), address(2)).await.unwrap();
-    let peer = |host, address| {
-        let stream = life(1);
-        (HostId(host), Peer { address, stream })
-    };
-    let peers = [peer(1, address(1)), peer(2, at), peer(3, address(3))];
-    one.carriers.set_peers(&peers.into());
-    wire
+/// Leads what hosts 1 and 2 send to each other over a wire each: the first one is that of
+/// host 1. Each knows the other one by the address of the wire to it, so that is also where
+/// the other's carriers come from.
+async fn wires(one: &Host, two: &Host) -> [Wire; 2] {
+    let [one_at, two_at] = [address(8), address(9)];
+    let there = Wire::lead(two_at, one_at.ip(), address(2)).await.unwrap();
+    let back = Wire::lead(one_at, two_at.ip(), address(1)).await.unwrap();
+    for (host, other, at) in [(one, 2, two_at), (two, 1, one_at)] {
+        let peer = |host, address| {
+            let stream = life(1);
+            (HostId(host), Peer { address, stream })
+        };
+        let mut peers: BTreeMap<_, _> = HOSTS.map(|host| peer(host, address(host))).into();
+        peers.extend([peer(other, at)]);
+        host.carriers.set_peers(&peers);
+    }
+    [there, back]
 }
 
 /// Waits until something holds; fails if it does not within ten seconds.

@@ -7,9 +7,7 @@ use homing_agent::mux::{Fate, GOSSIP, Limits, MIGRATION, NotSent, SHORT_MAX, out
 use homing_common::host::HostId;
 use homing_tests::wire::Fault;
 
-use super::{
-    Host, collect, eventually, life, limits, message, run, wire_to_two,
-};
+use super::{Host, collect, eventually, life, limits, message, run, wire_to_two};
 
 #[test]
 fn messages_of_every_length_arrive_whole_and_their_fate_is_told() {

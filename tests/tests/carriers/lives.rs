@@ -6,9 +6,7 @@ use homing_agent::mux::{Fate, GOSSIP, MIGRATION, NotSent, Peer};
 use homing_common::host::HostId;
 use homing_tests::wire::Fault;
 
-use super::{
-    Host, address, eventually, life, members, message, run, until_alone, wire_to_two,
-};
+use super::{Host, address, eventually, life, members, message, run, until_alone, wire_to_two};
 
 #[test]
 fn fates_are_true_wherever_a_carrier_is_cut() {
