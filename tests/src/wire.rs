@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Result;
@@ -37,6 +34,8 @@ struct State {
     said: Vec<Vec<u8>>,
     /// What they were answered.
     answered: Vec<Vec<u8>>,
+    /// Of which connections nothing comes through any more.
+    swallowed: Vec<bool>,
 }
 
 /// A wire. A handle: clones are the same wire.
@@ -88,6 +87,11 @@ impl Wire {
         self.state().answered.clone()
     }
 
+    /// From now on nothing comes through of this connection, either way, and it stays open.
+    pub fn swallow(&self, number: usize) {
+        self.state().swallowed[number] = true;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,22 +100,28 @@ impl Wire {
         let mut state = self.state();
         state.said.push(Vec::new());
         state.answered.push(Vec::new());
+        state.swallowed.push(false);
         let fault = state.faults.pop().unwrap_or(Fault::None);
         (state.said.len() - 1, fault)
+    }
+
+    /// Never ready once nothing comes through any more.
+    async fn until_through(&self, number: usize) {
+        let swallowed = self.state().swallowed[number];
+        if swallowed {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Passes on what both say, until the dialer ends or the fault ends all.
     async fn pass(self, number: usize, fault: Fault, dialer: TcpStream, acceptor: TcpStream) {
         let (mut from_dialer, mut to_dialer) = dialer.into_split();
         let (mut from_acceptor, mut to_acceptor) = acceptor.into_split();
-        let swallowed = AtomicBool::new(false);
         let back = async {
             let mut passed = 0;
             let mut bytes = vec![0; 1 << 16];
             while let Ok(len @ 1..) = from_acceptor.read(&mut bytes).await {
-                if swallowed.load(Ordering::Relaxed) {
-                    std::future::pending::<()>().await;
-                }
+                self.until_through(number).await;
                 self.state().answered[number].extend(&bytes[..len]);
                 let through = match fault {
                     Fault::CutAnswerAfter(at) => len.min(at - passed),
@@ -132,6 +142,7 @@ impl Wire {
             let mut passed = 0;
             let mut bytes = vec![0; 1 << 16];
             while let Ok(len @ 1..) = from_dialer.read(&mut bytes).await {
+                self.until_through(number).await;
                 let bytes = &mut bytes[..len];
                 self.state().said[number].extend(&*bytes);
                 let mut through = len;
@@ -151,10 +162,7 @@ impl Wire {
                 passed += through;
                 match fault {
                     Fault::CutAfter(at) if passed == at => break,
-                    Fault::SwallowAfter(_) if through < len => {
-                        swallowed.store(true, Ordering::Relaxed);
-                        std::future::pending::<()>().await;
-                    }
+                    Fault::SwallowAfter(_) if through < len => self.swallow(number),
                     _ => {}
                 }
             }
