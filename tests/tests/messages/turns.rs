@@ -66,7 +66,7 @@ async fn keep_asking(client: MessageSocket) -> Vec<Asked> {
 
 #[test]
 fn a_carrier_that_has_stopped_holds_up_what_it_has_and_nothing_else() {
-    const CLIENTS: u64 = 10;
+    const CLIENTS: usize = 10;
     const LAG: Duration = Duration::from_millis(50);
     for carriers in [Count::UpTo(4), Count::Fixed(3)] {
         run(|folder| async move {
@@ -82,10 +82,17 @@ fn a_carrier_that_has_stopped_holds_up_what_it_has_and_nothing_else() {
             let [wire, _] = wires(&one, &two).await;
             tokio::spawn(echo(two.offer("echo").await));
             let mut asking = Vec::new();
-            for name in 1..=CLIENTS {
+            for _ in 0..CLIENTS {
                 let mut client = one.connect("echo", Some(2)).await;
-                client.sender.send(&request(name)).await.unwrap();
-                assert_eq!(next(&mut client).await.1, name);
+                let first = Outgoing {
+                    tell: true,
+                    ..request(0)
+                };
+                client.sender.send(&first).await.unwrap();
+                // The answer and the fate: nothing is on its way any more.
+                for _ in 0..2 {
+                    client.receiver.receive().await.unwrap();
+                }
                 asking.push(client);
             }
             let stopped = Instant::now();
@@ -117,7 +124,7 @@ fn a_carrier_that_has_stopped_holds_up_what_it_has_and_nothing_else() {
 #[test]
 fn a_greedy_sender_delays_others_by_its_turn_and_not_by_its_backlog() {
     const LEN: usize = 10_000;
-    const BACKLOG: usize = 8 << 20;
+    const BACKLOG: usize = 32 << 20;
     run(|folder| async move {
         let limits = Limits {
             held_per_socket: BACKLOG,

@@ -1,5 +1,7 @@
 //! Both halves of a carrier against each other, without a connection.
 
+mod exchange;
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
