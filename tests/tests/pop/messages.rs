@@ -237,9 +237,16 @@ async fn send(agent: Agent, which: usize, log: Arc<Mutex<Log>>, stop: Arc<Atomic
             if open < 16 && !stop.load(Ordering::Relaxed) {
                 name += 1;
                 let message = Outgoing {
-                    body: &vec![0; if name % 50 == 0 { 100_000 } else { 100 }],
+                    body: &vec![
+                        0;
+                        if name.is_multiple_of(50) {
+                            100_000
+                        } else {
+                            100
+                        }
+                    ],
                     name,
-                    repeatable: name % 4 == 0,
+                    repeatable: name.is_multiple_of(4),
                     tell: true,
                     ..Outgoing::default()
                 };

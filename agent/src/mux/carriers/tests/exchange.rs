@@ -479,7 +479,11 @@ fn cases() -> u32 {
 #[test]
 fn whatever_happens_what_is_pulled_ends_once_and_what_is_wanted_comes_or_is_withdrawn() {
     let histories = (events(), any::<[bool; 2]>(), any::<bool>());
-    let config = ProptestConfig::with_cases(cases());
+    let config = ProptestConfig {
+        // One that fails may do so by waiting in vain.
+        max_shrink_time: 60_000,
+        ..ProptestConfig::with_cases(cases())
+    };
     run(|runtime| {
         proptest!(config, |((events, plain, early) in histories)| {
             runtime.block_on(history(events, plain, early));
