@@ -27,4 +27,5 @@ pub mod sandbox;
 pub mod scale;
 pub mod steps;
 pub mod traced;
+pub mod wire;
 pub mod workload;

@@ -7,8 +7,6 @@ mod flow;
 mod lives;
 #[path = "carriers/secrecy.rs"]
 mod secrecy;
-#[path = "carriers/wire.rs"]
-mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +23,7 @@ use homing_agent::{
     },
 };
 use homing_common::host::HostId;
-use homing_tests::sandbox;
+use homing_tests::{sandbox, wire::Wire};
 use tokio::{runtime, time::sleep};
 
 /// The port of agents.
@@ -140,6 +138,25 @@ impl Host {
     /// Waits until the counters say so.
     async fn until(&self, what: &str, holds: impl Fn(&Counters) -> bool) {
         eventually(what, || holds(&self.counters())).await;
+    }
+}
+
+/// Leads what host 1 sends to host 2 over a wire.
+async fn wire_to_two(one: &Host) -> Wire {
+    let at = SocketAddr::from(([127, 0, 0, 9], PORT));
+    let wire = Wire::lead(at, address(1).ip(), address(2)).await.unwrap();
+    let mut peers = members(&[1, 2, 3]);
+    let stream = life(1);
+    let address = at;
+    peers.insert(HostId(2), Peer { address, stream });
+    one.carriers.set_peers(&peers);
+    wire
+}
+
+/// Waits until hosts have no carriers.
+async fn until_alone(hosts: [&Host; 2]) {
+    for host in hosts {
+        host.until_alone().await;
     }
 }
 

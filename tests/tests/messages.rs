@@ -2,12 +2,18 @@
 //! real descriptors, and the crate for applications. Hosts have loopback addresses in a
 //! network namespace of their own.
 
+#[path = "messages/cuts.rs"]
+mod cuts;
 #[path = "messages/ends.rs"]
 mod ends;
 #[path = "messages/flow.rs"]
 mod flow;
+#[path = "messages/hostile.rs"]
+mod hostile;
 #[path = "messages/python.rs"]
 mod python;
+#[path = "messages/turns.rs"]
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +35,7 @@ use homing_agent::{
 };
 use homing_client::message::{Agent, MessageSocket, Outgoing, Received};
 use homing_common::host::HostId;
-use homing_tests::sandbox;
+use homing_tests::{sandbox, wire::Wire};
 use tokio::{runtime, sync::oneshot, time::sleep};
 
 /// The port of agents.
@@ -64,7 +70,7 @@ impl Host {
         let mut options = Options {
             host: HostId(id),
             stream: life(1),
-            address: SocketAddr::from(([127, 0, 0, id as u8], PORT)),
+            address: address(id),
             keys: Keys::of(&KeyFile::of([7; 32])),
             limits: homing_agent::mux::Limits {
                 back_off: [Duration::from_millis(1), Duration::from_millis(20)],
@@ -107,7 +113,7 @@ impl Host {
         self.sockets.set_peers(infos.collect());
         let peer = |&(host, generation): &(u16, u64)| {
             let peer = Peer {
-                address: SocketAddr::from(([127, 0, 0, host as u8], PORT)),
+                address: address(host),
                 stream: life(generation),
             };
             (HostId(host), peer)
@@ -132,6 +138,17 @@ impl Host {
         self.sockets.status().counters
     }
 
+    /// Waits until it has no carriers, of its own and of others.
+    async fn until_alone(&self) {
+        let is_alone = || {
+            let status = self.carriers.status();
+            let mut lines = status.peers.iter().flat_map(|peer| &peer.lines);
+            status.accepted + status.handshakes == 0
+                && lines.all(|line| line.carriers == 0 && !line.opening)
+        };
+        eventually("all carriers have ended", is_alone).await;
+    }
+
     async fn until(&self, what: &str, holds: impl Fn(&Counters) -> bool) {
         eventually(what, || holds(&self.counters())).await;
     }
@@ -142,6 +159,30 @@ impl Host {
         self.sockets.stop().await;
         self.carriers.stop().await;
     }
+}
+
+/// Where a host is.
+fn address(host: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, host as u8], PORT))
+}
+
+/// Leads what hosts 1 and 2 send to each other over a wire each: the first one is that of
+/// host 1. Each knows the other one by the address of the wire to it, so that is also where
+/// the other's carriers come from.
+async fn wires(one: &Host, two: &Host) -> [Wire; 2] {
+    let [one_at, two_at] = [address(8), address(9)];
+    let there = Wire::lead(two_at, one_at.ip(), address(2)).await.unwrap();
+    let back = Wire::lead(one_at, two_at.ip(), address(1)).await.unwrap();
+    for (host, other, at) in [(one, 2, two_at), (two, 1, one_at)] {
+        let peer = |host, address| {
+            let stream = life(1);
+            (HostId(host), Peer { address, stream })
+        };
+        let mut peers: BTreeMap<_, _> = HOSTS.map(|host| peer(host, address(host))).into();
+        peers.extend([peer(other, at)]);
+        host.carriers.set_peers(&peers);
+    }
+    [there, back]
 }
 
 /// Waits until something holds; fails if it does not within ten seconds.

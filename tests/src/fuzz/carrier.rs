@@ -15,6 +15,7 @@ use homing_common::host::HostId;
 
 const PACE: Pace = Pace {
     ping_every: 1,
+    lag_after: 2,
     dead_after: 4,
 };
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use homing_agent::mux::{Fate, GOSSIP, Limits, MIGRATION, NotSent, SHORT_MAX, outgoing::cost};
 use homing_common::host::HostId;
+use homing_tests::wire::Fault;
 
-use super::{
-    Host, collect, eventually, life, limits, message, run,
-    wire::{Fault, Wire},
-};
+use super::{Host, collect, eventually, life, limits, message, run, wire_to_two};
 
 #[test]
 fn messages_of_every_length_arrive_whole_and_their_fate_is_told() {
@@ -182,7 +180,7 @@ fn a_message_that_is_offered_waits_for_room() {
 fn a_huge_message_that_is_stuck_delays_no_small_one() {
     run(|| async {
         let [one, mut two] = [1, 2].map(Host::start);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         wire.suffer(&[Fault::SwallowAfter(100_000)]);
         let huge = one.queue(2, MIGRATION, message(0, 1_000_000)).await;
         two.until("it is on its way", |counters| counters.accepted == 1)

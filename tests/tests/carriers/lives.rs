@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use homing_agent::mux::{Fate, GOSSIP, MIGRATION, NotSent, Peer};
 use homing_common::host::HostId;
+use homing_tests::wire::Fault;
 
-use super::{
-    Host, address, eventually, life, members, message, run,
-    wire::{Fault, Wire},
-};
+use super::{Host, address, eventually, life, members, message, run, until_alone, wire_to_two};
 
 #[test]
 fn fates_are_true_wherever_a_carrier_is_cut() {
@@ -19,21 +17,22 @@ fn fates_are_true_wherever_a_carrier_is_cut() {
                 options.limits.idle_after = Duration::ZERO;
             })
         });
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         let body = message(0, 300);
         let fate = one.send(&two, GOSSIP, body.clone()).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.next(GOSSIP).await;
-        let whole = wire.until_closed(&one, &two).await[0].len();
+        until_alone([&one, &two]).await;
+        let whole = wire.said()[0].len();
         let mut unknown = 0;
         for at in 1..=whole {
-            wire.until_closed(&one, &two).await;
+            until_alone([&one, &two]).await;
             wire.suffer(&[Fault::CutAfter(at)]);
             let body = message(at, 300);
             let received = two.counters().messages_received;
             let fate = one.send(&two, GOSSIP, body.clone()).await;
             // The next one takes another carrier, and is not harmed.
-            wire.until_closed(&one, &two).await;
+            until_alone([&one, &two]).await;
             wire.suffer(&[]);
             let last = one.send(&two, GOSSIP, message(0, 1)).await;
             assert_eq!(last, Fate::Delivered(life(1)), "cut at {at}");
@@ -61,7 +60,7 @@ fn fates_are_true_wherever_a_carrier_is_cut() {
 fn a_peer_that_ends_in_the_middle_of_a_message_leaves_its_fate_unknown() {
     run(|| async {
         let [one, two] = [1, 2].map(Host::start);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         wire.suffer(&[Fault::SwallowAfter(1 << 20)]);
         let told = one.queue(2, MIGRATION, message(0, 8 << 20)).await;
         eventually("it is on its way", || {
@@ -144,7 +143,7 @@ fn a_host_that_says_it_began_anew_needs_no_word_of_membership() {
 fn who_is_no_member_any_more_is_sent_nothing() {
     run(|| async {
         let [one, two] = [1, 2].map(Host::start);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         wire.suffer(&[Fault::SwallowAfter(2000)]);
         let begun = one.queue(2, GOSSIP, message(0, 50_000)).await;
         eventually("it is on its way", || {
@@ -177,7 +176,7 @@ fn a_dead_wire_is_seen_on_both_sides_and_what_was_not_sent_takes_another() {
                 options.limits.dead_after = Duration::from_secs(1);
             })
         });
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         // How far the handshake goes, is seen on another channel.
         let fate = one.send(&two, GOSSIP, message(0, 0)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));

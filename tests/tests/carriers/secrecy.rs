@@ -11,14 +11,14 @@ use homing_agent::{
     pop::keys::{KeyFile, Keys, Use, key_id},
 };
 use homing_common::host::HostId;
+use homing_tests::wire::Fault;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
 use super::{
-    Host, address, collect, eventually, keys, life, members, message, run,
-    wire::{Fault, Wire},
+    Host, address, collect, eventually, keys, life, members, message, run, until_alone, wire_to_two,
 };
 
 /// A connection to a host, from any address.
@@ -45,7 +45,7 @@ async fn rest(tcp: &mut TcpStream) -> Vec<u8> {
 fn nothing_of_a_message_can_be_read_on_the_wire() {
     run(|| async {
         let [one, mut two] = [1, 2].map(Host::start);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         let secret = b"nobody but host 2 may read this".repeat(100);
         let fate = one.send(&two, GOSSIP, secret.clone().into()).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
@@ -63,7 +63,7 @@ fn nothing_of_a_message_can_be_read_on_the_wire() {
 fn a_carrier_that_was_recorded_says_nothing_the_second_time() {
     run(|| async {
         let [one, mut two] = [1, 2].map(Host::start);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         let fate = one.send(&two, GOSSIP, message(0, 1000)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
         two.next(GOSSIP).await;
@@ -102,17 +102,18 @@ fn a_byte_that_is_changed_on_the_way_ends_the_carrier_and_reaches_nobody() {
                 options.limits.dead_after = Duration::from_millis(500);
             })
         });
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         let fate = one.send(&two, GOSSIP, message(0, 100)).await;
         assert_eq!(fate, Fate::Delivered(life(1)));
-        let whole = wire.until_closed(&one, &two).await[0].len();
+        until_alone([&one, &two]).await;
+        let whole = wire.said()[0].len();
         let mut bodies = vec![message(0, 100)];
         for at in 0..whole {
             wire.suffer(&[Fault::FlipAt(at)]);
             let body = message(at + 1, 100);
             let fate = one.send(&two, GOSSIP, body.clone()).await;
             wire.suffer(&[]);
-            wire.until_closed(&one, &two).await;
+            until_alone([&one, &two]).await;
             assert!(!matches!(fate, Fate::NotSent(_)), "byte {at}: {fate:?}");
             bodies.push(body);
         }
@@ -361,7 +362,7 @@ fn who_still_uses_a_key_that_is_no_longer_accepted_is_asked_to_stop() {
         assert_eq!(two.counters().refused_key, 1);
         // One that does not listen is closed.
         let three = Host::start(3);
-        let wire = Wire::between(&one).await;
+        let wire = wire_to_two(&one).await;
         two.carriers.set_keys(&keys());
         wire.suffer(&[Fault::SwallowAfter(100_000)]);
         let told = one.queue(2, MIGRATION, message(2, 1 << 20)).await;

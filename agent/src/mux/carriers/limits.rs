@@ -106,6 +106,9 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// A carrier that had no message for so long is closed.
     pub idle_after: Duration,
+    /// A carrier with messages that are not acknowledged, on which nothing was heard for
+    /// so long, gets no more: others take what waits.
+    pub lag_after: Duration,
     /// A carrier on which nothing was heard for so long is dead. Both sides speak at
     /// least every quarter of it.
     pub dead_after: Duration,
@@ -131,6 +134,7 @@ impl Default for Limits {
             handshakes_total: 256,
             handshake_timeout: Duration::from_secs(3),
             idle_after: Duration::from_secs(60),
+            lag_after: Duration::from_millis(100),
             dead_after: Duration::from_secs(10),
             retire_within: Duration::from_secs(10),
             back_off: [Duration::from_millis(50), Duration::from_secs(2)],
@@ -145,6 +149,7 @@ impl Limits {
         let dead_after = self.dead_after.as_micros() as u64;
         Pace {
             ping_every: dead_after / 4,
+            lag_after: self.lag_after.as_micros() as u64,
             dead_after,
         }
     }

@@ -178,6 +178,17 @@ impl Line {
         self.came(&mut state)
     }
 
+    /// A source that the asking carrier has pulled from has more of that size. It asks
+    /// again, and tends the line if it has no room: it opens none here.
+    pub fn ready_again(&self, source: u64, size: Size) {
+        let mut state = self.state();
+        let turn = state.turn();
+        state.ready[at(size)].push_back((turn, source));
+        if state.free > 0 {
+            self.wake.notify_one();
+        }
+    }
+
     fn came(&self, state: &mut State) -> bool {
         if state.free > 0 {
             self.wake.notify_one();

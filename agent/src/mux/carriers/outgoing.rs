@@ -6,6 +6,7 @@
 //! unasked and not acknowledged fits into [`WINDOW`]. A longer one is offered first, and
 //! sent once the acceptor has room for it. So the acceptor always reads: a slow reader
 //! there stops messages, never the connection, and a silent connection is a dead one.
+//! Long before that, one that lags ([`Pace::lag_after`]) takes no more messages.
 
 use std::collections::VecDeque;
 
@@ -38,6 +39,9 @@ pub const MESSAGE_COST: usize = 256;
 pub struct Pace {
     /// Who has said nothing for so long pings.
     pub ping_every: u64,
+    /// Who has messages that are not acknowledged, and was not heard for so long, gets no
+    /// more.
+    pub lag_after: u64,
     /// Who is not heard for so long is dead.
     pub dead_after: u64,
 }
@@ -107,6 +111,10 @@ pub struct Outgoing<T> {
     decoder: Decoder,
     heard_at: u64,
     spoke_at: u64,
+    /// Since when an answer is waited for: since a message was sent, or the last answer.
+    waits_since: Option<u64>,
+    /// It was waited for too long.
+    lags: bool,
     retired: bool,
 }
 
@@ -128,15 +136,17 @@ impl<T> Outgoing<T> {
             decoder: Decoder::default(),
             heard_at: now,
             spoke_at: now,
+            waits_since: None,
+            lags: false,
             retired: false,
         }
     }
 
-    /// Whether a message of this length may be given now. Busy with another one, or
-    /// retired, it takes none.
+    /// Whether a message of this length may be given now. Busy with another one, lagging
+    /// or retired, it takes none.
     pub fn has_room(&self, len: usize) -> bool {
         let fits = is_long(len) || self.window_used + cost(len) <= WINDOW;
-        !self.retired && !self.is_busy && fits
+        !self.retired && !self.is_busy && !self.lags && fits
     }
 
     /// Takes a message for which there is room.
@@ -167,6 +177,9 @@ impl<T> Outgoing<T> {
             self.taken += some as u64;
             self.spoke_at = now;
         }
+        if !self.is_idle() {
+            self.waits_since.get_or_insert(now);
+        }
     }
 
     /// Reads what the acceptor says, and appends to `said` what that means for messages.
@@ -195,6 +208,8 @@ impl<T> Outgoing<T> {
                 self.obey(&frame, said)?;
             }
         }
+        self.waits_since = (!self.is_idle()).then_some(now);
+        self.lags = false;
         Ok(())
     }
 
@@ -260,6 +275,7 @@ impl<T> Outgoing<T> {
         if now >= self.heard_at + self.pace.dead_after {
             return Err(Silent);
         }
+        self.lags = self.lag_at().is_some_and(|at| now >= at);
         if now >= self.spoke_at + self.pace.ping_every {
             self.spoke_at = now;
             if self.out.is_empty() {
@@ -272,7 +288,12 @@ impl<T> Outgoing<T> {
     /// When to call [`Outgoing::tick`].
     pub fn due(&self) -> u64 {
         let ping = self.spoke_at + self.pace.ping_every;
-        ping.min(self.heard_at + self.pace.dead_after)
+        let lag = self.lag_at().filter(|_| !self.lags).unwrap_or(u64::MAX);
+        ping.min(lag).min(self.heard_at + self.pace.dead_after)
+    }
+
+    fn lag_at(&self) -> Option<u64> {
+        Some(self.waits_since? + self.pace.lag_after)
     }
 
     /// Whether a long message is offered or on its way.

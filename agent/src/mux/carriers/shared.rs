@@ -482,8 +482,7 @@ impl Shared {
         let exchange = self.exchange(line.channel)?;
         let pulled = exchange.pull(line.host, source, size)?;
         if pulled.more {
-            // This carrier asks again, or is busy: then another one was asked for.
-            line.ready(source, size);
+            line.ready_again(source, size);
         }
         Some(Message {
             body: pulled.body,

@@ -1,5 +1,7 @@
 //! Both halves of a carrier against each other, without a connection.
 
+mod exchange;
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
@@ -13,6 +15,7 @@ const CHANNEL: u8 = 1;
 const LIMIT: usize = 1 << 20;
 const PACE: Pace = Pace {
     ping_every: 100,
+    lag_after: 40,
     dead_after: 400,
 };
 
@@ -279,6 +282,32 @@ fn silence_is_told_in_time_on_both_sides() {
     assert_eq!([outgoing.due(), incoming.due()], [dead_at; 2]);
     assert_eq!(outgoing.tick(dead_at), Err(Silent));
     assert_eq!(incoming.tick(dead_at), Err(Silent));
+}
+
+#[test]
+fn a_carrier_that_lags_takes_no_more_until_it_is_heard() {
+    let mut outgoing = Outgoing::new(CHANNEL, PACE, 1000);
+    // One that has nothing to wait for does not lag.
+    outgoing.tick(1099).unwrap();
+    assert!(outgoing.has_room(10));
+    assert_eq!(outgoing.due(), 1100);
+    outgoing.give(message(0, 10));
+    outgoing.take(&mut BytesMut::new(), usize::MAX, 1050);
+    outgoing.give(message(1, 10));
+    outgoing.take(&mut BytesMut::new(), usize::MAX, 1060);
+    assert_eq!(outgoing.due(), 1090);
+    outgoing.tick(1089).unwrap();
+    assert!(outgoing.has_room(10));
+    outgoing.tick(1090).unwrap();
+    assert!(!outgoing.has_room(10));
+    assert_eq!(outgoing.due(), 1160, "the next ping");
+    // What it says of the first lets it go on, and the second is waited for anew.
+    let ack = |number| header(Kind::Ack, CHANNEL, 0, number);
+    outgoing.hear(&ack(1), 1100, &mut Vec::new()).unwrap();
+    assert!(outgoing.has_room(10));
+    assert_eq!(outgoing.due(), 1140);
+    outgoing.hear(&ack(2), 1110, &mut Vec::new()).unwrap();
+    assert_eq!(outgoing.due(), 1160);
 }
 
 #[test]
