@@ -64,15 +64,15 @@ mod tests {
 
     #[test]
     fn it_runs_tasks_and_ends_with_them() {
-        let thread = Thread::start("test").unwrap();
+        let started = Thread::start("test").unwrap();
         let (tell, told) = std::sync::mpsc::channel();
-        thread.handle().spawn(async move {
-            let name = std::thread::current().name().map(str::to_owned);
+        started.handle().spawn(async move {
+            let name = thread::current().name().map(str::to_owned);
             tell.send(name).unwrap();
             std::future::pending::<()>().await;
         });
         assert_eq!(told.recv(), Ok(Some("test".to_owned())));
-        drop(thread);
+        drop(started);
         // The task was dropped, and what it owned.
         assert!(told.recv().is_err());
     }

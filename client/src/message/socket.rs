@@ -284,8 +284,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// `EMSGSIZE`: it is over the limit. `EPIPE`: the other end has gone, or the agent
-    /// has.
+    /// `EMSGSIZE`: it is over the limit. `EPIPE` or `ECONNRESET`: the other end has gone,
+    /// or the agent has.
     pub async fn send(&mut self, message: &Outgoing<'_>) -> io::Result<u64> {
         if message.body.len() > self.message_max {
             return Err(Errno::MSGSIZE.into());
@@ -300,7 +300,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// `EPIPE`: the other end has gone, or the agent has.
+    /// `EPIPE` or `ECONNRESET`: the other end has gone, or the agent has.
     pub async fn send_batch(&mut self, batch: &mut Batch) -> io::Result<Range<u64>> {
         let first = self.sent + 1;
         if batch.messages > 0 {

@@ -45,7 +45,7 @@ pub(super) fn moves_line(sum: &MovesSum) -> String {
 /// All message sockets, in a line.
 pub(super) fn mux_line(sum: &MuxSum) -> String {
     let mut text = format!(
-        "{} message sockets offer a service, {} are connected to one",
+        "message sockets: {} for services, {} connected to one",
         sum.services, sum.connected
     );
     if sum.blocked > 0 {

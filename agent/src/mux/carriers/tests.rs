@@ -238,6 +238,7 @@ fn an_acknowledgement_waits_for_more_unless_somebody_waits_for_it() {
     let mut pair = Pair::new(&[], [usize::MAX; 2]);
     let pace = Pace {
         ping_every: 1_000_000,
+        lag_after: 1_000_000,
         dead_after: 4_000_000,
     };
     pair.incoming = Incoming::new(CHANNEL, LIMIT, pace, 0);

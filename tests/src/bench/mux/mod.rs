@@ -80,7 +80,11 @@ fn measure(
         by: transports.iter().map(|by| (*by, Vec::new())).collect(),
     });
     let mut cases: Vec<Measured> = cases.collect();
-    ensure!(!cases.is_empty(), "no case's name contains {:?}", options.only);
+    ensure!(
+        !cases.is_empty(),
+        "no case's name contains {:?}",
+        options.only
+    );
     let how = if encryption { ", encrypted" } else { "" };
     progress(&format!("lab{how}"));
     let mut site = Site::build(encryption)?;

@@ -20,8 +20,8 @@ use tokio::{
 
 use crate::{
     mux::{
-        Carriers, Exchange, Fate, Hint, Limits, MUX, Options, Outcome, Peer, Pulled, SHORT_MAX,
-        Size,
+        Answer, Carriers, Exchange, Fate, Hint, Limits, MUX, Options, Outcome, Peer, Pulled,
+        SHORT_MAX, Size,
     },
     pop::{Stream, keys::Keys},
 };
@@ -257,7 +257,7 @@ impl Exchange for End {
         });
     }
 
-    fn receive(&self, host: HostId, stream: Stream, body: Bytes) -> Vec<u8> {
+    fn receive(&self, host: HostId, stream: Stream, body: Bytes) -> Answer {
         let world = &mut *self.world();
         let number = number_of(&body);
         let message = &mut world.messages[number as usize];
@@ -279,7 +279,11 @@ impl Exchange for End {
                 format!("message {number} came, and was not expected")
             });
         }
-        note_of(number)
+        Answer {
+            note: note_of(number),
+            // Acknowledgements that wait, too.
+            is_awaited: number.is_multiple_of(2),
+        }
     }
 
     fn left(&self, _: HostId) {

@@ -175,9 +175,21 @@ enum Ending {
     Reset,
 }
 
-/// What is to be sent to a host, by size.
+/// What is to be sent to a host.
 #[derive(Default)]
-struct Pending([VecDeque<BytesMut>; 2], [bool; 2]);
+struct Pending {
+    /// By size: bundles.
+    queues: [VecDeque<Bundle>; 2],
+    /// By size: carriers know that there is something.
+    told: [bool; 2],
+}
+
+/// Records that become one message of a carrier.
+struct Bundle {
+    /// The header's place, then records.
+    bytes: BytesMut,
+    records: usize,
+}
 
 /// Records that a message socket had no room for.
 struct Blocked {

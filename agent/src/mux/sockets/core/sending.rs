@@ -1,6 +1,6 @@
 //! From an application to carriers, and the fates of what it has sent.
 
-use std::{io::ErrorKind, sync::Arc};
+use std::{collections::VecDeque, io::ErrorKind, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use homing_client::message::record::{
@@ -8,7 +8,7 @@ use homing_client::message::record::{
 };
 use homing_common::host::HostId;
 
-use super::{Blocked, Core, Ending, Output, Pending, Progress, Role, Socket, cost};
+use super::{Blocked, Bundle, Core, Ending, Output, Pending, Progress, Role, Socket, cost};
 use crate::mux::{
     Outcome, Pulled, SHORT_MAX, Size, carriers,
     sockets::{
@@ -39,36 +39,41 @@ impl Pending {
     fn push(&mut self, head: [u8; RECORD_LEN], body: &[u8]) -> (bool, Size) {
         let len = RECORD_LEN + body.len();
         let size = size_of(HEADER_LEN + len);
-        let queue = &mut self.0[at(size)];
-        let fits = |bundle: &&mut BytesMut| {
-            let records = usize::from(bundle[1]) << 8 | usize::from(bundle[2]);
-            size == Size::Short && bundle.len() + len <= SHORT_MAX && records < RECORDS_MAX
+        let queue = &mut self.queues[at(size)];
+        let fits = |bundle: &&mut Bundle| {
+            size == Size::Short
+                && bundle.bytes.len() + len <= SHORT_MAX
+                && bundle.records < RECORDS_MAX
         };
-        let bundle = match queue.back_mut().filter(fits) {
-            Some(bundle) => bundle,
+        match queue.back_mut().filter(fits) {
+            Some(bundle) => bundle.push(head, body),
             None => {
-                let mut bundle = BytesMut::with_capacity(HEADER_LEN + len);
-                bundle.put_bytes(0, HEADER_LEN);
+                let mut bytes = BytesMut::with_capacity(HEADER_LEN + len);
+                bytes.put_bytes(0, HEADER_LEN);
+                let mut bundle = Bundle { bytes, records: 0 };
+                bundle.push(head, body);
                 queue.push_back(bundle);
-                let last = queue.len() - 1;
-                &mut queue[last]
             }
-        };
-        // Counted where the header will stand.
-        let records = (usize::from(bundle[1]) << 8 | usize::from(bundle[2])) + 1;
-        (bundle[1], bundle[2]) = ((records >> 8) as u8, records as u8);
-        bundle.put_slice(&head);
-        bundle.put_slice(body);
-        let is_new = !std::mem::replace(&mut self.1[at(size)], true);
+        }
+        let is_new = !std::mem::replace(&mut self.told[at(size)], true);
         (is_new, size)
     }
 
     pub(super) fn bundles(&self) -> impl Iterator<Item = &BytesMut> {
-        self.0.iter().flatten()
+        self.queues.iter().flatten().map(|bundle| &bundle.bytes)
     }
 
     pub(super) fn take_all(self) -> impl Iterator<Item = BytesMut> {
-        self.0.into_iter().flatten()
+        let bundles = self.queues.into_iter().flatten();
+        bundles.map(|bundle| bundle.bytes)
+    }
+}
+
+impl Bundle {
+    fn push(&mut self, head: [u8; RECORD_LEN], body: &[u8]) {
+        self.records += 1;
+        self.bytes.put_slice(&head);
+        self.bytes.put_slice(body);
     }
 }
 
@@ -261,14 +266,14 @@ impl<P: Port> Core<P> {
     pub fn pull(&mut self, host: HostId, id: SocketId, size: Size) -> Option<Pulled> {
         let socket = self.sockets.get_mut(id)?;
         let pending = socket.pending.get_mut(&host)?;
-        let queue = &mut pending.0[at(size)];
+        let queue = &mut pending.queues[at(size)];
         let bundle = queue.pop_front();
         let more = !queue.is_empty();
-        pending.1[at(size)] = more;
-        if pending.0.iter().all(|queue| queue.is_empty()) {
+        pending.told[at(size)] = more;
+        if pending.queues.iter().all(VecDeque::is_empty) {
             socket.pending.remove(&host);
         }
-        let mut bundle = bundle?;
+        let mut bundle = bundle?.bytes;
         let settled = socket.open.first().copied().unwrap_or(socket.sent + 1);
         socket.turn = socket.turn.wrapping_add(1);
         bundle[..HEADER_LEN].copy_from_slice(&bundle_header(socket.turn, id, settled));
