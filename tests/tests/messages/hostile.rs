@@ -153,6 +153,7 @@ fn a_carrier_in_clear_text_that_was_recorded_says_nothing_the_second_time() {
         let [wire, _] = wires(&one, &two).await;
         let mut service = two.offer("sink").await;
         let mut client = one.connect("sink", Some(2)).await;
+        one.until_alone().await;
         passes(&mut client, &mut service).await;
         one.until_alone().await;
         let before = two.carriers.status().counters;
