@@ -52,7 +52,7 @@ impl SocketFile {
     /// # Errors
     ///
     /// There is no such group, or the file cannot be given to it.
-    fn give_to(&self, group: &config::Group, setting: &str) -> Result<()> {
+    pub fn give_to(&self, group: &config::Group, setting: &str) -> Result<()> {
         let id = match group {
             config::Group::Id(id) => *id,
             config::Group::Name(name) => Group::from_name(name)

@@ -446,6 +446,15 @@ pub struct Leaving {
     pub leaving: bool,
 }
 
+/// `GET /log` and `POST /log`: status 200.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// What is logged: a level, or directives.
+    pub level: String,
+    /// What was at the start of the agent, and will be at the next.
+    pub at_start: String,
+}
+
 /// `POST /reload`: status 200.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {

@@ -56,6 +56,8 @@ pub(crate) struct Fake {
     pub open: AtomicU32,
     /// How the draining stands.
     pub drain: drain::Script,
+    /// What is logged.
+    pub level: Mutex<String>,
 }
 
 pub(crate) fn endpoint(text: &str) -> SocketAddr {
@@ -485,6 +487,21 @@ impl View for Fake {
             healthy: true,
             problems: vec![],
         })
+    }
+
+    fn log(&self) -> Log {
+        Log {
+            level: self.level.lock().expect("not poisoned").clone(),
+            at_start: "info".to_owned(),
+        }
+    }
+
+    fn set_log(&self, level: &str) -> Result<(), String> {
+        if level.is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        level.clone_into(&mut self.level.lock().expect("not poisoned"));
+        Ok(())
     }
 
     async fn leave(&self, hold: Option<Duration>) -> Result<(), Refusal> {

@@ -79,6 +79,16 @@ pub trait View: Send + Sync + 'static {
     /// Counters of the fast path, the hooks, gossip, carriers, applications and messages.
     fn stats(&self) -> impl Future<Output = Result<api::Stats, Refusal>> + Send;
 
+    /// What is logged.
+    fn log(&self) -> api::Log;
+
+    /// Logs something else from now on, in the directives of `--log`.
+    ///
+    /// # Errors
+    ///
+    /// They make no sense: why.
+    fn set_log(&self, level: &str) -> Result<(), String>;
+
     /// Whether the agent does its work, for `/healthz` and the watchdog: it must
     /// go through the loops that do it, so that one that hangs is noticed.
     fn health(&self) -> impl Future<Output = Result<api::Health, Refusal>> + Send;
@@ -115,6 +125,19 @@ pub trait View: Send + Sync + 'static {
         target: HostId,
         within: Duration,
     ) -> impl Future<Output = Result<api::Moved, Refusal>> + Send;
+}
+
+/// What the agent logs, and how that is changed.
+pub trait Logs: Send + Sync {
+    /// What is logged now, and what was at the start.
+    fn level(&self) -> api::Log;
+
+    /// Logs something else from now on.
+    ///
+    /// # Errors
+    ///
+    /// The directives make no sense: why.
+    fn set_level(&self, level: &str) -> Result<(), String>;
 }
 
 /// How a host is to drain.

@@ -1,4 +1,4 @@
-//! HTTP on the admin socket.
+//! HTTP on the admin sockets. On the one for reading every `POST` is refused.
 //!
 //! | Request | Answer |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `GET /apps` | [`api::Apps`] |
 //! | `GET /mux` | [`api::Mux`] |
 //! | `GET /stats` | [`api::Stats`] |
+//! | `GET /log`, `POST /log?level=` | [`api::Log`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
 //! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
@@ -26,7 +27,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -47,7 +48,7 @@ use tokio::{
 use super::{
     Refusal, View, api, metrics,
     page::{MAX_LIMIT, parse_cursor, parse_protocol},
-    socket::AdminSocket,
+    socket::{AdminSocket, Rights},
 };
 
 pub use drain::MOVED_WITHIN;
@@ -71,8 +72,8 @@ const DEFAULT_LIMIT: usize = 100;
 /// Serves until `stop` is ready; then answers what is under way, for a bounded
 /// time, and removes the socket.
 pub async fn serve<V: View>(socket: AdminSocket, view: Arc<V>, stop: impl Future<Output = ()>) {
-    let (listener, _file) = socket.into_parts();
-    let service = TowerToHyperService::new(router(view));
+    let (listener, _file, rights) = socket.into_parts();
+    let service = TowerToHyperService::new(router(view, rights));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(ASK_WITHIN);
@@ -115,8 +116,8 @@ async fn accept<S, E: std::fmt::Debug>(
     }
 }
 
-fn router<V: View>(view: Arc<V>) -> Router {
-    Router::new()
+fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
+    let router = Router::new()
         .route("/status", get(status::<V>))
         .route("/hosts", get(hosts::<V>))
         .route("/sessions", get(sessions::<V>))
@@ -125,6 +126,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route("/apps", get(apps::<V>))
         .route("/mux", get(mux::<V>))
         .route("/stats", get(stats::<V>))
+        .route("/log", get(log::<V>).post(set_log::<V>))
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
@@ -135,7 +137,21 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .merge(drain::moves::<V>())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .with_state(view)
+        .with_state(view);
+    match rights {
+        Rights::Change => router,
+        Rights::Read => router.layer(middleware::from_fn(only_read)),
+    }
+}
+
+/// Lets nobody change anything.
+async fn only_read(request: Request, next: Next) -> Response {
+    if request.method() == Method::GET || request.method() == Method::HEAD {
+        return next.run(request).await;
+    }
+    let why = "this socket is for reading (admin.readers): changes go by admin.socket, whose \
+               users are admin.group";
+    Refused::new(StatusCode::FORBIDDEN, why.to_owned()).into_response()
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -172,6 +188,26 @@ async fn mux<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Mux>, Refu
 
 async fn stats<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Stats>, Refused> {
     Ok(Json(view.stats().await?))
+}
+
+async fn log<V: View>(State(view): State<Arc<V>>) -> Json<api::Log> {
+    Json(view.log())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogQuery {
+    level: String,
+}
+
+async fn set_log<V: View>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Json<api::Log>, Refused> {
+    let Query(query) = query?;
+    let set = view.set_log(&query.level);
+    set.map_err(|why| bad(format!("level: {why}")))?;
+    Ok(Json(view.log()))
 }
 
 #[derive(Deserialize)]
@@ -298,7 +334,7 @@ async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloade
 }
 
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /mux /stats /metrics /healthz /leave \
+    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /mux /stats /log /metrics /healthz /leave \
          /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(

@@ -1,4 +1,4 @@
-//! The Unix socket that the admin server listens on: see [`crate::unix`] for who may
+//! The Unix sockets that the admin server listens on: see [`crate::unix`] for who may
 //! talk to the agent.
 
 use std::path::Path;
@@ -7,13 +7,36 @@ use anyhow::{Context, Result};
 use nix::sys::socket::SockType;
 use tokio::net::UnixListener;
 
-use crate::unix::{SocketFile, listen_on};
+use crate::{
+    config,
+    unix::{SocketFile, listen_on},
+};
+
+/// What the agent does for who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// It answers, and does what it is told.
+    Change,
+    /// It answers.
+    Read,
+}
+
+impl Rights {
+    /// The keys of the configuration: the socket's path, and the group that may use it.
+    fn keys(self) -> [&'static str; 2] {
+        match self {
+            Self::Change => ["admin.socket", "admin.group"],
+            Self::Read => ["admin.read_socket", "admin.readers"],
+        }
+    }
+}
 
 /// A listening socket; its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct AdminSocket {
     pub(super) listener: UnixListener,
     file: SocketFile,
+    rights: Rights,
 }
 
 impl AdminSocket {
@@ -23,19 +46,38 @@ impl AdminSocket {
     ///
     /// An agent answers there, something else than a socket is there, or the file
     /// system refuses. Must be called within a tokio runtime.
-    pub fn bind(path: &Path) -> Result<Self> {
-        Self::try_bind(path)
-            .with_context(|| format!("cannot listen on the admin socket {}", path.display()))
+    pub fn bind(path: &Path, rights: Rights) -> Result<Self> {
+        let [setting, _] = rights.keys();
+        Self::try_bind(path, rights)
+            .with_context(|| format!("cannot listen on {setting} {}", path.display()))
     }
 
-    fn try_bind(path: &Path) -> Result<Self> {
-        let (socket, file) = listen_on(path, SockType::Stream, "admin.socket")?;
+    fn try_bind(path: &Path, rights: Rights) -> Result<Self> {
+        let [setting, _] = rights.keys();
+        let (socket, file) = listen_on(path, SockType::Stream, setting)?;
         let listener = UnixListener::from_std(socket.into())?;
-        Ok(Self { listener, file })
+        Ok(Self {
+            listener,
+            file,
+            rights,
+        })
     }
 
-    pub(super) fn into_parts(self) -> (UnixListener, SocketFile) {
-        (self.listener, self.file)
+    /// Lets the members of a group use it, too.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group, or the file cannot be given to it.
+    pub fn admit(&self, group: &config::Group) -> Result<()> {
+        let [socket, setting] = self.rights.keys();
+        self.file.give_to(group, setting).with_context(|| {
+            let path = self.file.path().display();
+            format!("cannot let the group {group} use {socket} {path}")
+        })
+    }
+
+    pub(super) fn into_parts(self) -> (UnixListener, SocketFile, Rights) {
+        (self.listener, self.file, self.rights)
     }
 }
 
@@ -49,10 +91,10 @@ mod tests {
     async fn the_file_comes_and_goes_with_the_socket() {
         let folder = super::super::fake::Folder::new();
         let path = folder.0.join("deep/er/admin.sock");
-        let socket = AdminSocket::bind(&path).expect("bind");
+        let socket = AdminSocket::bind(&path, Rights::Change).expect("bind");
         let mode = fs::metadata(&path).expect("file").permissions().mode();
         assert_eq!(mode & 0o7777, 0o660);
-        let refusal = AdminSocket::bind(&path).expect_err("it is live");
+        let refusal = AdminSocket::bind(&path, Rights::Change).expect_err("it is live");
         assert!(
             format!("{refusal:#}").contains("an agent answers there"),
             "{refusal:#}"
@@ -68,9 +110,9 @@ mod tests {
         // The file of a std listener stays when the listener goes.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
         assert!(path.exists());
-        drop(AdminSocket::bind(&path).expect("bind"));
+        drop(AdminSocket::bind(&path, Rights::Change).expect("bind"));
         fs::write(&path, "mine").expect("write");
-        let refusal = AdminSocket::bind(&path).expect_err("a file");
+        let refusal = AdminSocket::bind(&path, Rights::Change).expect_err("a file");
         assert!(
             format!("{refusal:#}").contains("something else"),
             "{refusal:#}"
@@ -82,9 +124,9 @@ mod tests {
     async fn a_successors_file_is_left_alone() {
         let folder = super::super::fake::Folder::new();
         let path = folder.0.join("admin.sock");
-        let first = AdminSocket::bind(&path).expect("bind");
+        let first = AdminSocket::bind(&path, Rights::Change).expect("bind");
         fs::remove_file(&path).expect("remove");
-        let second = AdminSocket::bind(&path).expect("bind");
+        let second = AdminSocket::bind(&path, Rights::Change).expect("bind");
         drop(first);
         assert!(path.exists());
         drop(second);

@@ -15,7 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{DrainOrder, api::*, fake::*, metrics, server, socket::AdminSocket};
+use super::socket::{AdminSocket, Rights};
+use super::{DrainOrder, api::*, fake::*, metrics, server};
 use crate::migration::drain::Wanted;
 
 /// A fake agent that serves on a socket of its own.
@@ -29,10 +30,15 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn new() -> Self {
+        Self::with(Rights::Change)
+    }
+
+    /// At a socket with these rights.
+    fn with(rights: Rights) -> Self {
         let folder = Folder::new();
         let path = folder.0.join("admin.sock");
         let view = Arc::new(Fake::default());
-        let socket = AdminSocket::bind(&path).expect("bind");
+        let socket = AdminSocket::bind(&path, rights).expect("bind");
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server::serve(socket, Arc::clone(&view), async {
             let _ = stopped.await;
@@ -106,6 +112,47 @@ async fn every_answer_survives_the_way() {
     );
     assert_eq!(json::<Owner>(path, query, 200).await, sample_owner(tuple));
     assert!(json::<Health>(path, "GET /healthz", 200).await.healthy);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_only_read_changes_nothing() {
+    let served = Served::with(Rights::Read);
+    let path = &served.path;
+    assert_eq!(
+        json::<Status>(path, "GET /status", 200).await,
+        sample_status()
+    );
+    for request in [
+        "POST /leave?hold_ms=1",
+        "POST /reload",
+        "POST /log?level=trace",
+        "POST /drain",
+        "POST /undrain",
+        "POST /move?client=198.51.100.7:1&service=203.0.113.10:443&to=3",
+        "PUT /status",
+        "POST /nothing",
+    ] {
+        let refused: Failure = json(path, request, 403).await;
+        assert!(refused.error.contains("admin.group"), "{}", refused.error);
+    }
+    assert!(!served.view.draining.load(Ordering::Relaxed));
+    assert_eq!(*served.view.left.lock().expect("not poisoned"), None);
+    assert_eq!(json::<Log>(path, "GET /log", 200).await.level, "");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_logged_is_told_and_changed() {
+    let served = Served::new();
+    let path = &served.path;
+    let log: Log = json(path, "POST /log?level=info%2Chost%3Ddebug", 200).await;
+    assert_eq!((&*log.level, &*log.at_start), ("info,host=debug", "info"));
+    assert_eq!(json::<Log>(path, "GET /log", 200).await, log);
+    let refused: Failure = json(path, "POST /log?level=", 400).await;
+    assert_eq!(refused.error, "level: it is empty");
+    json::<Failure>(path, "POST /log", 400).await;
+    assert_eq!(json::<Log>(path, "GET /log", 200).await, log);
     served.stop().await;
 }
 

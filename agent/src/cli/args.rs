@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::logs;
 use crate::{admin::page, config};
 pub(super) use moving::{DrainArgs, MoveArgs};
 
@@ -44,6 +45,7 @@ Examples:
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
   homing stats --all
+  homing log info,homing_agent::gossip=debug
   homing move 198.51.100.7:40312 203.0.113.10:443 3
   homing drain --deadline 2m && systemctl poweroff";
 
@@ -123,6 +125,14 @@ pub(super) enum Command {
     /// Read the key file again, and go on with what it holds
     #[command(long_about = RELOAD)]
     Reload,
+    /// What the agent logs, or has it log something else
+    #[command(long_about = LOG)]
+    Log {
+        /// What to log: error, warn, info, debug or trace, or directives such as
+        /// info,homing_agent::gossip=debug
+        #[arg(value_parser = log_directives)]
+        level: Option<String>,
+    },
     /// Make the POP's key file, or change its key without downtime
     #[command(long_about = KEY)]
     Key(KeyArgs),
@@ -223,6 +233,13 @@ Read the key file (pop.key_file) again, and go on with what it holds. A file tha
 wrong changes nothing. SIGHUP does the same, and says in the log how it went.
 
 All else in the configuration is read at the start of the agent only.";
+
+const LOG: &str = "\
+What the agent logs. With a level it logs that from now on, until it is told otherwise or \
+started anew: the next start goes by --log and HOMING_LOG again.
+
+At `debug` it tells of each carrier, session and host that comes and goes; at `trace` of \
+each message between agents, which is more than a busy host's log should take for long.";
 
 const KEY: &str = "\
 Make the POP's key file, or change its key without downtime.
@@ -388,8 +405,5 @@ fn instance(text: &str) -> Result<String, String> {
 }
 
 fn log_directives(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    logs::filter(text).map(|_| text.to_owned())
 }

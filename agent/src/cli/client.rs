@@ -1,7 +1,7 @@
 //! Asks the agent: HTTP over its Unix socket.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,11 +25,16 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// An agent, by its socket.
 pub(super) struct Agent {
     socket: PathBuf,
+    /// Where it answers those who may not use that one.
+    read_socket: Option<PathBuf>,
 }
 
 impl Agent {
-    pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    pub(super) fn new(socket: PathBuf, read_socket: Option<PathBuf>) -> Self {
+        Self {
+            socket,
+            read_socket,
+        }
     }
 
     pub(super) fn socket(&self) -> &Path {
@@ -95,9 +100,8 @@ impl Agent {
         method: Method,
         path: &str,
     ) -> Result<T, Failure> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let connected = self.connect(&method).await;
+        let stream = connected.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(&error))?;
@@ -132,6 +136,20 @@ impl Agent {
             StatusCode::NOT_FOUND => Failure::NotFound(error),
             _ => anyhow!(error).into(),
         })
+    }
+
+    /// By the socket for reading, where that is all that is allowed and wanted.
+    async fn connect(&self, method: &Method) -> io::Result<UnixStream> {
+        let refused = match UnixStream::connect(&self.socket).await {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => error,
+            connected => return connected,
+        };
+        match &self.read_socket {
+            Some(socket) if *method == Method::GET => {
+                UnixStream::connect(socket).await.map_err(|_| refused)
+            }
+            _ => Err(refused),
+        }
     }
 
     fn unreachable(&self, why: &dyn std::fmt::Display) -> Failure {

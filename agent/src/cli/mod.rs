@@ -23,13 +23,14 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::{
-    admin::api,
+    admin::{Logs, api},
     config::{self, Config, Problems},
 };
 use args::{AgentArgs, Cli, Command, MuxCommand, SessionsArgs};
@@ -99,7 +100,7 @@ impl Failure {
 }
 
 /// The `homing` binary; `run` is the daemon that `homing agent` starts.
-pub fn main<F>(run: impl FnOnce(Config) -> F) -> ExitCode
+pub fn main<F>(run: impl FnOnce(Config, Arc<dyn Logs>) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -125,7 +126,11 @@ where
     ExitCode::from(exit as u8)
 }
 
-fn execute<F>(cli: Cli, run: impl FnOnce(Config) -> F, out: &mut dyn Write) -> Result<(), Failure>
+fn execute<F>(
+    cli: Cli,
+    run: impl FnOnce(Config, Arc<dyn Logs>) -> F,
+    out: &mut dyn Write,
+) -> Result<(), Failure>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -157,7 +162,7 @@ where
 fn agent<F>(
     cli: &Cli,
     args: &AgentArgs,
-    run: impl FnOnce(Config) -> F,
+    run: impl FnOnce(Config, Arc<dyn Logs>) -> F,
     out: &mut dyn Write,
 ) -> Result<(), Failure>
 where
@@ -171,7 +176,7 @@ where
         writeln!(out, "{}", show::checked(&config))?;
         return Ok(());
     }
-    logs::init(&args.log)?;
+    let log = logs::init(&args.log)?;
     // One thread: what an event of the kernel sets off passes through several tasks,
     // and with more threads each step wakes another of them (measured: half of all
     // context switches and a tenth of the processor's time). Whatever takes long has
@@ -181,7 +186,7 @@ where
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
-    let done = runtime.block_on(run(config));
+    let done = runtime.block_on(run(config, log));
     if let Err(error) = &done {
         tracing::error!("{error:#}");
     }
@@ -194,7 +199,7 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         json: cli.json,
         terminal: io::stdout().is_terminal(),
     };
-    let agent = Agent::new(socket(cli));
+    let agent = Agent::new(socket(cli), read_socket(cli));
     match &cli.command {
         Command::Status => {
             let status: api::Status = agent.get("/status").await?;
@@ -252,6 +257,16 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let moved = moving::move_session(&agent, args).await?;
             view.print(out, &moved, |_| moving::show(&moved))?;
             moving::judge(&moved)
+        }
+        Command::Log { level } => {
+            let log: api::Log = match level {
+                None => agent.get("/log").await?,
+                Some(level) => {
+                    let level: String = form_urlencoded::byte_serialize(level.as_bytes()).collect();
+                    agent.post(&format!("/log?level={level}")).await?
+                }
+            };
+            view.print(out, &log, |_| show::log(&log))
         }
         Command::Reload => {
             let reloaded: api::Reloaded = agent.post("/reload").await?;
@@ -318,6 +333,13 @@ async fn sessions(agent: &Agent, args: &SessionsArgs) -> Result<api::Sessions, F
         sessions.next = more.next;
     }
     Ok(sessions)
+}
+
+/// Where the agent answers those who may only read, if it does: not if a socket was given.
+fn read_socket(cli: &Cli) -> Option<PathBuf> {
+    let usual = || config::default_read_socket(config::DEFAULT_INSTANCE);
+    let configured = || Some(Config::load(&cli.config).ok()?.admin.read_socket);
+    (cli.socket.is_none()).then(|| configured().unwrap_or_else(usual))
 }
 
 /// The agent's socket: as given, else as configured, else the usual one. A

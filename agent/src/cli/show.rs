@@ -4,8 +4,8 @@ pub(super) mod bases;
 
 use crate::{
     admin::api::{
-        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, NextHop, Owner, Reloaded,
-        Sessions, Stats, Status, SyncState,
+        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, NextHop, Owner,
+        Reloaded, Sessions, Stats, Status, SyncState,
     },
     config::Config,
 };
@@ -199,6 +199,16 @@ fn keys(keys: &Keys) -> String {
         text += &format!("; sessions are looked up by {session}, and told by {other} too");
     }
     text
+}
+
+pub(super) fn log(log: &Log) -> String {
+    match log.level == log.at_start {
+        true => format!("logged is {}", log.level),
+        false => format!(
+            "logged is {}; from the next start on, {} again",
+            log.level, log.at_start
+        ),
+    }
 }
 
 pub(super) fn reloaded(reloaded: &Reloaded) -> String {

@@ -243,6 +243,19 @@ async fn sessions_by_page_and_all() {
 }
 
 #[tokio::test]
+async fn what_is_logged_can_be_asked_and_changed() {
+    let served = Served::new();
+    let (out, exit, _) = run(&served.path, "homing log info,homing_agent::gossip=debug").await;
+    assert_eq!(exit, Exit::Ok);
+    let changed = "logged is info,homing_agent::gossip=debug; from the next start on, info again";
+    assert_eq!(out.trim_end(), changed);
+    let (out, ..) = run(&served.path, "homing log").await;
+    assert_eq!(out.trim_end(), changed);
+    let wrong = Cli::try_parse_from(["homing", "log", "inof"]).expect_err("no level");
+    assert!(wrong.to_string().contains("is no level"), "{wrong}");
+}
+
+#[tokio::test]
 async fn every_command_prints_json_when_asked() {
     let served = Served::new();
     for line in [
@@ -253,6 +266,7 @@ async fn every_command_prints_json_when_asked() {
         "apps",
         "mux status",
         "stats",
+        "log",
     ] {
         let (out, exit, _) = run(&served.path, &format!("homing {line} --json")).await;
         assert_eq!(exit, Exit::Ok);
@@ -282,7 +296,7 @@ fn a_key_is_made_and_changed_in_three_steps() {
             file.display()
         ));
         let mut out = Vec::new();
-        execute(cli, async |_| Ok(()), &mut out).map_err(|failure| failure.to_string())?;
+        execute(cli, async |_, _| Ok(()), &mut out).map_err(|failure| failure.to_string())?;
         Ok::<serde_json::Value, String>(serde_json::from_slice(&out).expect("JSON"))
     };
     let missing = step("show").expect_err("no file");
@@ -452,7 +466,7 @@ fn agent_checks_its_configuration_before_it_starts() {
         let mut out = Vec::new();
         let done = execute(
             cli,
-            async move |_| {
+            async move |_, _| {
                 started.store(true, Ordering::Relaxed);
                 Ok(())
             },
@@ -485,6 +499,6 @@ fn agent_checks_its_configuration_before_it_starts() {
 fn completions_name_the_commands() {
     let mut out = Vec::new();
     let cli = parsed("homing completions bash");
-    execute(cli, async |_| Ok(()), &mut out).expect("script");
+    execute(cli, async |_, _| Ok(()), &mut out).expect("script");
     assert!(String::from_utf8_lossy(&out).contains("unload"));
 }

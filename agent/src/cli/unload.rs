@@ -65,7 +65,7 @@ pub(super) async fn unload(cli: &Cli, args: &UnloadArgs, agent: &Agent) -> Resul
         Some(instance) => {
             let socket = cli.socket.clone();
             let socket = socket.unwrap_or_else(|| config::default_socket(instance));
-            (config::pin_dir(instance), &Agent::new(socket))
+            (config::pin_dir(instance), &Agent::new(socket, None))
         }
         None => (Config::load(&cli.config)?.pin_dir(), agent),
     };

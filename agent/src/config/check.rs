@@ -16,7 +16,8 @@ use toml::de::DeTable;
 
 use super::{
     Admin, Apps, Config, DEFAULT_INSTANCE, Drain, Group, Host, Limits, Migration, Mss, Mux, Pop,
-    Problems, Seed, Tunnel, Udp, XdpMode, default_apps_socket, default_mux_socket, default_socket,
+    Problems, Seed, Tunnel, Udp, XdpMode, default_apps_socket, default_mux_socket,
+    default_read_socket, default_socket,
     read::{At, Bad, Notes, Section},
     relations, values,
 };
@@ -95,6 +96,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
         apps.as_ref().map(|apps| &apps.socket),
         mux.as_ref().map(|mux| &mux.socket),
         admin.as_ref().map(|admin| &admin.socket),
+        admin.as_ref().map(|admin| &admin.read_socket),
     ];
     relations::sockets_apart(notes, &sockets);
     if let Some(tunnel) = &tunnel {
@@ -136,9 +138,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
         apps: apps?.finish(),
         mux: mux?.finish(),
         drain: drain?,
-        admin: Admin {
-            socket: admin?.socket.value,
-        },
+        admin: admin?.finish(),
     })
 }
 
@@ -470,9 +470,23 @@ fn mux(root: &Section<'_>, instance: Option<&str>) -> Option<RawMux> {
     })
 }
 
-/// `[admin]` with the place of what is compared with other sections.
+/// `[admin]` with the places of what is compared with other sections.
 struct RawAdmin {
     socket: At<PathBuf>,
+    group: Group,
+    read_socket: At<PathBuf>,
+    readers: Option<Group>,
+}
+
+impl RawAdmin {
+    fn finish(self) -> Admin {
+        Admin {
+            socket: self.socket.value,
+            group: self.group,
+            read_socket: self.read_socket.value,
+            readers: self.readers,
+        }
+    }
 }
 
 fn drain(root: &Section<'_>) -> Option<Drain> {
@@ -492,8 +506,17 @@ fn drain(root: &Section<'_>) -> Option<Drain> {
 
 fn admin(root: &Section<'_>, instance: Option<&str>) -> Option<RawAdmin> {
     let section = root.section("admin", None);
-    let default = default_socket(instance.unwrap_or(DEFAULT_INSTANCE));
-    let socket = section.default_at("socket", default, values::socket_path);
+    let instance = instance.unwrap_or(DEFAULT_INSTANCE);
+    let socket = section.default_at("socket", default_socket(instance), values::socket_path);
+    let group = section.default("group", Group::Id(0), values::user_group);
+    let default = default_read_socket(instance);
+    let read_socket = section.default_at("read_socket", default, values::socket_path);
+    let readers = section.default("readers", None, |value| values::user_group(value).map(Some));
     section.close();
-    Some(RawAdmin { socket: socket? })
+    Some(RawAdmin {
+        socket: socket?,
+        group: group?,
+        read_socket: read_socket?,
+        readers: readers?,
+    })
 }

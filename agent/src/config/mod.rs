@@ -288,11 +288,17 @@ pub struct Drain {
     pub timeout: Duration,
 }
 
-/// `[admin]`: the admin socket.
+/// `[admin]`: the admin sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Path of the Unix socket.
+    /// Path of the Unix socket at which the agent answers and does what it is told.
     pub socket: PathBuf,
+    /// Who may use it, beside the agent's own user.
+    pub group: Group,
+    /// Path of the one at which it only answers.
+    pub read_socket: PathBuf,
+    /// Who may use that; without a group there is none.
+    pub readers: Option<Group>,
 }
 
 impl Config {
@@ -337,6 +343,11 @@ pub fn pin_dir(instance: &str) -> PathBuf {
 /// The admin socket of an instance unless the configuration says otherwise.
 pub fn default_socket(instance: &str) -> PathBuf {
     PathBuf::from(format!("/run/homing/{instance}.sock"))
+}
+
+/// The admin socket for reading of an instance unless the configuration says otherwise.
+pub fn default_read_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/homing/{instance}.read.sock"))
 }
 
 /// The socket for messages of an instance unless the configuration says otherwise.

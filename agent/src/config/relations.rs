@@ -117,9 +117,15 @@ pub(super) fn fabric_apart(notes: &Notes<'_>, services: &[At<Service>], pop: &Ra
     }
 }
 
-/// Each socket speaks a language of its own: of `[apps]`, `[mux]` and `[admin]`.
-pub(super) fn sockets_apart(notes: &Notes<'_>, sockets: &[Option<&At<PathBuf>>; 3]) {
-    let names = ["apps.socket", "mux.socket", "admin.socket"];
+/// Each socket speaks a language of its own: of `[apps]`, `[mux]` and `[admin]`, where one
+/// is for reading only.
+pub(super) fn sockets_apart(notes: &Notes<'_>, sockets: &[Option<&At<PathBuf>>; 4]) {
+    let names = [
+        "apps.socket",
+        "mux.socket",
+        "admin.socket",
+        "admin.read_socket",
+    ];
     for (first, socket) in sockets.iter().enumerate() {
         for (other, name) in sockets.iter().zip(names).skip(first + 1) {
             if let (Some(socket), Some(other)) = (socket, other)

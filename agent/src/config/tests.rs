@@ -89,6 +89,12 @@ fn defaults() {
     assert_eq!(config.instance, "homing");
     assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/homing/homing"));
     assert_eq!(config.admin.socket, Path::new("/run/homing/homing.sock"));
+    let read_socket = Path::new("/run/homing/homing.read.sock");
+    assert_eq!(config.admin.read_socket, read_socket);
+    assert_eq!(
+        (config.admin.group, config.admin.readers),
+        (Group::Id(0), None)
+    );
     assert_eq!(config.host.xdp_mode, XdpMode::Native);
     assert_eq!(config.host.cgroup, Path::new("/sys/fs/cgroup"));
     assert_eq!(config.pop.multicast, None);
@@ -123,6 +129,8 @@ fn an_instance_names_pins_and_socket() {
     let config = parsed(&format!("instance = \"h2\"\n{LEAST}"));
     assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/homing/h2"));
     assert_eq!(config.admin.socket, Path::new("/run/homing/h2.sock"));
+    let read_socket = Path::new("/run/homing/h2.read.sock");
+    assert_eq!(config.admin.read_socket, read_socket);
     assert_eq!(config.apps.socket, Path::new("/run/homing/h2.app.sock"));
     assert_eq!(config.mux.socket, Path::new("/run/homing/h2.mux.sock"));
 }

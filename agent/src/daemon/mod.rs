@@ -36,7 +36,11 @@ use tokio::{
 };
 
 use crate::{
-    admin::{server, socket::AdminSocket, systemd},
+    admin::{
+        Logs, server,
+        socket::{AdminSocket, Rights},
+        systemd,
+    },
     config::Config,
 };
 use bases::Doors;
@@ -51,27 +55,28 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// What could not be started, or which part ended and why.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
     // First of all, so that a second agent is refused before it changes anything.
-    let socket = AdminSocket::bind(&config.admin.socket)?;
+    let sockets = admin_sockets(&config)?;
     let doors = Doors::open(&config)?;
     let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);
     let mut parts = Parts::default();
-    let agent = start::start(&config, doors, leave, &mut parts).await?;
+    let agent = start::start(&config, doors, logs, leave, &mut parts).await?;
     let view = Arc::new(agent.view);
 
     let (stop_serving, stopped) = watch::channel(());
-    let serving = {
-        let (view, mut stopped) = (view.clone(), stopped);
-        tokio::spawn(async move {
+    let mut serving = JoinSet::new();
+    for socket in sockets {
+        let (view, mut stopped) = (view.clone(), stopped.clone());
+        serving.spawn(async move {
             let stop = async move {
                 // An error means that the sender is gone, which says the same.
                 let _ = stopped.changed().await;
             };
             server::serve(socket, view, stop).await;
-        })
-    };
+        });
+    }
     let watchdog = tokio::spawn(systemd::watchdog(view.clone()));
     tracing::info!(
         host = %config.host.id, domain = config.host.domain, socket = %config.admin.socket.display(),
@@ -117,9 +122,23 @@ pub async fn run(config: Config) -> Result<()> {
     agent.bases.stop().await;
     drop(stop_serving);
     watchdog.abort();
-    // The server bounds its own end; a panic in it has been reported.
-    let _ = serving.await;
+    // Servers bound their own ends; a panic in one has been reported.
+    while serving.join_next().await.is_some() {}
     result
+}
+
+/// The sockets at which operators ask, for those whom the configuration lets in.
+fn admin_sockets(config: &Config) -> Result<Vec<AdminSocket>> {
+    let admin = &config.admin;
+    let socket = AdminSocket::bind(&admin.socket, Rights::Change)?;
+    socket.admit(&admin.group)?;
+    let mut sockets = vec![socket];
+    if let Some(readers) = &admin.readers {
+        let socket = AdminSocket::bind(&admin.read_socket, Rights::Read)?;
+        socket.admit(readers)?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
 }
 
 /// Waits until somebody asks, by the admin socket, that the agent leave; gives the

@@ -31,6 +31,7 @@ use super::{
     vitals::KernelVitals,
 };
 use crate::{
+    admin::Logs,
     config::Config,
     datapath::{
         Datapath, LoadOptions,
@@ -76,6 +77,7 @@ pub(super) struct Agent {
 pub(super) async fn start(
     config: &Config,
     doors: Doors,
+    logs: Arc<dyn Logs>,
     leave: watch::Sender<Option<Option<Duration>>>,
     parts: &mut Parts,
 ) -> Result<Agent> {
@@ -356,6 +358,7 @@ pub(super) async fn start(
             bases.carriers.clone(),
         ),
         drain,
+        logs,
         leave,
     };
     Ok(Agent {

@@ -31,7 +31,7 @@ use super::{
     table::{Shared, Usage},
 };
 use crate::{
-    admin::{DrainOrder, Refusal, View, api, counts, page},
+    admin::{DrainOrder, Logs, Refusal, View, api, counts, page},
     config::Config,
     datapath::{
         clock::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
@@ -88,6 +88,8 @@ pub(super) struct AgentView {
     pub reload: Reload,
     /// Whether new sessions go elsewhere, and the others move.
     pub drain: Drain,
+    /// What is logged.
+    pub logs: Arc<dyn Logs>,
     /// Asks for a graceful stop, with a hold of its own or the configured one.
     pub leave: watch::Sender<Option<Option<Duration>>>,
 }
@@ -362,6 +364,14 @@ impl View for AgentView {
         self.leave
             .send(Some(hold))
             .map_err(|_| Refusal::Failed(anyhow!("the agent is stopping already")))
+    }
+
+    fn log(&self) -> api::Log {
+        self.logs.level()
+    }
+
+    fn set_log(&self, level: &str) -> Result<(), String> {
+        self.logs.set_level(level)
     }
 
     async fn reload(&self) -> Result<api::Reloaded, Refusal> {
