@@ -34,7 +34,7 @@ impl Served {
     }
 
     /// At a socket with these rights.
-    fn with(rights: Rights) -> Self {
+    pub(crate) fn with(rights: Rights) -> Self {
         let folder = Folder::new();
         let path = folder.0.join("admin.sock");
         let view = Arc::new(Fake::default());

@@ -159,3 +159,55 @@ impl Agent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, chown},
+    };
+
+    use nix::unistd::{Uid, geteuid, setfsuid};
+
+    use super::*;
+    use crate::admin::{socket::Rights, tests::Served};
+
+    /// This thread is another user's to the file system until this is dropped.
+    struct Stranger;
+
+    impl Stranger {
+        fn new() -> Self {
+            setfsuid(Uid::from_raw(4711));
+            Self
+        }
+    }
+
+    impl Drop for Stranger {
+        fn drop(&mut self) {
+            setfsuid(Uid::from_raw(0));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_only_read_asks_at_the_other_socket() {
+        assert!(geteuid().is_root(), "this test needs root");
+        let (both, read) = (Served::new(), Served::with(Rights::Read));
+        chown(&both.path, None, Some(4242)).expect("chown");
+        fs::set_permissions(&read.path, fs::Permissions::from_mode(0o666)).expect("chmod");
+        let agent = Agent::new(both.path.clone(), Some(read.path.clone()));
+        let apart = Agent::new(both.path.clone(), None);
+        let _stranger = Stranger::new();
+        agent
+            .get::<api::Status>("/status")
+            .await
+            .expect("it answers");
+        for refused in [
+            agent.post::<api::Reloaded>("/reload").await.err(),
+            apart.get::<api::Status>("/status").await.err(),
+        ] {
+            let why = refused.map(|failure| failure.to_string());
+            let is_told = |why: &String| why.contains("Permission denied");
+            assert!(why.as_ref().is_some_and(is_told), "{why:?}");
+        }
+    }
+}
