@@ -18,6 +18,10 @@ use super::{
 /// What stays until a move is counted as lost, and some more (`docs/migration.md`).
 const LOST_WITHIN: Duration = Duration::from_secs(90);
 
+/// How soon a lost session is claimed no longer: what looks for sessions without a socket
+/// takes longer.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(3);
+
 /// The source is cut off from all hosts, and they take it for dead: the target serves.
 /// Once it is back it neither answers nor takes anything.
 fn source_cut_off(name: &str, at: &At) {
@@ -94,6 +98,13 @@ fn a_release_that_never_arrives_is_given_up_on_both_sides_and_counted() {
     let client = cut_for_good(&mut pop, &mut scene, &At::nth(1, "destroy"));
     wait_count(&pop, TARGET, "copies_given_up");
     wait_count(&pop, SOURCE, "lost");
+    // The source claims it no longer, and found that out from the move itself.
+    let forgotten = || {
+        let status = pop.lab.homing_json(SOURCE, &["status"])?;
+        Ok(status["sessions"]["count"] == 0)
+    };
+    let forgotten = wait_until(FORGOTTEN_WITHIN, forgotten).unwrap();
+    assert!(forgotten, "{}", pop.lab.last_words(SOURCE));
     pop.wait_still();
     assert!(pop.servers(client.address).is_empty());
     // Nobody has answered, and nobody has said that it is gone.

@@ -161,8 +161,8 @@ impl Source {
     /// Released, and the target will not serve it, or does not say so.
     pub(super) fn lost(&mut self, ctx: &mut Context<'_>, number: u64, reason: Reason) {
         let id = self.id(ctx, number);
+        // That tells the application, too.
         self.at(number, |m| {
-            ctx.order(id, m.tuple, Order::Committed);
             ctx.order(id, m.tuple, Order::Settle);
         });
         self.end(ctx, number, Outcome::Lost(reason));

@@ -312,6 +312,7 @@ impl Task {
                 Output::Ended(ended) => self.ended(ended),
             }
         }
+        self.lanes.close(|id| !self.moves.has(id));
         self.mind();
         let load = self.moves.load();
         if load.from_here + load.to_here == 0

@@ -193,9 +193,8 @@ impl Task {
             self.moves
                 .answer(now(), &self.view, id, ticket, done.answer);
         }
-        if !self.moves.has(id) {
-            self.lanes.close(id);
-        }
+        // What the machine still orders for it comes by `pump`.
+        self.lanes.done_with(id);
     }
 
     /// An order is carried out by somebody else, who gives the answer.
