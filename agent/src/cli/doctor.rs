@@ -80,7 +80,7 @@ fn show(report: &Report, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
     use crate::{
@@ -152,6 +152,23 @@ mod tests {
         Report {
             worst: *levels.iter().max().expect("some"),
             findings: levels.iter().map(|level| finding("mtu", *level)).collect(),
+        }
+    }
+
+    #[test]
+    fn every_check_is_in_the_help_and_in_the_manual() {
+        let help = Cli::command()
+            .find_subcommand_mut("doctor")
+            .expect("command")
+            .render_long_help()
+            .to_string();
+        let manual = include_str!("../../../docs/operating.md");
+        for name in doctor::names() {
+            let in_help = help
+                .lines()
+                .any(|line| line.split(' ').any(|word| word == name));
+            assert!(in_help, "{name} is not in\n{help}");
+            assert!(manual.contains(&format!("| `{name}` |")), "{name}");
         }
     }
 

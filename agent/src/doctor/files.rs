@@ -112,7 +112,7 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Said> {
             mount.display()
         ),
         None => format!(
-            "mount -t cgroup2 cgroup2 {path}; for good: boot with \
+            "mount -t cgroup2 cgroup2 {path}  # for good: boot with \
              systemd.unified_cgroup_hierarchy=1"
         ),
     };
@@ -231,7 +231,7 @@ mod tests {
         host(&mut facts).cgroup_mounts.clear();
         let fix = cgroup(&facts).remove(0).fix.unwrap();
         assert!(
-            fix.starts_with("mount -t cgroup2 cgroup2 /sys/fs/cgroup;"),
+            fix.starts_with("mount -t cgroup2 cgroup2 /sys/fs/cgroup "),
             "{fix}"
         );
     }

@@ -87,8 +87,8 @@ pub(super) fn kernel_features(facts: &Facts) -> Vec<Said> {
                 format!("no {feature}"),
                 "the kernel was built without something that the agent cannot do without",
                 "use a kernel built with CONFIG_BPF_SYSCALL=y, CONFIG_CGROUP_BPF=y, \
-                 CONFIG_XDP_SOCKETS=y, CONFIG_NET_CLS_ACT=y and CONFIG_INET_DIAG, as \
-                 distributions' are; `modprobe -a inet_diag tcp_diag` loads what is a module",
+                 CONFIG_NET_CLS_ACT=y and CONFIG_INET_DIAG, as distributions' are; `modprobe -a \
+                 inet_diag tcp_diag` loads what is a module",
             )),
             Err(reason) => unknown.push(format!("{feature} ({reason})")),
         }
@@ -111,7 +111,7 @@ pub(super) fn jit(facts: &Facts) -> Vec<Said> {
             "off",
             "the kernel interprets its programs instead of running them as machine code: every \
              packet costs many times as much",
-            "sysctl -w net.core.bpf_jit_enable=1, then `systemctl restart homing`",
+            "sysctl -w net.core.bpf_jit_enable=1 && systemctl restart homing",
         ),
         Err(reason) => Said::unknown("net.core.bpf_jit_enable", reason),
     }]

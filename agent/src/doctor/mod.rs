@@ -150,6 +150,12 @@ const CHECKS: [(&str, Check); 24] = [
     ("problem", pop::problem),
 ];
 
+/// The names of all checks.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|(name, _)| *name)
+}
+
 /// Judges all that is known.
 pub(crate) fn examine(facts: &Facts) -> Report {
     let findings = CHECKS.iter().flat_map(|(name, check)| {
@@ -182,8 +188,7 @@ mod tests {
         assert_eq!(report.worst, Level::Ok);
         // Only the agent's own problems have no finding where there are none.
         let speaks = |name: &str| report.findings.iter().any(|f| f.name == name);
-        let names = CHECKS.iter().map(|(name, _)| *name);
-        let silent: Vec<_> = names.filter(|name| !speaks(name)).collect();
+        let silent: Vec<_> = names().filter(|name| !speaks(name)).collect();
         assert_eq!(silent, ["problem"]);
     }
 

@@ -122,8 +122,8 @@ pub(super) fn multicast(facts: &Facts) -> Vec<Said> {
             format!("{group} does not reach host {}", deaf.join(", ")),
             "gossip goes to them by unicast instead: correct, but dearer; usually switches do IGMP \
              or MLD snooping, and nobody in the domain asks who listens",
-            "switch a querier on in the domain; with a Linux bridge between the hosts: `ip link \
-             set dev BRIDGE type bridge mcast_querier 1`, or mcast_snooping 0",
+            "ip link set dev BRIDGE type bridge mcast_querier 1  # where a Linux bridge connects the \
+             domain; on other switches, switch a querier on or snooping off",
         )
     }]
 }
