@@ -1,6 +1,7 @@
 //! The Homing agent: daemon and command line, one folder per subsystem.
 //!
-//! Imports run one way: `datapath` ← `pop` ← `mux` ← `gossip` ← `migration` ← `admin` ← `cli`;
+//! Imports run one way: `datapath` ← `pop` ← `mux` ← `gossip` ← `migration` ← `admin` ← `doctor` ←
+//! `cli`;
 //! `config` and `unix` are used by all and know none of them; `daemon` puts them together.
 
 pub mod admin;
@@ -8,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod doctor;
 pub mod gossip;
 pub mod migration;
 pub mod mux;

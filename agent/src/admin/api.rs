@@ -86,6 +86,9 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
+/// What a problem begins with that names hosts which do not hear this host's multicast.
+pub const UNHEARD: &str = "the multicast of this host does not reach";
+
 /// How packets travel between hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {

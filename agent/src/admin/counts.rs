@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -11,8 +10,8 @@ use homing_common::outcome::{Hook, Outcome, Verdict};
 
 use super::api;
 use crate::datapath::{
-    flows::FlowCounters, held::HeldCounters, moving::park::ParkCounters, sockets::WatchCounters,
-    stats::Counts,
+    ethtool, flows::FlowCounters, held::HeldCounters, moving::park::ParkCounters,
+    sockets::WatchCounters, stats::Counts,
 };
 use crate::migration::StepTime;
 
@@ -183,7 +182,7 @@ fn sentence(help: &str) -> String {
 ///
 /// The interface does not exist, or the driver fails.
 pub fn xdp_errors(interface: &str) -> io::Result<BTreeMap<String, u64>> {
-    match driver_counters(interface) {
+    match ethtool::counters(interface) {
         Ok(counters) => Ok(sum_errors(counters)),
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(BTreeMap::new()),
         Err(error) => Err(error),
@@ -216,92 +215,6 @@ fn without_queue(name: &str) -> String {
         })
     });
     parts.collect::<Vec<_>>().join("_")
-}
-
-// linux/ethtool.h
-const ETHTOOL_GSTRINGS: u32 = 0x1b;
-const ETHTOOL_GSTATS: u32 = 0x1d;
-const ETHTOOL_GSSET_INFO: u32 = 0x37;
-const ETH_SS_STATS: u32 = 1;
-const ETH_GSTRING_LEN: usize = 32;
-
-/// More counters than any driver has (256 queues with some 40 each).
-const MAX_COUNTERS: usize = 16 << 10;
-
-/// Room for them. Older kernels write all that the driver has at that instant,
-/// whatever room the request names, so there must be some left over for queues
-/// that come between two requests.
-const ROOM_COUNTERS: usize = 2 * MAX_COUNTERS;
-
-/// All counters of an interface's driver, in its order.
-fn driver_counters(interface: &str) -> io::Result<Vec<(String, u64)>> {
-    // SAFETY: no pointers; the result is checked before it is used.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just opened and that nobody else has.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-
-    // struct ethtool_sset_info: cmd, reserved, sset_mask (u64), data[1].
-    let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_STATS, 0, 0];
-    ethtool(&socket, interface, &mut info)?;
-    let count = info[4] as usize;
-    if count == 0 || count > MAX_COUNTERS {
-        return Ok(Vec::new());
-    }
-
-    // struct ethtool_gstrings: cmd, string_set, len, data[len][32]; the words
-    // after the first three hold the names.
-    let mut names = vec![0; 3 + ROOM_COUNTERS * ETH_GSTRING_LEN / 4];
-    names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_STATS, count as u32]);
-    ethtool(&socket, interface, &mut names)?;
-
-    // struct ethtool_stats: cmd, n_stats, data[n_stats] of u64, two words each.
-    let mut values = vec![0; 2 + ROOM_COUNTERS * 2];
-    values[..2].copy_from_slice(&[ETHTOOL_GSTATS, count as u32]);
-    ethtool(&socket, interface, &mut values)?;
-
-    // Queues may have come or gone between the requests.
-    let count = count.min(names[2] as usize).min(values[1] as usize);
-    let names: Vec<u8> = names[3..]
-        .iter()
-        .flat_map(|word| word.to_ne_bytes())
-        .collect();
-    let names = names.chunks_exact(ETH_GSTRING_LEN).take(count).map(|name| {
-        let len = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-        String::from_utf8_lossy(&name[..len]).into_owned()
-    });
-    let values = values[2..].chunks_exact(2).map(|pair| {
-        let bytes = [pair[0].to_ne_bytes(), pair[1].to_ne_bytes()].concat();
-        u64::from_ne_bytes(bytes.try_into().expect("two words"))
-    });
-    Ok(names.zip(values).collect())
-}
-
-/// One request of `ioctl(SIOCETHTOOL)`; `words` is the request and takes the
-/// answer.
-fn ethtool(socket: &OwnedFd, interface: &str, words: &mut [u32]) -> io::Result<()> {
-    // SAFETY: an `ifreq` is plain data, for which zeros are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = interface.as_bytes();
-    // One byte is left for the zero at the end.
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-    // SAFETY: the kernel reads the request and writes at `ifru_data` what the driver
-    // has: one word for the count, or names or values, for which there is room for
-    // `ROOM_COUNTERS`, twice what any driver has. Both live until the call returns.
-    // The alignment of u32 suffices: the kernel copies bytes.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,12 +19,12 @@ reach another host, that host forwards them, in the kernel, to the one that has 
 connection.
 
 `homing agent` is the daemon; there is one on each host. The other commands ask the \
-agent of this host.";
+agent of this host; `homing doctor` examines the host itself.";
 
 const AFTER_HELP: &str = "\
 Exit codes:
   0  it did what it was told
-  1  it failed
+  1  it failed; of `homing doctor`, that it warns of something
   2  the command line makes no sense
   3  no agent answers
   4  not known: nobody owns the session, it is not here, or there is no such service
@@ -41,6 +41,7 @@ Files:
 
 Examples:
   homing agent --check-config
+  homing doctor
   homing status
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
@@ -89,6 +90,9 @@ pub(super) enum Command {
     /// How this host, its agent and its POP are doing
     #[command(long_about = STATUS)]
     Status,
+    /// What is wrong with this host, why it matters, and how to put it right
+    #[command(long_about = DOCTOR)]
+    Doctor,
     /// All hosts of the POP: state, way there, claims, gossip
     #[command(long_about = HOSTS)]
     Hosts,
@@ -164,6 +168,52 @@ How this host, its agent and its POP are doing.
 A line `problem` names something to look at and what to do about it; `problems none` \
 means that all is well. Problems are told, not judged: the command exits with 0 all the \
 same. For a script, `homing status --json` has them as a list.";
+
+const DOCTOR: &str = "\
+Examine this host, explain what is wrong with it, and say how to put it right.
+
+It reads the configuration, the kernel, the interfaces of host.interfaces, and what a \
+running agent says; it works without one. It changes nothing, and tries nothing out that \
+could be noticed. Run it as root, and in the agent's network namespace.
+
+Each check has a line: its name, how it went, and what was seen. Below, each finding that \
+is not `ok` says why it matters and what to do: a command, or what to write into the \
+configuration.
+
+  ok       all is well
+  note     works, and is worth knowing; or could not be checked
+  warning  works worse than it could, or will not work under some load
+  error    does not work
+
+Checks:
+  privileges         root, who alone can see everything below
+  configuration      the file is right, and what the running agent was started with
+  kernel_version     Linux 6.1 at least, 6.6 for all that Homing does
+  kernel_features    types (BTF), and the kinds of programs and maps that are needed
+  jit                programs run as machine code
+  clock              the clock is kept right
+  bpffs              programs and maps have a file system to be pinned to
+  cgroup             host.cgroup is a cgroup of version 2
+  key_file           pop.key_file is root's, readable by root alone, and holds a key
+  interface          host.interfaces are there and up
+  native_xdp         the driver has what host.xdp_mode asks for
+  xdp_program        no other XDP program is on them
+  mtu                clients' packets and the outer header fit, here and on the way to hosts
+  rp_filter          the kernel does not drop packets for the way they came
+  vlan_offload       the device leaves VLAN tags where XDP sees them
+  checksum_offload   a virtual link hands over whole packets
+  lro                segments are not joined by the device
+  gro                nor by the kernel before the program, with host.xdp_mode \"skb\"
+  fabric_address     pop.address is this host's, on one of host.interfaces
+  service_addresses  each service's address is this host's
+  multicast          pop.multicast can be joined, and the domain hears this host
+  second_instance    nobody else has the pins, the port or the interfaces
+  agent              an agent runs, of this version
+  problem            what the running agent names in `homing status`
+
+Exits with 0 when all is well or worth a note at most, with 1 when there is a warning or \
+an error, with 5 when the configuration is wrong; then what does not depend on it is \
+examined all the same. --json prints all findings and the worst level.";
 
 const SESSIONS: &str = "\
 This host's own open sessions, in the order of their addresses, by page.

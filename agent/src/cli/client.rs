@@ -83,6 +83,15 @@ impl Agent {
         }
     }
 
+    /// The process that listens on the socket, as this one sees it; none where that cannot
+    /// be told.
+    pub(super) async fn pid(&self) -> Option<u32> {
+        let stream = UnixStream::connect(&self.socket).await.ok()?;
+        let pid = stream.peer_cred().ok()?.pid()?;
+        // Zero: a process that has no number here, in a namespace of its own.
+        u32::try_from(pid).ok().filter(|pid| *pid > 0)
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod doctor;
 mod drain;
 mod journal;
 mod key;
@@ -71,6 +72,9 @@ enum Failure {
     /// The same, of what failed.
     #[error("failed")]
     PrintedFailed,
+    /// The same, of a configuration that is wrong.
+    #[error("the configuration is wrong")]
+    PrintedConfig,
     /// It is in the log.
     #[error("failed")]
     Logged,
@@ -83,7 +87,7 @@ enum Failure {
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Config,
+            Self::Config(_) | Self::PrintedConfig => Exit::Config,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::NotFound(_) | Self::PrintedNotFound => Exit::NotFound,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
@@ -94,7 +98,7 @@ impl Failure {
     fn is_silent(&self) -> bool {
         matches!(
             self,
-            Self::PrintedNotFound | Self::PrintedFailed | Self::Logged
+            Self::PrintedNotFound | Self::PrintedFailed | Self::PrintedConfig | Self::Logged
         ) || self.exit() == Exit::Ok
     }
 }
@@ -149,14 +153,17 @@ where
             clap_complete::generate(shell, &mut Cli::command(), "homing", &mut script);
             Ok(out.write_all(&script)?)
         }
-        _ => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(anyhow::Error::from)?;
-            runtime.block_on(ask(&cli, out))
-        }
+        Command::Doctor => block_on(doctor::doctor(&cli, out)),
+        _ => block_on(ask(&cli, out)),
     }
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(work)
 }
 
 fn agent<F>(
@@ -281,7 +288,7 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let report = unload::unload(cli, args, &agent).await?;
             view.print(out, &report, |_| report.to_string())
         }
-        Command::Agent(_) | Command::Key(_) | Command::Completions { .. } => {
+        Command::Agent(_) | Command::Key(_) | Command::Doctor | Command::Completions { .. } => {
             unreachable!("they ask no agent")
         }
     }

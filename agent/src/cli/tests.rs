@@ -66,6 +66,7 @@ fn help_documents_what_scripts_rely_on() {
         "HOMING_SOCKET",
         "HOMING_CONFIG",
         "--json",
+        "doctor",
         "unload",
         "completions",
     ] {

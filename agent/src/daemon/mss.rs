@@ -3,8 +3,6 @@
 
 use std::io;
 
-use homing_common::host::{Encapsulation, TunnelNetwork};
-
 use crate::{
     config::Mss,
     datapath::{
@@ -16,7 +14,6 @@ use crate::{
 
 const IPV4_LEN: u16 = 20;
 const IPV6_LEN: u16 = 40;
-const UDP_LEN: u16 = 8;
 const TCP_LEN: u16 = 20;
 
 /// Keeps the limits in `CONTROL` right while ways change. `interfaces` are those that
@@ -45,15 +42,6 @@ pub(super) async fn follow(
             told = Some((v4, v6));
         }
         known = ways.changed().await;
-    }
-}
-
-/// Length of the outer IP and UDP headers.
-pub(super) fn outer_len(encapsulation: Encapsulation, network: &TunnelNetwork) -> u16 {
-    let ip = if network.is_v4() { IPV4_LEN } else { IPV6_LEN };
-    match encapsulation {
-        Encapsulation::Ipip => ip,
-        Encapsulation::Gue => ip + UDP_LEN,
     }
 }
 
@@ -106,17 +94,5 @@ mod tests {
     fn what_is_unknown_or_leaves_too_little_sets_no_limit() {
         assert_eq!(allowed(None, &ways(&[None]), 20), (0, 0));
         assert_eq!(allowed(Some(600), &ways(&[]), 20), (540, 0));
-    }
-
-    #[test]
-    fn the_outer_header_is_as_long_as_the_fast_path_makes_it() {
-        let v6 = TunnelNetwork {
-            network: "fd77::".parse::<std::net::IpAddr>().unwrap().into(),
-            base: 0xfd77 << 48,
-            shift: 0,
-            id_mask: 0xffff,
-        };
-        assert_eq!(outer_len(Encapsulation::Ipip, &v6), 40);
-        assert_eq!(outer_len(Encapsulation::Gue, &v6), 48);
     }
 }

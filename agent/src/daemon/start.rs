@@ -43,7 +43,7 @@ use crate::{
         resolver::{self, Resolver},
         sockets::Watcher,
         stack::Stack,
-        template::Outer,
+        template::{Outer, outer_len},
     },
     gossip::{
         ask::FastPath,
@@ -294,7 +294,7 @@ pub(super) async fn start(
     parts.run("the resolver", async move { Ok(task.run().await?) });
     let limit = mss::follow(
         config.tunnel.mss,
-        mss::outer_len(config.tunnel.encapsulation, &config.tunnel.network),
+        outer_len(config.tunnel.encapsulation, &config.tunnel.network),
         config.host.interfaces.clone(),
         resolver.clone(),
         control.clone(),

@@ -110,6 +110,12 @@ pub(super) fn holds(pin: &Path, attached: &Attached) -> bool {
     link.is_some_and(|link| check(&link, &attached.to) == Ok(attached.link_id))
 }
 
+/// The id of the program that the link at `pin` runs; none without such a link.
+pub(crate) fn program_of(pin: &Path) -> Option<u32> {
+    let link = open(pin).ok().flatten()?;
+    Some(info(&link, pin).ok()?.program_id)
+}
+
 /// Detaches and unpins the link at `pin`.
 pub(super) fn remove(pin: &Path) -> Result<(), Error> {
     if let Some(link) = open(pin)? {

@@ -45,6 +45,7 @@ use super::{
     sessions::Sessions,
     stats::Stats,
 };
+pub(crate) use attach::cgroup;
 pub(super) use attach::pin_of;
 use programs::{ANSWER_PROGRAM, UP_PROGRAM};
 pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM};

@@ -25,6 +25,7 @@ pub mod answer;
 pub(crate) mod clock;
 pub mod control;
 pub mod error;
+pub(crate) mod ethtool;
 pub mod events;
 pub mod flows;
 pub mod frame;
@@ -32,7 +33,7 @@ pub mod held;
 pub mod hosts;
 pub mod identity;
 pub mod inject;
-mod interface;
+pub(crate) mod interface;
 pub mod keeper;
 pub mod kernel_log;
 pub mod link;
@@ -55,6 +56,7 @@ pub mod stats;
 mod sys;
 pub mod template;
 pub mod unload;
+pub(crate) mod xdp_features;
 
 use std::io;
 

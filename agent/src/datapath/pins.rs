@@ -122,7 +122,8 @@ impl Pins {
         }
     }
 
-    fn check_file_system(&self) -> Result<(), Error> {
+    /// Whether they would be on a BPF file system.
+    pub(crate) fn check_file_system(&self) -> Result<(), Error> {
         let existing = self.root.ancestors().find(|path| path.exists());
         let existing = existing.unwrap_or(Path::new("/"));
         let is_bpf = statfs(existing)

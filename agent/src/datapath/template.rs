@@ -44,6 +44,20 @@ pub struct Outer {
     pub host: HostId,
 }
 
+const IPV4_LEN: u16 = 20;
+const IPV6_LEN: u16 = 40;
+const UDP_LEN: u16 = 8;
+
+/// Length of the outer IP and UDP headers: what a tunnel packet has more than the one
+/// inside.
+pub fn outer_len(encapsulation: Encapsulation, network: &TunnelNetwork) -> u16 {
+    let ip = if network.is_v4() { IPV4_LEN } else { IPV6_LEN };
+    match encapsulation {
+        Encapsulation::Ipip => ip,
+        Encapsulation::Gue => ip + UDP_LEN,
+    }
+}
+
 /// The first link of the way to a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hop {
@@ -158,6 +172,18 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_outer_header_is_as_long_as_the_fast_path_makes_it() {
+        let v6 = TunnelNetwork {
+            network: "fd77::".parse::<std::net::IpAddr>().unwrap().into(),
+            base: 0xfd77 << 48,
+            shift: 0,
+            id_mask: 0xffff,
+        };
+        assert_eq!(outer_len(Encapsulation::Ipip, &v6), 40);
+        assert_eq!(outer_len(Encapsulation::Gue, &v6), 48);
+    }
 
     const DST: Mac = Mac([0x02, 0, 0, 0, 0, 0x07]);
     const SRC: Mac = Mac([0x02, 0, 0, 0, 0, 0x01]);

@@ -132,7 +132,8 @@ impl AgentView {
         let deaf = self.deaf(hosts);
         if !deaf.is_empty() {
             problems.push(format!(
-                "the multicast of this host does not reach {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
+                "{unheard} {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
+                unheard = api::UNHEARD,
                 deaf = deaf.join(", "),
                 domain = self.config.host.domain,
             ));

@@ -51,7 +51,7 @@ pub(super) fn points(options: &LoadOptions) -> Result<Vec<Point>, Error> {
 }
 
 /// A cgroup's folder and id.
-fn cgroup(path: &Path) -> Result<(PathBuf, u64), Error> {
+pub(crate) fn cgroup(path: &Path) -> Result<(PathBuf, u64), Error> {
     let refused = |why: String| Error::AttachCgroup {
         cgroup: path.to_owned(),
         why: format!("{why}; set `cgroup` to the cgroup v2 that the services run under"),

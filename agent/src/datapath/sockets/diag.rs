@@ -76,6 +76,13 @@ impl Diag {
         })
     }
 
+    /// Whether the kernel answers at all; no socket is looked at. `ENOENT`: it has nobody who
+    /// would.
+    pub(crate) fn probe(&mut self) -> io::Result<()> {
+        self.ask(libc::AF_INET as u8, (NLM_F_DUMP, 0), 0, &[0; ID_LEN])?;
+        self.bodies(&mut |_| {})
+    }
+
     /// Calls `each` with every connected TCP socket. Sockets that come or go
     /// meanwhile may be left out, and so, now and then, may their neighbours in the
     /// kernel's table: ask [`Diag::find`] before a socket is taken for gone.
