@@ -11,6 +11,7 @@ mod drain;
 mod journal;
 mod key;
 mod logs;
+mod man;
 mod moving;
 mod show;
 mod table;
@@ -25,6 +26,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
@@ -144,6 +146,8 @@ where
             clap_complete::generate(shell, &mut Cli::command(), "homing", &mut script);
             Ok(out.write_all(&script)?)
         }
+        Command::Man { folder } => Ok(man::write(&folder)
+            .with_context(|| format!("cannot write man pages into {}", folder.display()))?),
         _ => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -266,7 +270,7 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let report = unload::unload(cli, args, &agent).await?;
             view.print(out, &report, |_| report.to_string())
         }
-        Command::Agent(_) | Command::Key(_) | Command::Completions { .. } => {
+        Command::Agent(_) | Command::Key(_) | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("they ask no agent")
         }
     }
