@@ -15,7 +15,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{exists, must, output, root};
+use crate::{
+    debian,
+    run::{exists, must, root},
+};
 
 /// The release whose packages are taken: the first with 4.2.
 const RELEASE: &str = "forky";
@@ -63,19 +66,7 @@ fn try_to_provide() -> Result<()> {
 /// Fetches CRIU's packages and all that they need, by an apt that knows nothing of this
 /// machine's packages but where they come from.
 fn fetch(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mirrors = output(
-        "apt-get",
-        &[
-            "indextargets",
-            "--format",
-            "$(REPO_URI)",
-            "Origin: Debian",
-            "Label: Debian",
-        ],
-    );
-    let mirrors = mirrors.unwrap_or_default();
-    let mirror = mirrors.lines().next();
-    let mirror = mirror.context("apt has no mirror of Debian's")?;
+    let mirror = debian::mirror()?;
     let archives = folder.join("cache/archives");
     for part in [folder.join("lists/partial"), archives.join("partial")] {
         fs::create_dir_all(part)?;

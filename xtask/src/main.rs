@@ -4,8 +4,10 @@
 //! to the program that does the work.
 
 mod criu;
+mod debian;
 mod fuzz;
 mod miri;
+mod package;
 mod run;
 mod setup;
 mod test;
@@ -32,6 +34,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Make a Debian package of the agent
+    Package(package::Options),
     /// Run all tests
     Test {
         /// Try several times as many histories of simulated POPs, fuzz for longer, and run
@@ -85,15 +89,22 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Setup => {
             setup::for_build()?;
             setup::for_lab()?;
+            debian::provide();
             eprintln!("setup: everything is in place");
         }
         Task::Build { release } => {
             setup::for_build()?;
             run::build(release)?;
         }
+        Task::Package(options) => {
+            setup::for_build()?;
+            setup::for_package()?;
+            package::perform(&options)?;
+        }
         Task::Test { full, filter } => {
             setup::for_build()?;
             setup::for_lab()?;
+            debian::provide();
             return test::all(full, filter.as_deref());
         }
         Task::Fuzz(options) => fuzz::perform(&options)?,

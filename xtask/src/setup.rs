@@ -58,6 +58,21 @@ pub fn for_build() -> Result<()> {
     bpf_linker()
 }
 
+/// What packing needs: Debian's own tools.
+pub fn for_package() -> Result<()> {
+    let programs = [
+        ("dpkg-deb", "dpkg"),
+        ("dpkg-shlibdeps", "dpkg-dev"),
+        ("strip", "binutils"),
+    ];
+    let missing = programs.iter().filter(|(program, _)| !exists(program));
+    let missing: Vec<_> = missing.map(|&(_, package)| package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing, "Debian's tools for making packages")
+}
+
 /// What a lab needs: root, and a few programs.
 pub fn for_lab() -> Result<()> {
     if !is_root() {

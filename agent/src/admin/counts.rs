@@ -37,8 +37,21 @@ pub fn hooks(counts: &Counts) -> Vec<api::Counter> {
     hooks.collect()
 }
 
+/// What is counted beside the hooks: comparisons with the kernel's sockets, fragments that
+/// are held, and flows.
+pub fn beside_hooks(
+    watched: &WatchCounters,
+    held: &HeldCounters,
+    flows: &FlowCounters,
+) -> Vec<api::Counter> {
+    let mut counters = Vec::from(self::watched(watched));
+    counters.extend(self::held(held));
+    counters.extend(self::flows(flows));
+    counters
+}
+
 /// What holding fragments counted.
-pub fn held(counts: &HeldCounters) -> impl Iterator<Item = api::Counter> {
+fn held(counts: &HeldCounters) -> impl Iterator<Item = api::Counter> {
     counts.iter().map(|(name, help, count)| api::Counter {
         name: name.to_owned(),
         count,
@@ -62,7 +75,7 @@ pub fn parked(counts: &ParkCounters) -> Vec<api::Counter> {
         (
             "late",
             &counts.late,
-            "Among these: read after their session was served",
+            "Packets given to their session's socket that were read after it was served",
         ),
         (
             "refused",
@@ -127,7 +140,7 @@ fn counter(name: &str, count: &AtomicU64, help: &str) -> api::Counter {
 }
 
 /// What comparisons of `SESSIONS` with the kernel's sockets found.
-pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
+fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
     [
         counter(
             "sessions_audits",
@@ -137,7 +150,7 @@ pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
         counter(
             "sessions_audits_failed",
             &counts.failed,
-            "Comparisons that failed",
+            "Comparisons of SESSIONS with the kernel's sockets that failed",
         ),
         counter(
             "sessions_adopted",
@@ -153,7 +166,7 @@ pub fn watched(counts: &WatchCounters) -> [api::Counter; 4] {
 }
 
 /// What the search for idle flows found.
-pub fn flows(counts: &FlowCounters) -> [api::Counter; 1] {
+fn flows(counts: &FlowCounters) -> [api::Counter; 1] {
     [api::Counter {
         name: "flows_expired".to_owned(),
         count: counts.expired.load(Ordering::Relaxed),

@@ -20,7 +20,10 @@ use homing_common::{
 
 use super::{api::*, counts, page, *};
 use crate::{
-    datapath::moving::park::ParkCounters,
+    datapath::{
+        flows::FlowCounters, held::HeldCounters, moving::park::ParkCounters, sockets::WatchCounters,
+    },
+    gossip,
     migration::{self, app},
     mux,
 };
@@ -231,23 +234,28 @@ pub(crate) fn sample_stats() -> Stats {
         name: outcome.label().to_owned(),
         verdict: verdict(*outcome),
         packets: u64::from(*outcome == Outcome::Forwarded) * 1234,
-        help: outcome.help().trim().to_owned(),
+        help: outcome.help().trim().trim_end_matches('.').to_owned(),
     });
     let hooks = Hook::ALL.iter().map(|hook| Counter {
         name: hook.label().to_owned(),
         count: 7,
-        help: hook.help().trim().to_owned(),
+        help: hook.help().trim().trim_end_matches('.').to_owned(),
     });
-    let gossip = Counter {
-        name: "records_applied".to_owned(),
-        count: 90,
-        help: "Announcements that were applied".to_owned(),
-    };
+    let hooks = hooks.chain(counts::beside_hooks(
+        &WatchCounters::default(),
+        &HeldCounters::default(),
+        &FlowCounters::default(),
+    ));
+    let mut gossip = counts::named(gossip::no_counters());
+    let applied = gossip.iter_mut();
+    for counter in applied.filter(|counter| counter.name == "records_applied") {
+        counter.count = 90;
+    }
     let errors = BTreeMap::from([("rx_xdp_tx_errors".to_owned(), 2)]);
     Stats {
         outcomes: outcomes.collect(),
         hooks: hooks.collect(),
-        gossip: vec![gossip],
+        gossip,
         carriers: counts::named(mux::Counters::default().iter()),
         apps: counts::named(app::Counters::default().iter()),
         mux: counts::named(mux::sockets::Counters::default().iter()),

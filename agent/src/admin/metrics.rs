@@ -189,7 +189,8 @@ impl Snapshot {
         let host = status.host.to_string();
         let info = vec![
             ("version", status.version.as_str()),
-            ("instance", &status.instance),
+            // Not `instance`: Prometheus gives every target a label of that name.
+            ("agent", &status.instance),
             ("host", &host),
             ("domain", &status.domain),
             ("encapsulation", &status.tunnel.encapsulation),
@@ -323,8 +324,13 @@ impl Snapshot {
                 .map(|(id, value)| (vec![("host", id.as_str())], value))
                 .collect::<Vec<_>>()
         };
-        let up = per_host(|host| Some((host.state == HostState::Alive).into()));
-        out.gauge("host_up", "Whether a host's agent is alive", up)?;
+        let up = per_host(|host| {
+            // Who left on purpose is nothing to be woken for.
+            let has_left = host.state == HostState::Left;
+            (!has_left).then_some((host.state == HostState::Alive).into())
+        });
+        let help = "Whether a host's agent is alive; absent of one that has left";
+        out.gauge("host_up", help, up)?;
         let kernel = per_host(|host| {
             let is_known = !host.this_host && host.kernel != KernelState::Unheard;
             is_known.then_some((host.kernel == KernelState::Alive).into())

@@ -14,6 +14,8 @@ pub mod counts;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod metrics;
+#[cfg(test)]
+mod monitoring;
 pub mod page;
 pub mod server;
 pub mod socket;

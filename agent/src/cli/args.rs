@@ -149,6 +149,12 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Write the man pages
+    #[command(hide = true)]
+    Man {
+        /// The folder that they are written into
+        folder: PathBuf,
+    },
 }
 
 const AGENT: &str = "\

@@ -12,6 +12,7 @@ mod drain;
 mod journal;
 mod key;
 mod logs;
+mod man;
 mod moving;
 mod show;
 mod table;
@@ -27,6 +28,7 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
@@ -154,6 +156,8 @@ where
             Ok(out.write_all(&script)?)
         }
         Command::Doctor => block_on(doctor::doctor(&cli, out)),
+        Command::Man { folder } => Ok(man::write(&folder)
+            .with_context(|| format!("cannot write man pages into {}", folder.display()))?),
         _ => block_on(ask(&cli, out)),
     }
 }
@@ -288,7 +292,11 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let report = unload::unload(cli, args, &agent).await?;
             view.print(out, &report, |_| report.to_string())
         }
-        Command::Agent(_) | Command::Key(_) | Command::Doctor | Command::Completions { .. } => {
+        Command::Agent(_)
+        | Command::Key(_)
+        | Command::Doctor
+        | Command::Completions { .. }
+        | Command::Man { .. } => {
             unreachable!("they ask no agent")
         }
     }

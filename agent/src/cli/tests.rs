@@ -503,3 +503,78 @@ fn completions_name_the_commands() {
     execute(cli, async |_, _| Ok(()), &mut out).expect("script");
     assert!(String::from_utf8_lossy(&out).contains("unload"));
 }
+
+/// Names of the pages that a command and those below it must have.
+fn wanted_pages(command: &clap::Command, name: &str) -> Vec<String> {
+    let commands = command.get_subcommands();
+    let below = commands.filter(|command| !command.is_hide_set());
+    let below =
+        below.flat_map(|command| wanted_pages(command, &format!("{name}-{}", command.get_name())));
+    std::iter::once(format!("{name}.1")).chain(below).collect()
+}
+
+#[test]
+fn every_command_has_a_man_page_that_man_understands() {
+    let folder = Folder::new();
+    let mut out = Vec::new();
+    let cli = parsed(&format!("homing man {}", folder.0.display()));
+    execute(cli, async |_| Ok(()), &mut out).expect("pages");
+    assert!(out.is_empty());
+    let mut wanted = wanted_pages(&Cli::command(), "homing");
+    wanted.sort();
+    let pages = std::fs::read_dir(&folder.0).expect("folder");
+    let mut found: Vec<_> = pages
+        .map(|page| {
+            page.expect("page")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
+        .collect();
+    found.sort();
+    assert_eq!(found, wanted);
+
+    for name in &found {
+        let path = folder.0.join(name);
+        let page = std::fs::read_to_string(&path).expect("page");
+        let title = name.trim_end_matches(".1");
+        assert!(page.contains(&format!(".TH {title} 1 ")), "{name}:\n{page}");
+        // A page that another one refers to is there.
+        for (at, _) in page.match_indices("(1)") {
+            let before = &page[..at];
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "-\\".contains(c);
+            let start = before.rfind(|c| !is_name(c)).map_or(0, |at| at + 1);
+            let other = before[start..].replace('\\', "");
+            let other = other.strip_prefix("fB").unwrap_or(&other).to_owned();
+            let ours = other.starts_with("homing");
+            let there = found.contains(&format!("{other}.1"));
+            assert!(there || (!ours && other == "systemctl"), "{name}: {other}");
+        }
+        let man = std::process::Command::new("man")
+            .args(["--warnings", "-E", "UTF-8", "-l", "-P", "cat"])
+            .arg(&path)
+            .env("MANWIDTH", "100")
+            .output();
+        let Ok(man) = man else {
+            eprintln!("skipped: there is no man; get one with: apt-get install man-db");
+            continue;
+        };
+        let said = String::from_utf8_lossy(&man.stderr);
+        assert!(man.status.success() && said.is_empty(), "{name}: {said}");
+        let text = String::from_utf8_lossy(&man.stdout);
+        assert!(
+            text.contains("SYNOPSIS") && text.contains("SEE ALSO"),
+            "{text}"
+        );
+    }
+    let root = std::fs::read_to_string(folder.0.join("homing.1")).expect("page");
+    for part in [
+        "EXIT CODES",
+        "FILES",
+        "EXAMPLES",
+        "HOMING_CONFIG",
+        "homing\\-drain(1)",
+    ] {
+        assert!(root.contains(part), "{part} is not in\n{root}");
+    }
+}

@@ -44,7 +44,7 @@ counters! {
         table_full,
         /// Routes of sessions without a place whose packets came here, written into the room kept for such.
         routes_kept,
-        /// Among these: another such route had to make way.
+        /// Routes written into that room for which another one there had to make way.
         routes_made_way,
     }
 }

@@ -208,15 +208,50 @@ pub struct Status {
 impl Status {
     /// Every counter: its name, what it counts, its value. Names are unique.
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-        self.socket
-            .iter()
-            .chain(self.seal.iter())
-            .chain(self.membership.iter())
-            .chain(self.liveness.iter())
-            .chain(self.gossip.iter())
-            .chain(self.routes.iter())
-            .chain(self.asks.iter())
+        every_counter(
+            &self.socket,
+            &self.seal,
+            &self.membership,
+            &self.liveness,
+            &self.gossip,
+            &self.routes,
+            &self.asks,
+        )
     }
+}
+
+/// All that [`Status::counters`] has, of gossip that has counted nothing yet.
+#[cfg(test)]
+pub(crate) fn no_counters() -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    every_counter(
+        &socket::Counters::default(),
+        &seal::Counters::default(),
+        &membership::Counters::default(),
+        &liveness::Counters::default(),
+        &machine::Counters::default(),
+        &apply::Counters::default(),
+        &ask::Counters::default(),
+    )
+}
+
+/// The counters of gossip and of what it stands on.
+fn every_counter(
+    socket: &socket::Counters,
+    seal: &seal::Counters,
+    membership: &membership::Counters,
+    liveness: &liveness::Counters,
+    gossip: &machine::Counters,
+    routes: &apply::Counters,
+    asks: &ask::Counters,
+) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
+    socket
+        .iter()
+        .chain(seal.iter())
+        .chain(membership.iter())
+        .chain(liveness.iter())
+        .chain(gossip.iter())
+        .chain(routes.iter())
+        .chain(asks.iter())
 }
 
 /// What is known of a session's owner.

@@ -40,7 +40,7 @@ impl Gossip {
             return;
         };
         let Some(message) = wire::decode(body) else {
-            core.counters.malformed += 1;
+            core.counters.messages_malformed += 1;
             return;
         };
         if multicast {

@@ -73,6 +73,8 @@ mod simulation;
 
 pub use apply::{Table, TableFull};
 pub use claims::Claim;
+#[cfg(test)]
+pub(crate) use handle::no_counters;
 pub use latency::Latency;
 pub use tally::Tally;
 pub use vitals::Vitals;

@@ -38,11 +38,11 @@ counters! {
         /// Datagrams heard.
         datagrams_received,
         /// Bytes of datagrams heard.
-        bytes_received,
+        received_bytes,
         /// Datagrams sent.
         datagrams_sent,
         /// Bytes of datagrams sent.
-        bytes_sent,
+        sent_bytes,
         /// Datagrams not sent because the send buffer was full.
         send_buffer_full,
         /// Datagrams not sent because the system refused.
@@ -170,7 +170,7 @@ impl Sockets {
             more |= (0..limit).all(|_| match socket.try_recv_from(&mut buffer) {
                 Ok((len, from)) => {
                     self.counters.datagrams_received += 1;
-                    self.counters.bytes_received += len as u64;
+                    self.counters.received_bytes += len as u64;
                     each(from, &buffer[..len]);
                     true
                 }
@@ -196,7 +196,7 @@ impl Sockets {
         match self.unicast.try_send_to(bytes, to) {
             Ok(len) => {
                 self.counters.datagrams_sent += 1;
-                self.counters.bytes_sent += len as u64;
+                self.counters.sent_bytes += len as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.counters.send_buffer_full += 1;

@@ -49,7 +49,7 @@ impl Gossip {
                 let next = core.tend(now, from, peer);
                 self.agenda.plan(from, peer, next);
             }
-            None => core.counters.malformed += 1,
+            None => core.counters.messages_malformed += 1,
         }
     }
 

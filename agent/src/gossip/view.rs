@@ -13,7 +13,7 @@ counters! {
         opened_here,
         /// Sessions announced as closed here.
         closed_here,
-        /// Closed here, but never announced as open.
+        /// Sessions closed here that were never announced as open.
         unknown_closed_here,
         /// Batches of new announcements made.
         batches_sent,
@@ -28,10 +28,10 @@ counters! {
         /// Messages dropped because their origin is no member in that life.
         not_member,
         /// Messages dropped because they make no sense.
-        malformed,
+        messages_malformed,
         /// Announcements of other domains passed on in this one, as a relay.
         relay_passed_on,
-        /// Among these: because the first relay had not passed them on.
+        /// Announcements passed on as the second relay, because the first had not done so.
         relay_stood_in,
         /// Announcements not passed on because the first relay had done so.
         relay_covered,
@@ -57,7 +57,7 @@ counters! {
         syncs_failed,
         /// Snapshots that other hosts asked for.
         snapshots_asked,
-        /// Among these: asked for while as many as may be were being sent, and made to wait.
+        /// Snapshots asked for while as many as may be were being sent, and made to wait.
         snapshots_queued,
         /// Snapshots sent to other hosts as a whole.
         snapshots_sent,

@@ -115,7 +115,7 @@ counters! {
         turned_away,
         /// Sessions taken over by this host.
         taken_over,
-        /// Among these: because the source's kernel was dead.
+        /// Sessions taken over by this host because the source's kernel was dead.
         taken_over_void,
         /// Copies of sessions dropped: the move was given up.
         copies_dropped,

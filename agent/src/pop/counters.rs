@@ -9,7 +9,7 @@ macro_rules! counters {
 
         impl $name {
             /// Every counter: its name, what it counts, its value.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
                 [$((stringify!($field), concat!($($help),+).trim_ascii(), self.$field),)+].into_iter()
             }
         }

@@ -154,7 +154,7 @@ fn a_greedy_sender_delays_others_by_its_turn_and_not_by_its_backlog() {
         let mut modest = one.connect("echo", Some(2)).await;
         let held = || {
             let counters = one.counters();
-            counters.bytes_sent - counters.messages_delivered * LEN as u64
+            counters.sent_bytes - counters.messages_delivered * LEN as u64
         };
         let mut most = 0;
         for name in 1..=30 {

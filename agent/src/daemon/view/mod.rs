@@ -330,9 +330,7 @@ impl View for AgentView {
             outcomes: counts::outcomes(&counts),
             hooks: {
                 let mut hooks = counts::hooks(&counts);
-                hooks.extend(counts::watched(&self.watched));
-                hooks.extend(counts::held(&self.held));
-                hooks.extend(counts::flows(&self.flows));
+                hooks.extend(counts::beside_hooks(&self.watched, &self.held, &self.flows));
                 hooks
             },
             gossip: counts::named(status.counters()),

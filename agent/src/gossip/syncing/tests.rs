@@ -113,7 +113,7 @@ fn an_answer_to_another_request_or_of_another_life_does_nothing() {
     gossip.receive_bulk(0, ONE, life(1), &part(number, 9, &claim(7)));
     assert_eq!(gossip.route(SessionId(7)), None);
     gossip.receive_bulk(0, ONE, life(1), b"\x02nonsense");
-    assert_eq!(gossip.counters().malformed, 1);
+    assert_eq!(gossip.counters().messages_malformed, 1);
 }
 
 #[test]

@@ -255,7 +255,7 @@ impl Sending<'_> {
         self.line.delivered(messages, bytes);
         self.shared.count(|counters| {
             counters.messages_delivered += messages as u64;
-            counters.bytes_delivered += bytes as u64;
+            counters.delivered_bytes += bytes as u64;
             counters.messages_declined += (said.len() - messages) as u64;
         });
         self.settle_long();

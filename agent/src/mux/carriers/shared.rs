@@ -446,7 +446,7 @@ impl Shared {
         }
         self.count(|counters| {
             counters.messages_received += messages;
-            counters.bytes_received += bytes;
+            counters.received_bytes += bytes;
         });
     }
 

@@ -55,8 +55,8 @@ counters! {
         garbage,
         /// Messages that arrived at another host.
         messages_delivered,
-        /// Bytes of them.
-        bytes_delivered,
+        /// Bytes of messages that arrived at another host.
+        delivered_bytes,
         /// Messages that were certainly not sent.
         messages_not_sent,
         /// Long messages that were offered, and not wanted yet.
@@ -65,8 +65,8 @@ counters! {
         messages_unknown,
         /// Messages received.
         messages_received,
-        /// Bytes of them.
-        bytes_received,
+        /// Bytes of messages received.
+        received_bytes,
         /// Messages refused because they are over the limit.
         too_long,
         /// Messages refused because there was no room, and the sender would not wait.

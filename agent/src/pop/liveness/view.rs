@@ -274,7 +274,7 @@ counters! {
         censuses,
         /// Polls of what the POP holds of this host's own kernel, while sessions move.
         polls,
-        /// Among these: under half of the POP answered.
+        /// Such polls that under half of the POP answered.
         polls_failed,
         /// Answers that did not count, because that agent had begun after a session was frozen here.
         polls_answered_young,

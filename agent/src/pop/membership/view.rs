@@ -98,7 +98,7 @@ counters! {
         told_absent,
         /// Hosts told that a later life of theirs is known.
         outdated_told,
-        /// Times that this host was told so.
+        /// Times that this host was told that a later life of its own is known.
         told_outdated,
         /// Errors of the library, each harmless alone.
         internal_errors,

@@ -14,33 +14,33 @@ counters! {
         sealed,
         /// Datagrams accepted.
         accepted,
-        /// Dropped: too short or too long to be a datagram of the POP.
+        /// Datagrams dropped: too short or too long to be a datagram of the POP.
         bad_length,
-        /// Dropped: no datagram of Homing.
+        /// Datagrams dropped: no datagram of Homing.
         foreign,
-        /// Dropped: of a version that this agent does not speak.
+        /// Datagrams dropped: of a version that this agent does not speak.
         unknown_version,
-        /// Dropped: sealed with another POP key.
+        /// Datagrams dropped: sealed with another POP key.
         wrong_key,
-        /// Dropped: the tag is wrong, so it was changed or forged.
+        /// Datagrams dropped: the tag is wrong, so it was changed or forged.
         forged,
-        /// Dropped: authentic, but its header makes no sense.
+        /// Datagrams dropped: authentic, but its header makes no sense.
         malformed,
-        /// Dropped: for another host.
+        /// Datagrams dropped: for another host.
         wrong_destination,
-        /// Dropped: this host's own multicast, heard back.
+        /// Datagrams dropped: this host's own multicast, heard back.
         own,
-        /// Dropped: sealed by this agent, and sent back by another machine.
+        /// Datagrams dropped: sealed by this agent, and sent back by another machine.
         own_returned,
-        /// Dropped: another machine uses this host's id.
+        /// Datagrams dropped: another machine uses this host's id.
         own_id_elsewhere,
-        /// Dropped: no window is open for its origin's present life and address.
+        /// Datagrams dropped: no window is open for its origin's present life and address.
         no_window,
-        /// Dropped: its sequence number was used before.
+        /// Datagrams dropped: its sequence number was used before.
         replayed,
-        /// Dropped: its sequence number is too far behind to tell.
+        /// Datagrams dropped: its sequence number is too far behind to tell.
         too_old,
-        /// Dropped: an answer or refusal to nothing that this host asked.
+        /// Datagrams dropped: an answer or refusal to nothing that this host asked.
         unasked,
         /// Replies not sent because of their rate limit.
         rate_limited,

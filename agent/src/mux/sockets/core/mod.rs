@@ -48,12 +48,12 @@ counters! {
         reset,
         /// Messages that applications sent.
         messages_sent,
-        /// Bytes of them.
-        bytes_sent,
+        /// Bytes of messages that applications sent.
+        sent_bytes,
         /// Messages handed to applications, or to the kernel for them.
         messages_received,
-        /// Bytes of them.
-        bytes_received,
+        /// Bytes of messages handed to applications, or to the kernel for them.
+        received_bytes,
         /// Messages that the other agent has.
         messages_delivered,
         /// Messages of which nobody can say whether they arrived.

@@ -207,7 +207,7 @@ impl<P: Port> Core<P> {
                     self.once.take(host, from, header.number);
                 }
                 self.counters.messages_received += 1;
-                self.counters.bytes_received += body.len() as u64;
+                self.counters.received_bytes += body.len() as u64;
                 if before == 0 && socket.outbox_len > 0 {
                     self.outputs.push(Output::Wake(to));
                 }

@@ -192,7 +192,7 @@ impl<P: Port> Core<P> {
         socket.sent += 1;
         header.number = socket.sent;
         self.counters.messages_sent += 1;
-        self.counters.bytes_sent += body.len() as u64;
+        self.counters.sent_bytes += body.len() as u64;
         let to = match socket.role {
             Role::Client { host, service } => {
                 let is_to = |peer| peer == 0 || peer == Self::address(host, service);
