@@ -518,7 +518,7 @@ fn every_command_has_a_man_page_that_man_understands() {
     let folder = Folder::new();
     let mut out = Vec::new();
     let cli = parsed(&format!("homing man {}", folder.0.display()));
-    execute(cli, async |_| Ok(()), &mut out).expect("pages");
+    execute(cli, async |_, _| Ok(()), &mut out).expect("pages");
     assert!(out.is_empty());
     let mut wanted = wanted_pages(&Cli::command(), "homing");
     wanted.sort();
