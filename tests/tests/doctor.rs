@@ -14,7 +14,7 @@ use std::{
 use homing_agent::doctor::{Finding, Level, Report};
 use homing_tests::{
     demo::Servers,
-    lab::{Lab, Node, fault::Fault, node::in_namespace, unique, wait_until},
+    lab::{Lab, Node, Outer, Tunnel, fault::Fault, node::in_namespace, port, unique, wait_until},
 };
 
 /// The host that is examined.
@@ -232,6 +232,20 @@ fn a_host_without_an_agent_is_broken_and_each_time_the_cause_is_named() {
     let fix = "ethtool -K vb tx off tso off";
     with_va.is_cured_of("checksum_offload", Level::Warning, fix);
 
+    // Somebody else's program; the pin is made by way of a process on the host.
+    let mut process = Command::new("sleep");
+    let mut process = lab.spawn(HOST, process.arg("infinity")).unwrap();
+    let pin = format!("/proc/{}/root/sys/fs/bpf/other", process.id());
+    port::pin(Path::new(&pin)).unwrap();
+    for mode in ["xdpdrv", "xdpgeneric"] {
+        let attach = format!("ip link set dev eth0 {mode} pinned /sys/fs/bpf/other");
+        on_host(&lab, &attach);
+        let fix = format!("ip link set dev eth0 {mode} off");
+        host.is_cured_of("xdp_program", Level::Error, &fix);
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+
     let config = changed(&lab, eth0, "interfaces = [\"eth0\", \"br9\"]");
     let found = Patient::with_config(&lab, &config).suffers("native_xdp", Level::Error, 1);
     assert_eq!(found[0].seen, "br9 (driver bridge) has no native XDP");
@@ -252,6 +266,22 @@ fn a_host_without_an_agent_is_broken_and_each_time_the_cause_is_named() {
     on_host(&lab, &format!("ip address del {address}/24 dev eth0"));
     let found = host.suffers("fabric_address", Level::Error, 1);
     assert_eq!(found[0].seen, format!("no interface has {address}"));
+    lab.down().unwrap();
+}
+
+#[test]
+fn a_host_whose_tunnel_is_of_the_other_kind_is_well() {
+    let lab = Lab::builder().name(&unique("dog")).hosts(2).racks(1);
+    let lab = lab.tunnel(Tunnel::Gue).outer(Outer::V6).no_homing();
+    let lab = lab.up().unwrap();
+    let host = Patient::new(&lab);
+    host.is_well();
+    let taken = in_namespace(&lab.namespace(HOST), || Ok(UdpSocket::bind(("::", 7946))?));
+    host.suffers("second_instance", Level::Error, 1);
+    drop(taken);
+    // 48 bytes are the longest of headers.
+    on_host(&lab, "ip link set eth0 mtu 1547");
+    host.is_cured_of("mtu", Level::Warning, "ip link set dev eth0 mtu 1548");
     lab.down().unwrap();
 }
 

@@ -129,7 +129,13 @@ pub(super) fn xdp_program(facts: &Facts) -> Vec<Said> {
                 format!("{name} runs another XDP program (id {id})"),
                 "an interface has room for one: Homing's cannot be attached",
                 format!(
-                    "ip link set dev {name} xdp off  # `bpftool prog show id {id}` says whose it is"
+                    "ip link set dev {name} {} off  # `bpftool prog show id {id}` and `bpftool \
+                     link` say whose it is",
+                    match xdp.mode {
+                        Some(XdpMode::Native) => "xdpdrv",
+                        Some(XdpMode::Skb) => "xdpgeneric",
+                        None => "xdp",
+                    }
                 ),
             )),
         }
@@ -496,7 +502,7 @@ mod tests {
         assert!(
             said.fix
                 .unwrap()
-                .starts_with("ip link set dev eth0 xdp off")
+                .starts_with("ip link set dev eth0 xdpdrv off ")
         );
         link(&mut facts).xdp = xdp(Whose::Instance("b".into()), XdpMode::Native);
         assert_eq!(xdp_program(&facts), []);
