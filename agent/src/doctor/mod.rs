@@ -13,6 +13,7 @@ mod files;
 mod gather;
 mod host;
 mod links;
+mod offloads;
 mod pop;
 mod procfs;
 #[cfg(test)]
@@ -138,10 +139,10 @@ const CHECKS: [(&str, Check); 24] = [
     ("xdp_program", links::xdp_program),
     ("mtu", links::mtu),
     ("rp_filter", links::rp_filter),
-    ("vlan_offload", links::vlan_offload),
-    ("checksum_offload", links::checksum_offload),
-    ("lro", links::lro),
-    ("gro", links::gro),
+    ("vlan_offload", offloads::vlan_offload),
+    ("checksum_offload", offloads::checksum_offload),
+    ("lro", offloads::lro),
+    ("gro", offloads::gro),
     ("fabric_address", pop::fabric_address),
     ("service_addresses", pop::service_addresses),
     ("multicast", pop::multicast),
