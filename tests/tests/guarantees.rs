@@ -12,8 +12,14 @@ fn every_test_that_a_guarantee_names_exists() {
             continue;
         };
         named += 1;
-        let places = ["tests/tests", "agent/src", "client/src", "common/tests"]
-            .map(|place| root.join(place));
+        let places = [
+            "tests/tests",
+            "agent/src",
+            "client/src",
+            "common/tests",
+            "xtask/tests",
+        ]
+        .map(|place| root.join(place));
         let found = places.iter().any(|place| {
             let text = fs::read_to_string(place.join(format!("{file}.rs")));
             text.is_ok_and(|text| text.contains(&format!("fn {test}(")))

@@ -195,6 +195,19 @@ fn the_package_has_what_a_host_needs() {
     assert!(!libraries.contains("/work/"), "{libraries}");
 }
 
+#[test]
+fn lintian_finds_nothing_wrong_with_the_package() {
+    if !exists("lintian") {
+        eprintln!("skipped: there is no lintian; get it with: apt-get install lintian");
+        return;
+    }
+    if let Some([package, _]) = packages() {
+        let mut command = Command::new("lintian");
+        command.args(["--allow-root", "--fail-on", "error,warning"]);
+        output(command.arg(package));
+    }
+}
+
 fn depends_are_of_what_it_links(unpacked: &Path, depends: &str) {
     let mut command = Command::new("readelf");
     let dynamic = output(command.arg("-dW").arg(unpacked.join("usr/bin/homing")));
