@@ -299,13 +299,8 @@ mod tests {
     use crate::doctor::{
         facts::Xdp,
         sample,
-        sample::{host, link},
+        sample::{host, link, one},
     };
-
-    fn one(said: Vec<Said>) -> Said {
-        assert_eq!(said.len(), 1, "{said:?}");
-        said.into_iter().next().unwrap()
-    }
 
     #[test]
     fn an_interface_that_is_missing_or_down() {

@@ -145,13 +145,8 @@ mod tests {
     use super::*;
     use crate::doctor::{
         sample,
-        sample::{host, link},
+        sample::{host, link, one},
     };
-
-    fn one(said: Vec<Said>) -> Said {
-        assert_eq!(said.len(), 1, "{said:?}");
-        said.into_iter().next().unwrap()
-    }
 
     fn set(facts: &mut Facts, name: &str, on: bool) {
         let features = link(facts).features.as_mut().unwrap();

@@ -254,13 +254,8 @@ mod tests {
     use crate::doctor::{
         facts::{Port, Xdp},
         sample,
-        sample::{host, link},
+        sample::{host, link, one},
     };
-
-    fn one(said: Vec<Said>) -> Said {
-        assert_eq!(said.len(), 1, "{said:?}");
-        said.into_iter().next().unwrap()
-    }
 
     #[test]
     fn the_fabric_address_is_here_and_where_programs_are() {

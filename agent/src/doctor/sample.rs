@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::facts::{
-    AgentFacts, Clock, Facts, Holder, Host, Interface, Jit, Kernel, Key, Link, Whose, Xdp,
+use super::{
+    Said,
+    facts::{
+        AgentFacts, Clock, Facts, Holder, Host, Interface, Jit, Kernel, Key, Link, Whose, Xdp,
+    },
 };
 use crate::{
     admin::{
@@ -105,4 +108,10 @@ pub(crate) fn host(facts: &mut Facts) -> &mut Host {
 /// Its interface.
 pub(crate) fn link(facts: &mut Facts) -> &mut Link {
     host(facts).interfaces[0].link.as_mut().expect("a link")
+}
+
+/// The only thing that a check says.
+pub(super) fn one(said: Vec<Said>) -> Said {
+    assert_eq!(said.len(), 1, "{said:?}");
+    said.into_iter().next().unwrap()
 }
