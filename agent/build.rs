@@ -102,7 +102,9 @@ fn build() -> Result<(), String> {
         ));
     }
     let built = target_dir.join(TARGET).join("release/homing");
-    copy(&built, &out_dir.join("homing.bpf.o"))
+    copy(&built, &out_dir.join("homing.bpf.o"))?;
+    let built = target_dir.join(TARGET).join("release/homing-capture");
+    copy(&built, &out_dir.join("capture.bpf.o"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), String> {

@@ -10,6 +10,7 @@
 
 pub mod ask;
 pub mod bench;
+pub mod capture;
 pub mod control;
 pub mod echo;
 pub mod event;

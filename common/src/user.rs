@@ -9,6 +9,7 @@ use std::{
 use crate::{
     ask::Question,
     bench::Bench,
+    capture::{Capture, Captured},
     control::{Control, Rendezvous},
     event::Event,
     flow::Flow,
@@ -34,6 +35,8 @@ macro_rules! pod {
 
 pod!(
     Bench,
+    Capture,
+    Captured,
     Control,
     Course,
     Datagram,

@@ -3,8 +3,8 @@
 //! A packet is read ([`packet`]), its way decided ([`direct`] for what came off
 //! the wire, [`tunnel`] for what another host sent here), and it goes up to the
 //! local stack, away, or into the tunnel ([`encap`]). Every step ends in an
-//! [`Outcome`](homing_common::outcome::Outcome); `main.rs` counts it and turns it
-//! into an XDP action, and does nothing else.
+//! [`Outcome`](homing_common::outcome::Outcome), which [`End::count`] counts and turns
+//! into an XDP action.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -39,8 +39,12 @@ pub mod uncommon;
 pub mod unowned;
 pub mod word;
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use homing_common::outcome::Outcome;
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    helpers::bpf_redirect,
+    programs::XdpContext,
+};
+use homing_common::outcome::{Outcome, Verdict};
 
 use crate::uncommon::Uncommon;
 
@@ -94,6 +98,21 @@ impl Next {
 }
 
 impl End {
+    /// Counts the outcome, and makes it an XDP action: the one place where that is done.
+    #[inline(always)]
+    pub fn count(self) -> u32 {
+        stats::count(self.outcome.index());
+        match self.outcome.verdict() {
+            Verdict::Pass => xdp_action::XDP_PASS,
+            Verdict::Drop => xdp_action::XDP_DROP,
+            // SAFETY: a helper without preconditions.
+            Verdict::Forward if self.ifindex != 0 => unsafe {
+                bpf_redirect(self.ifindex, 0) as u32
+            },
+            Verdict::Forward => xdp_action::XDP_TX,
+        }
+    }
+
     #[inline(always)]
     fn pack(self) -> u64 {
         self.outcome as u64 | (self.ifindex as u64) << 32

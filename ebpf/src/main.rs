@@ -1,4 +1,4 @@
-//! The programs: counts each packet's outcome and makes it an XDP action.
+//! The programs: which function of the library each of them is.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
@@ -6,25 +6,15 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_redirect,
     macros::{cgroup_skb, classifier, sock_ops, xdp},
     programs::{SkBuffContext, SockOpsContext, TcContext, XdpContext},
 };
-use homing_common::outcome::Verdict;
-use homing_ebpf::{answer, egress, handle, silence, sockops, stats};
+use homing_ebpf::{answer, egress, handle, silence, sockops};
 
 /// Every packet that reaches an interface of this host.
 #[xdp]
 pub fn homing_xdp(ctx: XdpContext) -> u32 {
-    let end = handle(&ctx);
-    stats::count(end.outcome.index());
-    match end.outcome.verdict() {
-        Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
-        // SAFETY: a helper without preconditions.
-        Verdict::Forward if end.ifindex != 0 => unsafe { bpf_redirect(end.ifindex, 0) as u32 },
-        Verdict::Forward => xdp_action::XDP_TX,
-    }
+    handle(&ctx).count()
 }
 
 /// Every packet that leaves by an interface of this host. What is not dropped goes on to

@@ -16,7 +16,7 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,7 +28,7 @@ use super::sys;
 pub struct Injector(Arc<Inner>);
 
 struct Inner {
-    main: OwnedFd,
+    main: RwLock<OwnedFd>,
     up: OwnedFd,
     counters: InjectCounters,
 }
@@ -47,7 +47,7 @@ pub struct InjectCounters {
 impl Injector {
     pub(super) fn new(main: BorrowedFd<'_>, up: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self(Arc::new(Inner {
-            main: main.try_clone_to_owned()?,
+            main: RwLock::new(main.try_clone_to_owned()?),
             up: up.try_clone_to_owned()?,
             counters: InjectCounters::default(),
         })))
@@ -62,7 +62,15 @@ impl Injector {
     /// interface. Takes some ten microseconds.
     pub fn reenter(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         let Inner { main, counters, .. } = &*self.0;
-        self.run(main, ifindex, frame, &counters.reentered)
+        // Whoever panicked with it held a descriptor, and left one.
+        let main = main.read().unwrap_or_else(PoisonError::into_inner);
+        self.run(&main, ifindex, frame, &counters.reentered)
+    }
+
+    /// Frames go through this program from now on, in the place of the main one.
+    pub(super) fn run_by(&self, program: OwnedFd) {
+        let main = self.0.main.write();
+        *main.unwrap_or_else(PoisonError::into_inner) = program;
     }
 
     /// Hands a frame to the local stack, as if it had just come in by the

@@ -10,9 +10,9 @@ mod attach;
 mod btf;
 mod fill;
 mod layout;
-mod programs;
+pub(super) mod programs;
 pub mod steps;
-mod wanted;
+pub(super) mod wanted;
 
 use std::{
     fs, io,
@@ -48,7 +48,7 @@ use super::{
 pub(crate) use attach::cgroup;
 pub(super) use attach::pin_of;
 use programs::{ANSWER_PROGRAM, UP_PROGRAM};
-pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM};
+pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM, lacks, why};
 use steps::{Load, Loaded};
 
 /// What to load, and where to.
@@ -222,7 +222,7 @@ fn finish_voiding(owners: &mut Owners, hosts: &Hosts) -> io::Result<()> {
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
-    ebpf.take_map(name).ok_or_else(|| programs::lacks(name))
+    ebpf.take_map(name).ok_or_else(|| lacks(name))
 }
 
 /// What is pinned in a folder, sorted. Nothing, if there is no such folder.

@@ -17,11 +17,14 @@
 //! it knows itself. [`moving`] has the sessions that are on their way to another host
 //! or from one.
 //!
+//! [`beside`] has further instances of the programs, for who wants to know what they do.
+//!
 //! [`repair`] takes a connection out of this host's kernel, and puts one into it.
 //!
 //! Nothing in here knows of gossip or of membership: what it is told, it writes.
 
 pub mod answer;
+pub mod beside;
 pub(crate) mod clock;
 pub mod control;
 pub mod error;
@@ -68,6 +71,10 @@ pub use unload::{Report, unload};
 
 /// The kernel programs: the BPF object that this binary carries.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/homing.bpf.o"));
+
+/// The program that captures packets, likewise.
+static CAPTURE_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.bpf.o"));
 
 /// The MTU of an interface of this network namespace, if there is one of this name.
 /// More than an IP packet can have counts as that.

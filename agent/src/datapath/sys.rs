@@ -444,20 +444,44 @@ pub(super) fn run_on<T: Pod>(
     ifindex: u32,
     data: &mut [T],
 ) -> io::Result<()> {
-    let len = size_of_val(data);
-    let context = Context::new(ifindex, len);
+    let (len, at) = (size_of_val(data), data.as_mut_ptr());
+    // The kernel copies the data in before it runs the program, and out after, and
+    // any bytes are a value of a `Pod`.
+    run_between(program, ifindex, (at.cast(), len), (at.cast(), len)).map(drop)
+}
+
+/// Runs an XDP program on a frame, in the network namespace of this thread, where the
+/// interface is; writes the frame as it went to `out`, and returns its length. Nothing
+/// becomes of it but that.
+pub(super) fn run(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    frame: &[u8],
+    out: &mut [u8],
+) -> io::Result<usize> {
+    let out = (out.as_mut_ptr(), out.len());
+    run_between(program, ifindex, (frame.as_ptr(), frame.len()), out)
+}
+
+fn run_between(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    (from, from_len): (*const u8, usize),
+    (to, to_len): (*mut u8, usize),
+) -> io::Result<usize> {
+    let context = Context::new(ifindex, from_len);
     let mut attr = empty();
     attr.test.prog_fd = program.as_raw_fd() as u32;
-    attr.test.data_in = data.as_ptr() as u64;
-    attr.test.data_size_in = len as u32;
-    attr.test.data_out = data.as_mut_ptr() as u64;
-    attr.test.data_size_out = len as u32;
+    attr.test.data_in = from as u64;
+    attr.test.data_size_in = from_len as u32;
+    attr.test.data_out = to as u64;
+    attr.test.data_size_out = to_len as u32;
     attr.test.ctx_in = (&raw const context) as u64;
     attr.test.ctx_size_in = size_of::<Context>() as u32;
     attr.test.repeat = 1;
-    // The kernel copies the data in before it runs the program, and out after, and
-    // any bytes are a value of a `Pod`.
-    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).map(drop)
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel wrote back how many bytes there were.
+    Ok((unsafe { attr.test.data_size_out } as usize).min(to_len))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -23,14 +23,8 @@ pub(super) const SILENCE_PROGRAM: &str = "homing_silence";
 
 /// Has the kernel verify all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let refused = |name: &str, error: ProgramError| Error::Load {
-        why: format!("{name}: {}", why_program(&error)),
-    };
     for name in [XDP_PROGRAM, UP_PROGRAM, ANSWER_PROGRAM] {
-        let xdp: &mut Xdp = program_mut(ebpf, name)?
-            .try_into()
-            .map_err(|error| refused(name, error))?;
-        xdp.load().map_err(|error| refused(name, error))?;
+        load_xdp(ebpf, name)?;
     }
     let egress: &mut SchedClassifier = program_mut(ebpf, EGRESS_PROGRAM)?
         .try_into()
@@ -52,6 +46,20 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
         .map_err(|error| refused(SOCKOPS_PROGRAM, error))
 }
 
+/// Has the kernel verify an XDP program.
+pub(in crate::datapath) fn load_xdp(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
+    let xdp: &mut Xdp = program_mut(ebpf, name)?
+        .try_into()
+        .map_err(|error| refused(name, error))?;
+    xdp.load().map_err(|error| refused(name, error))
+}
+
+fn refused(name: &str, error: ProgramError) -> Error {
+    Error::Load {
+        why: format!("{name}: {}", why_program(&error)),
+    }
+}
+
 fn program_mut<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
@@ -60,7 +68,7 @@ fn program_mut<'a>(
 }
 
 /// A loaded program.
-pub(super) fn fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
+pub(in crate::datapath) fn fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
     let program = ebpf.program(name).ok_or_else(|| lacks(name))?;
     let fd = program.fd().map_err(|error| Error::Load {
         why: why_program(&error),
@@ -68,7 +76,7 @@ pub(super) fn fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error
     Ok(fd.as_fd())
 }
 
-pub(super) fn lacks(name: &str) -> Error {
+pub(in crate::datapath) fn lacks(name: &str) -> Error {
     Error::Load {
         why: format!("the object has no {name}"),
     }
@@ -87,7 +95,7 @@ pub(super) fn pin(pins: &Pins, name: &str, program: BorrowedFd<'_>) -> Result<()
 }
 
 /// The reason behind aya's error, with the sources that its text leaves out.
-pub(super) fn why(error: &EbpfError) -> String {
+pub(in crate::datapath) fn why(error: &EbpfError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
