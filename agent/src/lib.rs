@@ -2,7 +2,7 @@
 //!
 //! Imports run one way: `datapath` ← `pop` ← `mux` ← `gossip` ← `migration` ← `admin` ← `doctor` ←
 //! `cli`;
-//! `config` and `unix` are used by all and know none of them; `daemon` puts them together.
+//! `config`, `packet` and `unix` are used by all and know none of them; `daemon` puts them together.
 
 pub mod admin;
 pub mod cli;
@@ -13,5 +13,6 @@ pub mod doctor;
 pub mod gossip;
 pub mod migration;
 pub mod mux;
+pub mod packet;
 pub mod pop;
 pub mod unix;

@@ -184,19 +184,55 @@ mod tests {
         assert!(all.matches(&ends));
         let other = Address::v4([192, 0, 2, 1]);
         let others = [
-            (Capture::CLIENT, Ends { client: other, ..ends }),
-            (Capture::SERVICE, Ends { service: other, ..ends }),
-            (Capture::CLIENT_PORT, Ends { client_port: Port([9, 9]), ..ends }),
-            (Capture::SERVICE_PORT, Ends { service_port: Port([9, 9]), ..ends }),
-            (Capture::PROTOCOL, Ends { protocol: UDP, ..ends }),
+            (
+                Capture::CLIENT,
+                Ends {
+                    client: other,
+                    ..ends
+                },
+            ),
+            (
+                Capture::SERVICE,
+                Ends {
+                    service: other,
+                    ..ends
+                },
+            ),
+            (
+                Capture::CLIENT_PORT,
+                Ends {
+                    client_port: Port([9, 9]),
+                    ..ends
+                },
+            ),
+            (
+                Capture::SERVICE_PORT,
+                Ends {
+                    service_port: Port([9, 9]),
+                    ..ends
+                },
+            ),
+            (
+                Capture::PROTOCOL,
+                Ends {
+                    protocol: UDP,
+                    ..ends
+                },
+            ),
         ];
         for (flag, other) in others {
             assert!(!all.matches(&other), "{flag}");
-            let rest = Capture { flags: 0x1f & !flag, ..all };
+            let rest = Capture {
+                flags: 0x1f & !flag,
+                ..all
+            };
             assert!(rest.matches(&other), "{flag}");
             let alone = Capture { flags: flag, ..all };
             assert!(!alone.matches(&other), "{flag}");
-            let no_ports = Ends { ports: false, ..other };
+            let no_ports = Ends {
+                ports: false,
+                ..other
+            };
             let of_ports = flag & (Capture::CLIENT_PORT | Capture::SERVICE_PORT) != 0;
             assert_eq!(all.matches(&no_ports), of_ports, "{flag}");
         }

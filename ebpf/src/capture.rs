@@ -148,7 +148,8 @@ fn hand_over(ctx: &XdpContext, outcome: u32, ifindex: u32) -> Option<()> {
     let came = bounded(came as usize);
     let len = ctx.data_end() - ctx.data();
     // What goes up at the length that it came with has not been touched.
-    let is_sent = Outcome::of_index(outcome).is_some_and(|o| matches!(o.verdict(), Verdict::Forward));
+    let is_sent =
+        Outcome::of_index(outcome).is_some_and(|o| matches!(o.verdict(), Verdict::Forward));
     let mut went = 0;
     // SAFETY: behind `came` bytes, which are half of the room at most, there is place for
     // as many again; the record's head and these bytes lie within the room.
@@ -337,9 +338,8 @@ impl Head {
         let header: *mut [u8; 20] = frame.at(start)?;
         // SAFETY: `at` has checked that the header lies within the frame.
         let header = unsafe { &*header };
-        let address = |at: usize| {
-            Address::v4([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
+        let address =
+            |at: usize| Address::v4([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         Some(Self {
             source: address(12),
             destination: address(16),

@@ -9,10 +9,11 @@
 mod attach;
 mod btf;
 mod fill;
+mod instance;
 mod layout;
-pub(super) mod programs;
+mod programs;
 pub mod steps;
-pub(super) mod wanted;
+mod wanted;
 
 use std::{
     fs, io,
@@ -47,8 +48,10 @@ use super::{
 };
 pub(crate) use attach::cgroup;
 pub(super) use attach::pin_of;
+pub use instance::Ground;
+pub(super) use instance::Own;
 use programs::{ANSWER_PROGRAM, UP_PROGRAM};
-pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM, lacks, why};
+pub(super) use programs::{EGRESS_PROGRAM, XDP_PROGRAM, fd, lacks};
 use steps::{Load, Loaded};
 
 /// What to load, and where to.
@@ -133,19 +136,16 @@ impl Datapath {
             pins,
             lock,
         } = Load::begin(options, OBJECT)?.finish()?;
-        let injector = Injector::new(
-            programs::fd(&ebpf, XDP_PROGRAM)?,
-            programs::fd(&ebpf, UP_PROGRAM)?,
-        )
-        .map_err(|error| Error::Load {
-            why: error.to_string(),
-        })?;
-        let interface = options.interfaces.first().map_or("lo", String::as_str);
-        let answerer =
-            Answerer::new(programs::fd(&ebpf, ANSWER_PROGRAM)?, interface).map_err(|error| {
+        let injector =
+            Injector::new(fd(&ebpf, XDP_PROGRAM)?, fd(&ebpf, UP_PROGRAM)?).map_err(|error| {
                 Error::Load {
                     why: error.to_string(),
                 }
+            })?;
+        let interface = options.interfaces.first().map_or("lo", String::as_str);
+        let answerer =
+            Answerer::new(fd(&ebpf, ANSWER_PROGRAM)?, interface).map_err(|error| Error::Load {
+                why: error.to_string(),
             })?;
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);

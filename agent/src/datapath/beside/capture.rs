@@ -16,8 +16,8 @@
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -32,12 +32,12 @@ use homing_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Ground, Own, fd};
+use super::map;
 use crate::datapath::{
     CAPTURE_OBJECT, Error,
     clock::monotonic_ns,
     inject::Injector,
-    load::{XDP_PROGRAM, lacks, programs},
+    load::{self, Ground, Own, XDP_PROGRAM, lacks},
     map_io, sys,
 };
 
@@ -135,11 +135,12 @@ impl Capturing {
     /// What the kernel refuses; then all is as it was.
     pub fn begin(ground: &Ground, injector: Injector, wanted: &Wanted) -> Result<Self, Error> {
         let own: Own = OWN.iter().map(|name| (*name, None)).collect();
-        let mut ebpf = ground.instance(CAPTURE_OBJECT, &own)?;
+        let mut ebpf = ground.instance(CAPTURE_OBJECT, PROGRAM, &own)?;
         let capture = wanted.capture();
-        programs::load_xdp(&mut ebpf, PROGRAM)?;
         let ring = ebpf.take_map("CAPTURED").ok_or_else(|| lacks("CAPTURED"))?;
-        let ring = RingBuf::try_from(ring).map_err(map_io).map_err(of_map("CAPTURED"))?;
+        let ring = RingBuf::try_from(ring)
+            .map_err(map_io)
+            .map_err(of_map("CAPTURED"))?;
         // SAFETY: the ring owns its file descriptor, keeps it open, and always returns that
         // same one.
         let ring = unsafe { AsyncFd::register(ring) };
@@ -155,7 +156,7 @@ impl Capturing {
             capture,
         };
         capturing.go_on().map_err(of_map("CAPTURE"))?;
-        let program = programs::fd(&capturing.ebpf, PROGRAM)?;
+        let program = load::fd(&capturing.ebpf, PROGRAM)?;
         capturing.place.give(program)?;
         Ok(capturing)
     }
@@ -204,7 +205,7 @@ impl Capturing {
     /// Says that somebody reads.
     fn go_on(&mut self) -> io::Result<()> {
         self.capture.until_ns = monotonic_ns() + LASTS.as_nanos() as u64;
-        let map = fd(&self.ebpf, "CAPTURE").map_err(io::Error::other)?;
+        let map = map(&self.ebpf, "CAPTURE").map_err(io::Error::other)?;
         sys::update(map, &0u32, &self.capture, 0)
     }
 }
@@ -287,7 +288,7 @@ impl Place {
     }
 
     /// Gives the place to a program.
-    fn give(&self, program: std::os::fd::BorrowedFd<'_>) -> Result<(), Error> {
+    fn give(&self, program: BorrowedFd<'_>) -> Result<(), Error> {
         for pin in &self.links {
             update(pin, program).map_err(Error::pin("replace the program of the link", pin))?;
         }
@@ -322,7 +323,7 @@ impl Drop for Place {
     }
 }
 
-fn update(pin: &std::path::Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+fn update(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     sys::link_update(sys::open_pin(pin)?.as_fd(), program)
 }
 

@@ -12,17 +12,17 @@ use std::{
     path::Path,
 };
 
-use aya::{Ebpf, maps::MapInfo, programs::Xdp};
+use aya::{Ebpf, maps::MapInfo};
 use homing_common::{
     net::UDP,
     outcome::Outcome,
     session::{Session, Tuple},
 };
 
-use super::{Ground, Own, fd};
+use super::map;
 use crate::datapath::{
     Error, OBJECT,
-    load::{XDP_PROGRAM, lacks, programs},
+    load::{self, Ground, Own, XDP_PROGRAM, lacks},
     map_io,
     sessions::Sessions,
     stats::{Counts, Stats},
@@ -77,18 +77,21 @@ impl Trial {
             })
             .map_err(of_map(SESSIONS))?;
         let room = u32::try_from(flows.len()).unwrap_or(u32::MAX);
-        let mut own: Own = COPIED.iter().chain(&EMPTY).map(|name| (*name, None)).collect();
+        let mut own: Own = COPIED
+            .iter()
+            .chain(&EMPTY)
+            .map(|name| (*name, None))
+            .collect();
         own.insert(SESSIONS, Some(room.saturating_add(ROOM)));
-        let mut ebpf = ground.instance(OBJECT, &own)?;
+        let mut ebpf = ground.instance(OBJECT, XDP_PROGRAM, &own)?;
         for name in COPIED {
             let from = ground.pins.maps().join(name);
-            copy(&from, fd(&ebpf, name)?).map_err(of_map(name))?;
+            copy(&from, map(&ebpf, name)?).map_err(of_map(name))?;
         }
         for (tuple, session) in &flows {
-            sys::update::<Tuple, Session>(fd(&ebpf, SESSIONS)?, tuple, session, 0)
+            sys::update::<Tuple, Session>(map(&ebpf, SESSIONS)?, tuple, session, 0)
                 .map_err(of_map(SESSIONS))?;
         }
-        programs::load_xdp(&mut ebpf, XDP_PROGRAM)?;
         let stats = ebpf.take_map("STATS").ok_or_else(|| lacks("STATS"))?;
         let stats = Stats::open(stats).map_err(of_map("STATS"))?;
         let counts = stats.read().map_err(of_map("STATS"))?;
@@ -107,23 +110,20 @@ impl Trial {
     /// no such interface, or the program did not end it in one outcome.
     pub fn run(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<Tried> {
         if frame.len() > FRAME_MAX {
-            let why = format!("the frame has {} bytes; {FRAME_MAX} can be tried", frame.len());
+            let why = format!(
+                "the frame has {} bytes; {FRAME_MAX} can be tried",
+                frame.len()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let program: &Xdp = self
-            .ebpf
-            .program(XDP_PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(io::ErrorKind::NotFound)?;
-        let program = program.fd().map_err(io::Error::other)?.as_fd();
+        let program = load::fd(&self.ebpf, XDP_PROGRAM).map_err(io::Error::other)?;
         let mut out = vec![0; frame.len() + GROWTH];
         let len = sys::run(program, ifindex, frame, &mut out)?;
         out.truncate(len);
         let counts = self.stats.read()?;
         let before = std::mem::replace(&mut self.counts, counts);
-        let counted = |outcome: &&Outcome| {
-            self.counts.outcome(**outcome) != before.outcome(**outcome)
-        };
+        let counted =
+            |outcome: &&Outcome| self.counts.outcome(**outcome) != before.outcome(**outcome);
         let mut outcomes = Outcome::ALL.iter().filter(counted);
         match (outcomes.next(), outcomes.next()) {
             (Some(outcome), None) => Ok(Tried {
@@ -156,4 +156,3 @@ fn copy(from: &Path, to: BorrowedFd<'_>) -> io::Result<()> {
 fn of_map(name: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Map { name, error }
 }
-

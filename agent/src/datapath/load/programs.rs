@@ -47,7 +47,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
 }
 
 /// Has the kernel verify an XDP program.
-pub(in crate::datapath) fn load_xdp(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
+pub(super) fn load_xdp(ebpf: &mut Ebpf, name: &str) -> Result<(), Error> {
     let xdp: &mut Xdp = program_mut(ebpf, name)?
         .try_into()
         .map_err(|error| refused(name, error))?;
@@ -95,7 +95,7 @@ pub(super) fn pin(pins: &Pins, name: &str, program: BorrowedFd<'_>) -> Result<()
 }
 
 /// The reason behind aya's error, with the sources that its text leaves out.
-pub(in crate::datapath) fn why(error: &EbpfError) -> String {
+pub(super) fn why(error: &EbpfError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

@@ -13,14 +13,14 @@ use super::{
 use crate::datapath::{Error, map_io, sys};
 
 /// The maps of an object, in the sizes that are configured.
-pub(in crate::datapath) struct Wanted {
+pub(super) struct Wanted {
     pub shapes: BTreeMap<String, Shape>,
     pub layouts: Layouts,
 }
 
 /// What can be compared of a map without looking into it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::datapath) struct Shape {
+pub(super) struct Shape {
     pub map_type: u32,
     pub key_size: u32,
     pub value_size: u32,
@@ -113,7 +113,7 @@ impl Wanted {
 
 /// A pinned map must give way to a new one.
 #[derive(Debug)]
-pub(in crate::datapath) struct Change {
+pub(super) struct Change {
     /// How its entries get there; none if the new one begins empty.
     pub carry: Option<Carry>,
 }
