@@ -5,7 +5,9 @@
 //! objects (outcomes, hooks) or with the agent (gossip).
 
 mod bases;
+mod capture;
 mod drain;
+mod explain;
 mod mux;
 mod stats;
 
@@ -20,7 +22,9 @@ pub use bases::{
     App, Apps, AppsSum, CarrierPeer, CarrierState, Carriers, CarriersFrom, CarriersSum, CarriersTo,
     MovesSum, TurnedAway,
 };
+pub use capture::{CaptureEnded, End};
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
+pub use explain::{EXPLAIN_MAX, ExplainOrder, ExplainPacket, Explained, Explanations, Fact};
 pub use mux::{Mux, MuxSocket, MuxSum};
 pub use stats::{Counter, Outcome, Stats, StepTime};
 

@@ -426,6 +426,33 @@ pub(crate) fn sample_apps() -> Apps {
 /// How many sessions the fake agent has.
 pub(crate) const SESSIONS: u16 = 25;
 
+/// Every packet is forwarded.
+pub(crate) fn sample_explanations(order: &ExplainOrder) -> Explanations {
+    let explained = |packet: &ExplainPacket| Explained {
+        packet: match packet {
+            ExplainPacket::Frame(digits) => format!("a frame of {} digits", digits.len()),
+            ExplainPacket::Made {
+                client, service, ..
+            } => format!("{client} > {service}: TCP PSH ACK, 8 bytes of payload"),
+        },
+        outcome: Some(Outcome::Forwarded.label().to_owned()),
+        verdict: Some("forward".to_owned()),
+        means: Outcome::Forwarded.help().to_owned(),
+        advice: None,
+        session: None,
+        facts: vec![Fact {
+            name: "owner".to_owned(),
+            text: "host 3 claims it".to_owned(),
+        }],
+        goes: Some("10.77.0.16 > 10.77.0.48: IPIP".to_owned()),
+        frame: Some("0200".to_owned()),
+    };
+    Explanations {
+        interface: order.interface.clone().unwrap_or("eth0".to_owned()),
+        packets: order.packets.iter().map(explained).collect(),
+    }
+}
+
 impl View for Fake {
     async fn status(&self) -> Result<Status, Refusal> {
         if self.hangs.load(Ordering::Relaxed) {
@@ -465,6 +492,22 @@ impl View for Fake {
                 "203.0.113.10:80 is no service of this POP".to_owned(),
             )),
         }
+    }
+
+    async fn explain(&self, order: ExplainOrder) -> Result<Explanations, Refusal> {
+        Ok(sample_explanations(&order))
+    }
+
+    async fn capture(&self, order: CaptureOrder) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+        let (to, pieces) = mpsc::channel(2);
+        for piece in [format!("{order:?}"), "the end".to_owned()] {
+            to.try_send(piece.into()).expect("there is room");
+        }
+        Ok(pieces)
+    }
+
+    fn end_capture(&self) -> bool {
+        true
     }
 
     async fn carriers(&self) -> Result<Carriers, Refusal> {

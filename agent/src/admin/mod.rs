@@ -9,6 +9,7 @@
 //! The server never waits for an agent that is stuck: a request that takes longer
 //! than [`server::ANSWER_WITHIN`] ends in an error.
 
+pub mod advice;
 pub mod api;
 pub mod counts;
 #[cfg(test)]
@@ -17,17 +18,20 @@ pub mod metrics;
 #[cfg(test)]
 mod monitoring;
 pub mod page;
+pub mod pcapng;
 pub mod server;
 pub mod socket;
 pub mod systemd;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, num::NonZeroU64, time::Duration};
 
+use axum::body::Bytes;
 use homing_common::{host::HostId, session::Tuple};
+use tokio::sync::mpsc;
 
-use crate::migration::drain::Wanted;
+use crate::{datapath::beside::capture, migration::drain::Wanted};
 
 /// Why a [`View`] has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,23 @@ pub trait View: Send + Sync + 'static {
     /// Who owns a session, and how this host knows. A session that nobody is
     /// known to own is an answer, not a refusal.
     fn owner(&self, session: Tuple) -> impl Future<Output = Result<api::Owner, Refusal>> + Send;
+
+    /// What becomes of packets here, by the fast path itself, and why. Nothing comes of
+    /// it.
+    fn explain(
+        &self,
+        order: api::ExplainOrder,
+    ) -> impl Future<Output = Result<api::Explanations, Refusal>> + Send;
+
+    /// Captures packets: gives the pieces of a pcapng file, until what was ordered is there,
+    /// or [`View::end_capture`]. Nobody reads: it ends.
+    fn capture(
+        &self,
+        order: CaptureOrder,
+    ) -> impl Future<Output = Result<mpsc::Receiver<Bytes>, Refusal>> + Send;
+
+    /// Has capturing come to its end; whether somebody captured.
+    fn end_capture(&self) -> bool;
 
     /// The carriers to and from other hosts.
     fn carriers(&self) -> impl Future<Output = Result<api::Carriers, Refusal>> + Send;
@@ -140,6 +161,17 @@ pub trait Logs: Send + Sync {
     ///
     /// The directives make no sense: why.
     fn set_level(&self, level: &str) -> Result<(), String>;
+}
+
+/// What is to be captured, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureOrder {
+    /// Which packets.
+    pub wanted: capture::Wanted,
+    /// How many at most.
+    pub count: Option<NonZeroU64>,
+    /// For how long at most.
+    pub duration: Option<Duration>,
 }
 
 /// How a host is to drain.

@@ -1,4 +1,5 @@
-//! HTTP on the admin sockets. On the one for reading every `POST` is refused.
+//! HTTP on the admin sockets. On the one for reading every `POST` is refused but that which
+//! explains packets.
 //!
 //! | Request | Answer |
 //! |---|---|
@@ -6,6 +7,9 @@
 //! | `GET /hosts` | [`api::Hosts`] |
 //! | `GET /sessions?limit=&after=` | [`api::Sessions`] |
 //! | `GET /owner?client=&service=&protocol=` | [`api::Owner`] |
+//! | `POST /explain`, an [`api::ExplainOrder`] | [`api::Explanations`] |
+//! | `POST /capture?outcome=&client=&service=&protocol=&count=&duration_ms=&snap=` | a pcapng file |
+//! | `POST /capture/end` | [`api::CaptureEnded`] |
 //! | `GET /carriers` | [`api::Carriers`] |
 //! | `GET /apps` | [`api::Apps`] |
 //! | `GET /mux` | [`api::Mux`] |
@@ -20,7 +24,9 @@
 //!
 //! Any other status comes with an [`api::Failure`].
 
+mod capture;
 mod drain;
+mod explain;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -132,7 +138,10 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
         .route("/leave", post(leave::<V>))
         .route("/reload", post(reload::<V>))
         .route("/drain", get(drain::get::<V>).post(drain::begin::<V>))
+        .route("/capture", post(capture::begin::<V>))
+        .route("/capture/end", post(capture::end::<V>))
         .route("/undrain", post(drain::end::<V>))
+        .merge(explain::route::<V>())
         .route_layer(middleware::from_fn(in_time))
         .merge(drain::moves::<V>())
         .fallback(no_such_path)
@@ -146,7 +155,8 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
 
 /// Lets nobody change anything.
 async fn only_read(request: Request, next: Next) -> Response {
-    if request.method() == Method::GET || request.method() == Method::HEAD {
+    let asks = request.method() == Method::GET || request.method() == Method::HEAD;
+    if asks || request.uri().path() == explain::PATH {
         return next.run(request).await;
     }
     let why = "this socket is for reading (admin.readers): changes go by admin.socket, whose \
@@ -334,7 +344,7 @@ async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloade
 }
 
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /carriers /apps /mux /stats /log /metrics /healthz /leave \
+    const KNOWN: &str = "/status /hosts /sessions /owner /explain /capture /capture/end /carriers /apps /mux /stats /log /metrics /healthz /leave \
          /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(

@@ -1,6 +1,7 @@
 //! What can stand on the command line, and its help.
 
 mod moving;
+mod packets;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,6 +11,9 @@ use clap_complete::Shell;
 use super::logs;
 use crate::{admin::page, config};
 pub(super) use moving::{DrainArgs, MoveArgs};
+#[cfg(test)]
+pub(super) use packets::Kind;
+pub(super) use packets::{CaptureArgs, ExplainArgs};
 
 const LONG_ABOUT: &str = "\
 Homing keeps every packet going to the host that owns its session. It runs on the \
@@ -45,6 +49,8 @@ Examples:
   homing status
   homing hosts --json
   homing owner 198.51.100.7:40312 203.0.113.10:443
+  homing explain 198.51.100.7:40312 203.0.113.10:443
+  homing capture -w lost.pcapng --outcome no_way --count 100
   homing stats --all
   homing log info,homing_agent::gossip=debug
   homing move 198.51.100.7:40312 203.0.113.10:443 3
@@ -102,6 +108,12 @@ pub(super) enum Command {
     /// Who owns a session, and how this host knows
     #[command(long_about = OWNER)]
     Owner(OwnerArgs),
+    /// What becomes of a packet on this host, and why
+    #[command(long_about = packets::EXPLAIN)]
+    Explain(ExplainArgs),
+    /// Write packets to a file, with what became of each
+    #[command(long_about = packets::CAPTURE)]
+    Capture(CaptureArgs),
     /// The applications of this host whose connections can move
     #[command(long_about = APPS)]
     Apps,

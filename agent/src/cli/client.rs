@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Method, Request, StatusCode, body::Bytes};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::Failure;
@@ -43,7 +46,31 @@ impl Agent {
 
     /// Asks for something.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::GET, path, WITHIN).await
+        self.ask(Method::GET, path, None, WITHIN).await
+    }
+
+    /// Asks for something by a question that does not fit into a path. It changes nothing.
+    pub(super) async fn query<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let question = serde_json::to_vec(question).map_err(anyhow::Error::from)?;
+        self.ask(Method::POST, path, Some(question.into()), WITHIN)
+            .await
+    }
+
+    /// Tells the agent to do something whose answer comes piece by piece.
+    pub(super) async fn pieces(&self, path: &str) -> Result<Pieces, Failure> {
+        let response = tokio::time::timeout(WITHIN, self.request(Method::POST, path, None));
+        let Ok(response) = response.await else {
+            return Err(self.unreachable(&format!("no answer within {WITHIN:?}")));
+        };
+        let response = response?;
+        match response.status().is_success() {
+            true => Ok(Pieces(response.into_body())),
+            false => Err(refusal(response).await),
+        }
     }
 
     /// Tells the agent to do something that it answers at once.
@@ -57,7 +84,7 @@ impl Agent {
         path: &str,
         within: Duration,
     ) -> Result<T, Failure> {
-        self.ask(Method::POST, path, within).await
+        self.ask(Method::POST, path, None, within).await
     }
 
     /// Tells the agent to leave the POP and stop; the others keep its claims for
@@ -96,9 +123,10 @@ impl Agent {
         &self,
         method: Method,
         path: &str,
+        body: Option<Bytes>,
         within: Duration,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(within, self.exchange(method, path)).await {
+        match tokio::time::timeout(within, self.exchange(method, path, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable(&format!("no answer within {within:?}"))),
         }
@@ -108,8 +136,24 @@ impl Agent {
         &self,
         method: Method,
         path: &str,
+        body: Option<Bytes>,
     ) -> Result<T, Failure> {
-        let connected = self.connect(&method).await;
+        let response = self.request(method, path, body).await?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let answer = serde_json::from_slice(&whole(response).await?);
+        Ok(answer.context("cannot read the agent's answer; is it of another version?")?)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let changes = method != Method::GET && body.is_none();
+        let connected = self.connect(changes).await;
         let stream = connected.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -120,43 +164,21 @@ impl Agent {
             .uri(path)
             .header("host", "homing")
             .header("connection", "close")
-            .body(Empty::<Bytes>::new())
+            .header("content-type", "application/json")
+            .body(Full::new(body.unwrap_or_default()))
             .context("cannot put the request together")?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| anyhow!(error).context("the agent's answer broke off"))?
-            .to_bytes();
-        if status.is_success() {
-            let answer = serde_json::from_slice(&body);
-            return Ok(answer.context("cannot read the agent's answer; is it of another version?")?);
-        }
-        let error = match serde_json::from_slice::<api::Failure>(&body) {
-            Ok(failure) => failure.error,
-            Err(_) => format!("the agent answered {status}"),
-        };
-        Err(match status {
-            StatusCode::NOT_FOUND => Failure::NotFound(error),
-            _ => anyhow!(error).into(),
-        })
+        let response = sender.send_request(request).await;
+        response.map_err(|error| self.unreachable(&error))
     }
 
     /// By the socket for reading, where that is all that is allowed and wanted.
-    async fn connect(&self, method: &Method) -> io::Result<UnixStream> {
+    async fn connect(&self, changes: bool) -> io::Result<UnixStream> {
         let refused = match UnixStream::connect(&self.socket).await {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => error,
             connected => return connected,
         };
         match &self.read_socket {
-            Some(socket) if *method == Method::GET => {
-                UnixStream::connect(socket).await.map_err(|_| refused)
-            }
+            Some(socket) if !changes => UnixStream::connect(socket).await.map_err(|_| refused),
             _ => Err(refused),
         }
     }
@@ -166,6 +188,47 @@ impl Agent {
             socket: self.socket.clone(),
             why: why.to_string(),
         }
+    }
+}
+
+/// An answer that comes piece by piece.
+pub(super) struct Pieces(Incoming);
+
+impl Pieces {
+    /// The next piece; none, if it has come to its end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while let Some(frame) = self.0.frame().await {
+            let frame =
+                frame.map_err(|error| anyhow!(error).context("the agent's answer broke off"))?;
+            if let Ok(piece) = frame.into_data() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+    let body = body.collect().await;
+    let body = body.map_err(|error| anyhow!(error).context("the agent's answer broke off"))?;
+    Ok(body.to_bytes())
+}
+
+/// Why the agent did not do what it was told.
+async fn refusal(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let body = match whole(response).await {
+        Ok(body) => body,
+        Err(failure) => return failure,
+    };
+    let error = match serde_json::from_slice::<api::Failure>(&body) {
+        Ok(failure) => failure.error,
+        Err(_) => format!("the agent answered {status}"),
+    };
+    match status {
+        StatusCode::NOT_FOUND => Failure::NotFound(error),
+        _ => anyhow!(error).into(),
     }
 }
 

@@ -6,9 +6,11 @@
 //! error.
 
 mod args;
+mod capture;
 mod client;
 mod doctor;
 mod drain;
+mod explain;
 mod journal;
 mod key;
 mod logs;
@@ -238,6 +240,14 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
                 api::Answer::ThisHost | api::Answer::OtherHost => Ok(()),
             }
         }
+        Command::Explain(args) => {
+            let explanations = explain::explain(&agent, args).await?;
+            view.print(out, &explanations, |style| {
+                explain::show(&explanations, args, style)
+            })?;
+            explain::judge(&explanations)
+        }
+        Command::Capture(args) => capture::capture(&agent, args, out).await,
         Command::Apps => {
             let apps: api::Apps = agent.get("/apps").await?;
             view.print(out, &apps, |style| {

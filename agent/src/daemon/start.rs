@@ -27,7 +27,7 @@ use super::{
     reload::Reload,
     rendezvous,
     table::{self, Shared},
-    view::AgentView,
+    view::{AgentView, Captures},
     vitals::KernelVitals,
 };
 use crate::{
@@ -39,6 +39,7 @@ use crate::{
         held::{self, HeldCounters},
         keeper::Keeper,
         link::Point,
+        load::Ground,
         parked::BATCHES_WAITING,
         resolver::{self, Resolver},
         sockets::Watcher,
@@ -86,6 +87,7 @@ pub(super) async fn start(
     let keys = Keys::of(&key_file);
     let session_keys = keys.session;
     let options = load_options(config, &keys);
+    let ground = Arc::new(Ground::new(options.clone()));
     // Waits for the verifier and for RCU.
     let mut datapath = spawn_blocking(move || Datapath::load(&options)).await??;
     for attached in &datapath.attachment.attached {
@@ -209,6 +211,7 @@ pub(super) async fn start(
         Ok(())
     });
     let stack = Stack::new(datapath.injector.clone(), &config.host.interfaces[0]);
+    let captures = Captures::new(ground.clone(), datapath.injector.clone());
     let reader = datapath.parked;
     let counters = reader.counters();
     parts.run("the reader of ASK", async move {
@@ -253,7 +256,7 @@ pub(super) async fn start(
         services: config.services.clone(),
         limits: limits::of_moves(config),
         folder: config.apps.socket.with_extension("moves"),
-        moving: datapath.moving,
+        moving: datapath.moving.clone(),
         park: datapath.park.clone(),
         sessions: datapath.sessions.clone(),
         stack,
@@ -346,6 +349,10 @@ pub(super) async fn start(
         carriers: bases.carriers.clone(),
         apps: bases.apps.clone(),
         messages: bases.sockets.clone(),
+        captures,
+        ground,
+        trial: tokio::sync::Mutex::new(()),
+        moving: datapath.moving,
         park: datapath.park,
         moves: moves.clone(),
         session_key: session_keys.key,

@@ -2,6 +2,8 @@
 //! the API.
 
 mod bases;
+mod capture;
+mod explain;
 mod hosts;
 mod moving;
 mod mux;
@@ -17,11 +19,17 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use axum::body::Bytes;
 use homing_common::{
     host::{Encapsulation, HostId},
     session::{SessionKey, Tuple},
 };
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
+
+pub(super) use capture::Captures;
 
 use super::{
     crowded::Crowded,
@@ -31,12 +39,20 @@ use super::{
     table::{Shared, Usage},
 };
 use crate::{
-    admin::{DrainOrder, Logs, Refusal, View, api, counts, page},
+    admin::{CaptureOrder, DrainOrder, Logs, Refusal, View, api, counts, page},
     config::Config,
     datapath::{
-        clock::monotonic_ns, flows::FlowCounters, held::HeldCounters, keeper::Places, link::Point,
-        load::Attachment, moving::park::Park, resolver::Resolver, sessions::Sessions,
-        sockets::WatchCounters, stats::Stats,
+        clock::monotonic_ns,
+        flows::FlowCounters,
+        held::HeldCounters,
+        keeper::Places,
+        link::Point,
+        load::{Attachment, Ground},
+        moving::{MovingMap, park::Park},
+        resolver::Resolver,
+        sessions::Sessions,
+        sockets::WatchCounters,
+        stats::Stats,
     },
     gossip::{
         Latency,
@@ -76,6 +92,14 @@ pub(super) struct AgentView {
     pub carriers: Carriers,
     pub apps: Apps,
     pub messages: Sockets,
+    /// Who captures packets.
+    pub captures: Captures,
+    /// Where packets are tried.
+    pub ground: Arc<Ground>,
+    /// One trial at a time.
+    pub trial: tokio::sync::Mutex<()>,
+    /// The journal of moves.
+    pub moving: Arc<MovingMap>,
     /// Packets of sessions that are moving here.
     pub park: Park,
     /// Sessions on their way from and to here.
@@ -289,6 +313,18 @@ impl View for AgentView {
 
     async fn owner(&self, session: Tuple) -> Result<api::Owner, Refusal> {
         self.owner_of(session).await
+    }
+
+    async fn explain(&self, order: api::ExplainOrder) -> Result<api::Explanations, Refusal> {
+        self.explained(order).await
+    }
+
+    async fn capture(&self, order: CaptureOrder) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+        self.captured(order).await
+    }
+
+    fn end_capture(&self) -> bool {
+        self.capture_ended()
     }
 
     async fn carriers(&self) -> Result<api::Carriers, Refusal> {

@@ -169,19 +169,16 @@ impl Capturing {
             return Ok(Vec::new());
         };
         let mut guard = readable?;
-        let (mut packets, mut read) = (Vec::new(), 0);
-        let (now, now_ns) = (SystemTime::now(), monotonic_ns());
-        while read < BATCH
-            && let Some(record) = guard.get_inner_mut().next()
-        {
-            read += 1;
-            // One that this agent does not understand is of another version.
-            packets.extend(Packet::parse(&record, now, now_ns));
-        }
-        if read < BATCH {
+        let packets = read(guard.get_inner_mut());
+        if packets.len() < BATCH {
             guard.clear_ready();
         }
         Ok(packets)
+    }
+
+    /// Some of the packets that are left after [`Capturing::stop`]; none once there are none.
+    pub fn rest(&mut self) -> Vec<Packet> {
+        read(self.ring.get_mut())
     }
 
     /// What was counted.
@@ -208,6 +205,20 @@ impl Capturing {
         let map = map(&self.ebpf, "CAPTURE").map_err(io::Error::other)?;
         sys::update(map, &0u32, &self.capture, 0)
     }
+}
+
+/// Packets, until there are no more or a batch is full.
+fn read(ring: &mut RingBuf<MapData>) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    let (now, now_ns) = (SystemTime::now(), monotonic_ns());
+    while packets.len() < BATCH
+        && let Some(record) = ring.next()
+    {
+        // What is not understood is of another build, and there is none: the object is
+        // this agent's own.
+        packets.extend(Packet::parse(&record, now, now_ns));
+    }
+    packets
 }
 
 impl Wanted {
