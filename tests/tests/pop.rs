@@ -6,6 +6,7 @@ mod pop {
     mod asks;
     mod bases;
     mod bulk;
+    mod capture;
     mod claims;
     mod clocks;
     mod common;
@@ -13,6 +14,7 @@ mod pop {
     mod drain;
     mod drained;
     mod edge;
+    mod explain;
     mod flood;
     mod flows;
     mod fragments;

@@ -90,6 +90,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             setup::for_build()?;
             setup::for_lab()?;
             debian::provide();
+            setup::tshark();
             eprintln!("setup: everything is in place");
         }
         Task::Build { release } => {
@@ -105,6 +106,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             setup::for_build()?;
             setup::for_lab()?;
             debian::provide();
+            setup::tshark();
             return test::all(full, filter.as_deref());
         }
         Task::Fuzz(options) => fuzz::perform(&options)?,

@@ -177,6 +177,16 @@ pub fn zeromq() {
     }
 }
 
+/// Sees to tshark, which reads what was captured, as far as that can be. Tests do without,
+/// and say so.
+pub fn tshark() {
+    if !exists("tshark")
+        && let Err(error) = install(&["tshark"], "a reader of captures")
+    {
+        say(&format!("no tshark to read captures with: {error:#}"));
+    }
+}
+
 /// A program that cargo installs: the path to it, in this version.
 fn tool(name: &str, version: &str) -> Result<PathBuf> {
     let tools = root().join("target/tools");

@@ -79,7 +79,7 @@ impl Pcapng {
         let outcome = packet.outcome;
         let number = self.packets;
         let comment = |what: &str| {
-            let (label, help) = (outcome.label(), outcome.help());
+            let (label, help) = (outcome.label(), outcome.help().trim());
             format!("homing: packet {number}, {what}; {label}: {help}")
         };
         let came = self.interface(packet.ifindex)?;

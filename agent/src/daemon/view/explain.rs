@@ -167,7 +167,7 @@ impl<'a> Facts<'a> {
                 let outcome = tried.outcome;
                 explained.outcome = Some(outcome.label().to_owned());
                 explained.verdict = Some(verdict(outcome).to_owned());
-                explained.means = outcome.help().to_owned();
+                explained.means = outcome.help().trim().to_owned();
                 explained.advice = advice(outcome).map(str::to_owned);
                 if tried.frame != frame {
                     explained.goes = Some(describe(&tried.frame).text);
