@@ -73,7 +73,7 @@ pub use unload::{Report, unload};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/homing.bpf.o"));
 
 /// The program that captures packets, likewise.
-static CAPTURE_OBJECT: &[u8] =
+pub static CAPTURE_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.bpf.o"));
 
 /// The MTU of an interface of this network namespace, if there is one of this name.

@@ -1,6 +1,7 @@
 //! Benchmarks: each compares in one run, interleaved, and reports minimum and
 //! median. None is a test, and none fails for being slow.
 
+pub mod capture;
 pub mod fastpath;
 pub mod gossip;
 mod measure;

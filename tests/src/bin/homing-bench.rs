@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use homing_tests::bench::{fastpath, gossip, migration, mux, owners};
+use homing_tests::bench::{capture, fastpath, gossip, migration, mux, owners};
 
 #[derive(Parser)]
 #[command(
@@ -31,6 +31,17 @@ enum What {
     /// tunnel. `200k` stands for 200,000 sessions, met at random; the others are for one hot
     /// session.
     Fastpath {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// What capturing packets costs those that come meanwhile, in nanoseconds
+    ///
+    /// By BPF_PROG_TEST_RUN, on one CPU: a SYN that goes up to the local stack, short and long.
+    /// `usual` is the program when nobody captures; the others are the one that captures, which
+    /// is told to want packets of other ends, of another outcome, and all; at last one that has
+    /// reached the limit of records.
+    Capture {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -143,6 +154,15 @@ fn main() -> Result<()> {
         What::CriuVictim => migration::criu::victim()?,
         What::Owners { json } => {
             let report = owners::run(&mut progress)?;
+            clear();
+            if json {
+                println!("{}", serde_json::to_string(&report.json())?);
+            } else {
+                print!("{}", report.table());
+            }
+        }
+        What::Capture { json } => {
+            let report = capture::run(&mut progress)?;
             clear();
             if json {
                 println!("{}", serde_json::to_string(&report.json())?);
