@@ -127,6 +127,8 @@ async fn who_may_only_read_changes_nothing() {
         "POST /leave?hold_ms=1",
         "POST /reload",
         "POST /log?level=trace",
+        "POST /capture",
+        "POST /capture/end",
         "POST /drain",
         "POST /undrain",
         "POST /move?client=198.51.100.7:1&service=203.0.113.10:443&to=3",
@@ -139,6 +141,116 @@ async fn who_may_only_read_changes_nothing() {
     assert!(!served.view.draining.load(Ordering::Relaxed));
     assert_eq!(*served.view.left.lock().expect("not poisoned"), None);
     assert_eq!(json::<Log>(path, "GET /log", 200).await.level, "");
+    served.stop().await;
+}
+
+/// A request with a body.
+async fn post(path: &Path, request: &str, body: &str) -> (u16, String) {
+    let header = format!(
+        "Content-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let mut stream = UnixStream::connect(path).await.expect("connect");
+    let text = format!(
+        "POST {request} HTTP/1.1\r\nHost: homing\r\n{header}Connection: close\r\n\r\n{body}"
+    );
+    stream.write_all(text.as_bytes()).await.expect("write");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    (status.expect("status"), body.to_owned())
+}
+
+#[tokio::test]
+async fn packets_are_explained_to_readers_too() {
+    let order = ExplainOrder {
+        interface: None,
+        packets: vec![
+            ExplainPacket::Frame("0200".to_owned()),
+            ExplainPacket::Made {
+                client: endpoint("198.51.100.7:40312"),
+                service: endpoint("203.0.113.10:443"),
+                kind: crate::packet::Kind::SynAck,
+                from: Some(3),
+            },
+        ],
+    };
+    let body = serde_json::to_string(&order).expect("JSON");
+    assert!(body.contains(r#""kind":"syn-ack","from":3"#), "{body}");
+    for rights in [Rights::Change, Rights::Read] {
+        let served = Served::with(rights);
+        let (status, answer) = post(&served.path, "/explain", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let told: Explanations = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!(told, sample_explanations(&order));
+        let many = format!("[{}]", [r#"{"frame":"00"}"#; EXPLAIN_MAX + 1].join(","));
+        let wrong = [
+            (
+                r#"{"interface":null,"packets":[]}"#.to_owned(),
+                "from 1 to 1000, not 0",
+            ),
+            (
+                format!(r#"{{"interface":null,"packets":{many}}}"#),
+                "not 1001",
+            ),
+            (
+                r#"{"packets":[{"made":{"client":"x"}}]}"#.to_owned(),
+                "socket address",
+            ),
+            (
+                r#"{"packets":[{"fram":"00"}]}"#.to_owned(),
+                "unknown variant `fram`",
+            ),
+            ("{".to_owned(), "EOF"),
+        ];
+        for (body, words) in wrong {
+            let (status, answer) = post(&served.path, "/explain", &body).await;
+            assert!(status == 400 && answer.contains(words), "{status} {answer}");
+        }
+        served.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_capture_is_ordered_as_it_is_asked_for() {
+    let served = Served::new();
+    let path = &served.path;
+    let query = "POST /capture?outcome=no_way,too_big&client=198.51.100.7&\
+                 service=[2001:db8::1]:443&protocol=udp&count=7&duration_ms=1500&snap=96";
+    let (status, head, body) = ask(path, query, "").await;
+    assert_eq!(status, 200, "{body}");
+    assert!(
+        head.contains("content-type: application/x-pcapng"),
+        "{head}"
+    );
+    // The pieces of the made-up agent: the order, and the end.
+    for part in [
+        "outcomes: [NoWay, TooBig]",
+        "client: Some(198.51.100.7), client_port: None",
+        "service: Some(2001:db8::1), service_port: Some(443)",
+        "protocol: Some(17), snap: 96",
+        "count: Some(7), duration: Some(1.5s)",
+        "the end",
+    ] {
+        assert!(body.contains(part), "{part} is not in {body}");
+    }
+    assert!(
+        json::<CaptureEnded>(path, "POST /capture/end", 200)
+            .await
+            .ended
+    );
+    for (query, words) in [
+        ("outcome=nowhere", "outcome: there is no nowhere"),
+        ("client=10.1", "client: not an address"),
+        ("protocol=icmp", "protocol: must be tcp or udp, not icmp"),
+        ("snap=0", "snap: must be from 1 to 2048, not 0"),
+        ("count=0", "nonzero"),
+        ("outcom=no_way", "unknown field `outcom`"),
+    ] {
+        let refused: Failure = json(path, &format!("POST /capture?{query}"), 400).await;
+        assert!(refused.error.contains(words), "{}", refused.error);
+    }
     served.stop().await;
 }
 
