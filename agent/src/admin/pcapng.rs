@@ -249,7 +249,8 @@ mod tests {
                             _ => {}
                         }
                     }
-                    let help = comment.rfind(": ").unwrap();
+                    let label = comment.find("; ").unwrap();
+                    let help = label + comment[label..].find(": ").unwrap();
                     let which = &comment[..help];
                     seen.push((
                         packet.interface_id,
