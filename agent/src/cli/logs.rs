@@ -1,5 +1,5 @@
-//! Where the agent's log goes: the journal when systemd runs it, else the
-//! standard error, one line per event. And what goes there.
+//! Where the agent's log goes: the journal when systemd runs it and it can be reached,
+//! else the standard error, one line per event. And what goes there.
 
 use std::{
     io,
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, Error, Result};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt, reload,
-    util::SubscriberInitExt,
+    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan,
+    reload, util::SubscriberInitExt,
 };
 
 use super::journal::{self, Journal};
@@ -78,22 +78,35 @@ pub(super) fn init(directives: &str) -> Result<Arc<dyn Logs>> {
     let filter = filter(directives).map_err(Error::msg);
     let filter = filter.context("cannot read the log level")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let sink = if is_journal() {
-        let path = Path::new(journal::SOCKET);
-        let journal = Journal::open(path)
-            .with_context(|| format!("cannot open the journal's socket {}", path.display()))?;
-        journal.boxed()
-    } else {
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal());
-        lines.boxed()
+    let journal = is_journal().then(|| Journal::open(Path::new(journal::SOCKET)));
+    let (sink, unreached) = match journal {
+        Some(Ok(journal)) => (journal.boxed(), None),
+        Some(Err(error)) => (lines(), Some(error)),
+        None => (lines(), None),
     };
     tracing_subscriber::registry()
         .with(sink.with_filter(filter))
         .try_init()
         .context("cannot set the log up")?;
+    if let Some(error) = unreached {
+        tracing::warn!(
+            %error, socket = journal::SOCKET,
+            fix = "nothing, if lines without fields will do: they go to the standard error, which is the journal's too; else see `systemctl status systemd-journald.socket`, and restart the agent",
+            "cannot reach the journal's socket"
+        );
+    }
     Ok(Arc::new(Level::new(handle, directives)))
+}
+
+/// Lines on the standard error.
+fn lines<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    lines.boxed()
 }
 
 /// Whether the standard error is the journal (systemd.exec(5), `JOURNAL_STREAM`):

@@ -72,7 +72,11 @@ async fn open_at_last(shared: &Arc<Shared>, line: &Line) -> Option<(Opened, Carr
         });
         let why: Arc<str> = why.to_string().into();
         if line.status().problem.as_ref() != Some(&why) {
-            tracing::warn!(host = ?line.host, channel = line.channel.number, "cannot open a carrier: {why}");
+            tracing::warn!(
+                host = line.host.0, channel = line.channel.number, %why,
+                fix = "let TCP to that host's pop.address through, and compare the keys of both hosts (`homing key show`); tried again, at longer and longer intervals",
+                "cannot open a carrier"
+            );
         }
         let given_up = line.not_opened(&why, shared.limits.give_up_after, pause);
         let host = line.host;
