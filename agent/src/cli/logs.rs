@@ -47,9 +47,17 @@ impl Logs for Level {
     fn set_level(&self, level: &str) -> Result<(), String> {
         let filter = filter(level)?;
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let tell = || tracing::info!(from = %now, to = level, "what is logged is changed");
+        // By the more talkative of both: the other may leave this very line out.
+        let told = tracing::enabled!(tracing::Level::INFO);
+        if told {
+            tell();
+        }
         let set = self.filter.reload(filter);
         set.map_err(|error| error.to_string())?;
-        tracing::info!(from = %now, to = level, "what is logged was changed");
+        if !told {
+            tell();
+        }
         level.clone_into(&mut now);
         Ok(())
     }
@@ -168,6 +176,7 @@ mod tests {
             assert_eq!((&*told.level, &*told.at_start), ("debug", "info"));
             level.set_level("error").expect("a level");
             tracing::debug!("four");
+            level.set_level("info").expect("a level");
         });
         let lines = lines.0.lock().expect("lines").clone();
         let text = String::from_utf8(lines).expect("text");
@@ -176,6 +185,10 @@ mod tests {
             ["one", "two", "three", "four"].map(seen),
             [false, true, true, false]
         );
+        let changes = ["info to=\"debug", "debug to=\"error", "error to=\"info"];
+        for change in changes {
+            assert!(text.contains(&format!("from={change}")), "{change}: {text}");
+        }
     }
 
     #[derive(Clone, Default)]

@@ -18,6 +18,8 @@ mod show;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble;
 mod unload;
 
 use std::{
