@@ -1,20 +1,23 @@
 //! A bound on lines of the log that somebody else can bring about as often as he likes:
-//! an application, a session, the kernel. A flood of one kind is cut to
-//! [`LINES_PER_SECOND`]; what is left out is counted, and told in the next line that is
-//! not. (What members of the POP and strangers can bring about, `gossip` and the carriers
-//! bound more tightly by themselves.)
+//! an application, a session, the kernel, a member of the POP. A flood of one kind is cut
+//! to [`LINES_PER_SECOND`], or to what [`Bound::per_second`] says; what is left out is
+//! counted, and told in the next line that is not. (What strangers can bring about, `gossip`
+//! and the carriers bound more tightly by themselves.)
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Lines of one kind that are written in a second at most.
+/// Lines of one kind that are written in a second at most, unless more is said to be well.
 pub const LINES_PER_SECOND: u32 = 10;
 
 /// How much of one kind may be written in the present second.
 #[derive(Debug)]
-pub struct Bound(Mutex<Second>);
+pub struct Bound {
+    lines_max: u32,
+    second: Mutex<Second>,
+}
 
 #[derive(Debug)]
 struct Second {
@@ -32,11 +35,19 @@ impl Default for Bound {
 impl Bound {
     /// Nothing has been written yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(Second {
-            began: None,
-            lines: 0,
-            left_out: 0,
-        }))
+        Self::per_second(LINES_PER_SECOND)
+    }
+
+    /// The same, of so many lines in a second.
+    pub const fn per_second(lines_max: u32) -> Self {
+        Self {
+            lines_max,
+            second: Mutex::new(Second {
+                began: None,
+                lines: 0,
+                left_out: 0,
+            }),
+        }
     }
 
     /// Takes a line: gives the number of lines left out before it, or nothing if this one
@@ -46,13 +57,13 @@ impl Bound {
     }
 
     fn take_at(&self, now: Instant) -> Option<u64> {
-        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
         let began = *second.began.get_or_insert(now);
         if now.duration_since(began) >= Duration::from_secs(1) {
             second.began = Some(now);
             second.lines = 0;
         }
-        if second.lines == LINES_PER_SECOND {
+        if second.lines == self.lines_max {
             second.left_out += 1;
             return None;
         }

@@ -1,15 +1,25 @@
-//! Notes of the node as lines of the log: one per event, and no more than one in
-//! ten seconds of what a fault could repeat without end.
+//! Notes of the node as lines of the log: one per event, no more than one in ten seconds of
+//! what a fault could repeat without end, and no more than a hundred a second of what
+//! happens to hosts.
 
 use std::io;
 
 use super::{machine, node::Note};
-use crate::pop::{SECOND, liveness::Event, membership::Change};
+use crate::{
+    bound::Bound,
+    pop::{SECOND, liveness::Event, membership::Change},
+};
 
 /// The least time between two lines of one repeated kind, and of one that another
 /// POP's faults repeat.
 const QUIET: u64 = 10 * SECOND;
 const QUIET_STRANGERS: u64 = 60 * SECOND;
+
+/// What happens to hosts, each of which may come and go: all of a rack at once, or one of
+/// them over and over.
+static MEMBERS: Bound = Bound::per_second(100);
+static KERNELS: Bound = Bound::per_second(100);
+static CLAIMS: Bound = Bound::per_second(100);
 
 /// What may repeat without end.
 #[derive(Clone, Copy)]
@@ -111,17 +121,23 @@ impl Reports {
             }
             machine::Note::Voided { claims: 0, .. } => {}
             machine::Note::Voided { host, claims } => {
-                tracing::warn!(
-                    %host, claims,
-                    fix = "see why that host is dead or has left; its sessions were its own, and come back with it if it comes back in the same life",
-                    "claims voided"
-                );
+                if let Some(left_out) = CLAIMS.take() {
+                    tracing::warn!(
+                        %host, claims, left_out,
+                        fix = "see why that host is dead or has left; its sessions were its own, and come back with it if it comes back in the same life",
+                        "claims voided"
+                    );
+                }
             }
             machine::Note::Synced {
                 host,
                 sessions,
                 took_us,
-            } => tracing::info!(%host, sessions, took_us, "full sync done"),
+            } => {
+                if let Some(left_out) = CLAIMS.take() {
+                    tracing::info!(%host, sessions, took_us, left_out, "full sync done");
+                }
+            }
             machine::Note::SyncFailed { host } => {
                 if let Some(left_out) = self.may(now, Kind::Sync) {
                     tracing::warn!(
@@ -138,18 +154,22 @@ impl Reports {
         match *event {
             Event::Answers { host } => tracing::debug!(%host, "kernel heard"),
             Event::Dead { host, by } => {
-                tracing::error!(
-                    %host, judged_by = %by,
-                    fix = "look at that machine and its links; nothing has to be done on the other hosts",
-                    "kernel dead: neither it nor its agent is heard"
-                );
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::error!(
+                        %host, judged_by = %by, left_out,
+                        fix = "look at that machine and its links; nothing has to be done on the other hosts",
+                        "kernel dead: neither it nor its agent is heard"
+                    );
+                }
             }
             Event::Void { host } => {
-                tracing::warn!(
-                    %host,
-                    fix = "nothing: sessions that it was moving here are taken over",
-                    "kernel void: more than half of the POP has confirmed that it is dead"
-                );
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::warn!(
+                        %host, left_out,
+                        fix = "nothing: sessions that it was moving here are taken over",
+                        "kernel void: more than half of the POP has confirmed that it is dead"
+                    );
+                }
             }
             Event::Back {
                 host,
@@ -158,13 +178,19 @@ impl Reports {
                 flaps,
             } => {
                 let wait_ms = from.saturating_sub(now) / 1_000;
-                tracing::warn!(
-                    %host, heard_by = %by, times = flaps, wait_ms,
-                    fix = "nothing: its claims are asked for again after wait_ms; if times grows, look at its links",
-                    "kernel back: it was taken for dead"
-                );
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::warn!(
+                        %host, heard_by = %by, times = flaps, wait_ms, left_out,
+                        fix = "nothing: its claims are asked for again after wait_ms; if times grows, look at its links",
+                        "kernel back: it was taken for dead"
+                    );
+                }
             }
-            Event::Recovered { host } => tracing::info!(%host, "kernel heard again"),
+            Event::Recovered { host } => {
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::info!(%host, left_out, "kernel heard again");
+                }
+            }
             Event::Silent { host } => {
                 if let Some(left_out) = self.may(now, Kind::Silent) {
                     tracing::warn!(
@@ -243,23 +269,26 @@ impl Reports {
 }
 
 fn member(change: &Change) {
+    let Some(left_out) = MEMBERS.take() else {
+        return;
+    };
     match change {
         Change::Up(m) => {
-            tracing::info!(host = %m.host, address = %m.address, domain = %m.domain, incarnation = m.stream.incarnation, generation = m.stream.generation, "member up");
+            tracing::info!(host = %m.host, address = %m.address, domain = %m.domain, incarnation = m.stream.incarnation, generation = m.stream.generation, left_out, "member up");
         }
         Change::Down(m) => {
             tracing::warn!(
-                host = %m.host, address = %m.address,
+                host = %m.host, address = %m.address, left_out,
                 fix = "`homing hosts`: if its KERNEL is alive its sessions stand, and only its agent is to be looked at (`journalctl -u homing` there); else its machine and the fabric",
                 "member down: its agent does not answer"
             );
         }
         Change::Left(m, hold) => {
-            tracing::info!(host = %m.host, hold_ms = hold.as_millis() as u64, "member left");
+            tracing::info!(host = %m.host, hold_ms = hold.as_millis() as u64, left_out, "member left");
         }
         Change::Mismatched(m) => {
             tracing::error!(
-                host = %m.host, address = %m.address,
+                host = %m.host, address = %m.address, left_out,
                 fix = "make tunnel.network and [[services]] the same on all hosts of the POP, and give another POP a key of its own",
                 "host refused: it has another tunnel network, or answers for none of this host's addresses"
             );

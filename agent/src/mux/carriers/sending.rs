@@ -74,7 +74,7 @@ async fn open_at_last(shared: &Arc<Shared>, line: &Line) -> Option<(Opened, Carr
         if line.status().problem.as_ref() != Some(&why) {
             tracing::warn!(
                 host = line.host.0, channel = line.channel.number, %why,
-                fix = "let TCP to that host's pop.address through, and compare the keys of both hosts (`homing key show`); tried again, at longer and longer intervals",
+                fix = "nothing, if that host is just starting or stopping: tried again, at longer and longer intervals; else let TCP to its pop.address through, and compare the keys of both hosts (`homing key show`)",
                 "cannot open a carrier"
             );
         }
