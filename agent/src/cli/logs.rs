@@ -48,14 +48,16 @@ impl Logs for Level {
         let filter = filter(level)?;
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let tell = || tracing::info!(from = %now, to = level, "what is logged is changed");
+        let loudness = |filter: &EnvFilter| filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+        let before = self.filter.with_current(loudness);
         // By the more talkative of both: the other may leave this very line out.
-        let told = tracing::enabled!(tracing::Level::INFO);
-        if told {
+        let is_quieter = before.is_ok_and(|before| loudness(&filter) < before);
+        if is_quieter {
             tell();
         }
         let set = self.filter.reload(filter);
         set.map_err(|error| error.to_string())?;
-        if !told {
+        if !is_quieter {
             tell();
         }
         level.clone_into(&mut now);

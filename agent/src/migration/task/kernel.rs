@@ -214,14 +214,14 @@ impl Kernel {
 
     /// Takes the entry of a move from here out of the journal.
     pub fn end(&self, tuple: &Tuple, number: u64) {
-        if let Err(error) = self.moving.end(tuple, number) {
-            if let Some(left_out) = NOT_ENDED.take() {
-                tracing::error!(
-                    %error, ?tuple, left_out,
-                    fix = "restart the agent, which settles what is in MOVING; until then packets of that session are held or sent to the other host",
-                    "cannot remove a session from MOVING"
-                );
-            }
+        if let Err(error) = self.moving.end(tuple, number)
+            && let Some(left_out) = NOT_ENDED.take()
+        {
+            tracing::error!(
+                %error, ?tuple, left_out,
+                fix = "restart the agent, which settles what is in MOVING; until then packets of that session are held or sent to the other host",
+                "cannot remove a session from MOVING"
+            );
         }
     }
 
