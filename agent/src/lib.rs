@@ -2,9 +2,11 @@
 //!
 //! Imports run one way: `datapath` ← `pop` ← `mux` ← `gossip` ← `migration` ← `admin` ← `doctor` ←
 //! `cli`;
-//! `config`, `packet` and `unix` are used by all and know none of them; `daemon` puts them together.
+//! `bound`, `config`, `packet` and `unix` are used by all and know none of them; `daemon` puts them
+//! together.
 
 pub mod admin;
+pub mod bound;
 pub mod cli;
 pub mod config;
 pub mod daemon;

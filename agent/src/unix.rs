@@ -145,7 +145,11 @@ impl AppListener {
                 Ok(socket) => return socket,
                 Err(error) => {
                     // Out of descriptors, most likely: it would fail again at once.
-                    tracing::warn!(%error, "cannot accept on {}.socket", self.section);
+                    tracing::warn!(
+                        %error, socket = format!("{}.socket", self.section),
+                        fix = "if it goes on: raise LimitNOFILE= of the unit; tried again in 1 s",
+                        "cannot accept an application"
+                    );
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

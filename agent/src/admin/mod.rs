@@ -14,6 +14,8 @@ pub mod api;
 pub mod counts;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod manual;
 pub mod metrics;
 #[cfg(test)]
 mod monitoring;

@@ -35,10 +35,10 @@ fn exported() -> String {
 }
 
 /// The values of each label, by the name of the sample.
-type Samples = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+pub(super) type Samples = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 /// What the agent exports. A family without a sample is there, without labels.
-fn samples() -> Samples {
+pub(super) fn samples() -> Samples {
     let mut samples = Samples::new();
     for line in exported().lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -113,14 +113,14 @@ fn gather(value: &serde_json::Value, expressions: &mut Vec<String>) {
 }
 
 /// An alert of the rules.
-struct Alert {
-    name: String,
+pub(super) struct Alert {
+    pub(super) name: String,
     expression: String,
     /// Its lines.
     text: String,
 }
 
-fn alerts() -> Vec<Alert> {
+pub(super) fn alerts() -> Vec<Alert> {
     let alerts = RULES.split("\n      - alert: ").skip(1).map(|text| {
         let (name, rest) = text.split_once("\n        expr: ").expect("an expression");
         let ends = ["\n        for: ", "\n        labels:"];

@@ -115,7 +115,11 @@ async fn accept<S, E: std::fmt::Debug>(
             Ok((stream, _)) => return (stream, slot),
             Err(error) => {
                 // Out of descriptors, most likely: it would fail again at once.
-                tracing::warn!(%error, "cannot accept on the admin socket");
+                tracing::warn!(
+                    %error,
+                    fix = "if it goes on: raise LimitNOFILE= of the unit; tried again in 1 s",
+                    "cannot accept on an admin socket"
+                );
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

@@ -10,7 +10,11 @@ use super::View;
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
+        tracing::warn!(
+            %error,
+            fix = "run the agent by the unit that comes with it (Type=notify); without notices systemd takes it for hung and starts it again",
+            "cannot notify systemd"
+        );
     }
 }
 
@@ -44,7 +48,11 @@ async fn feed<V: View>(period: Duration, view: &V, notify: impl Fn()) {
         ticks.tick().await;
         match tokio::time::timeout(period / 2, view.health()).await {
             Ok(_) => notify(),
-            Err(_) => tracing::error!("the agent does not answer its watchdog"),
+            Err(_) => tracing::error!(
+                waited_s = (period / 2).as_secs_f64(),
+                fix = "nothing at once: if it goes on, systemd ends the agent and starts it again, and connections live on; then look at the load of the machine, and keep this log",
+                "the agent does not answer its watchdog"
+            ),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::socket::{AdminSocket, Rights};
-use super::{DrainOrder, api::*, fake::*, metrics, server};
+use super::{DrainOrder, api::*, fake::*, server};
 use crate::migration::drain::Wanted;
 
 /// A fake agent that serves on a socket of its own.
@@ -546,29 +546,6 @@ async fn metrics_in_both_formats() {
     assert!(text.ends_with("# EOF\n"), "{text}");
     assert!(text.contains("# TYPE homing_packets counter\n"), "{text}");
     served.stop().await;
-}
-
-#[test]
-fn the_manual_names_every_metric() {
-    const MANUAL: &str = include_str!("../../../docs/operating.md");
-    let snapshot = metrics::Snapshot {
-        status: sample_status(),
-        hosts: sample_hosts(),
-        stats: sample_stats(),
-    };
-    let text = metrics::to_text(&metrics::openmetrics(snapshot));
-    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    for name in names.filter_map(|rest| rest.split(' ').next()) {
-        // Of some parts it names all counters at once.
-        let parts = ["gossip", "carriers", "apps", "mux", "moves", "parked"];
-        let at_once = parts.iter().any(|part| {
-            name.starts_with(&format!("homing_{part}_"))
-                && name.ends_with("_total")
-                && MANUAL.contains(&format!("`homing_{part}_…_total`"))
-        });
-        let named = MANUAL.contains(&format!("`{name}")) || at_once;
-        assert!(named, "docs/operating.md does not name {name}");
-    }
 }
 
 /// Every sample stands under the head of its own family, and no family twice.

@@ -7,13 +7,14 @@
 //! plain `journalctl` does not show them, hence this layer.
 //!
 //! The agent never waits for the journal: an entry that it does not take at once
-//! is dropped, and the next one that it takes says how many were.
+//! is dropped, and the next one that it takes says how many were. Each is sent to the
+//! socket by its path, so that one that was made anew is found.
 
 use std::{
     fmt::{self, Write as _},
     io,
     os::unix::net::UnixDatagram,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -32,18 +33,20 @@ const MAX_VALUE_BYTES: usize = 16 << 10;
 /// Sends events to the journal.
 pub(super) struct Journal {
     socket: UnixDatagram,
+    path: PathBuf,
     /// Entries dropped since the last that was sent.
     dropped: AtomicU64,
 }
 
 impl Journal {
-    /// Connects to the journal at `path`.
+    /// The journal at `path`, which must listen.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
+        UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
+            path: path.to_owned(),
             dropped: AtomicU64::new(0),
         })
     }
@@ -64,7 +67,7 @@ impl<S: Subscriber> Layer<S> for Journal {
         put(&mut entry, "SYSLOG_IDENTIFIER", "homing");
         put(&mut entry, "HOMING_TARGET", metadata.target());
         entry.extend(fields.entry);
-        match self.socket.send(&entry) {
+        match self.socket.send_to(&entry, &self.path) {
             Ok(_) => self.dropped.fetch_sub(dropped, Ordering::Relaxed),
             Err(_) => self.dropped.fetch_add(1, Ordering::Relaxed),
         };
@@ -113,7 +116,10 @@ impl Fields {
         let key: String = name.chars().map(fits).collect();
         put(&mut self.entry, &format!("HOMING_{key}"), value);
         // Nothing can go wrong in writing to a string.
-        let _ = write!(self.text, " {name}={value}");
+        let _ = match value.contains(char::is_whitespace) {
+            true => write!(self.text, " {name}={value:?}"),
+            false => write!(self.text, " {name}={value}"),
+        };
     }
 }
 
@@ -166,18 +172,26 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(journal);
         let mut buffer = [0; 1 << 16];
         tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(interface = "eth0", mode = ?Some(1), "two\nlines of {}", "text");
+            tracing::warn!(
+                interface = "eth0", mode = ?Some(1),
+                fix = "look at it",
+                "two\nlines of {}", "text"
+            );
             let len = reader.recv(&mut buffer).expect("entry");
             let entry = fields(&buffer[..len]);
             let has = |name: &str, value: &str| {
                 let field = (name.to_owned(), value.to_owned());
                 assert!(entry.contains(&field), "{field:?} is not in {entry:?}");
             };
-            has("MESSAGE", "two\nlines of text interface=eth0 mode=Some(1)");
+            has(
+                "MESSAGE",
+                "two\nlines of text interface=eth0 mode=Some(1) fix=\"look at it\"",
+            );
             has("PRIORITY", "4");
             has("SYSLOG_IDENTIFIER", "homing");
             has("HOMING_INTERFACE", "eth0");
             has("HOMING_MODE", "Some(1)");
+            has("HOMING_FIX", "look at it");
 
             // Longer than may be, and with a letter across the border.
             let long = "ä".repeat(MAX_VALUE_BYTES);
@@ -185,6 +199,28 @@ mod tests {
             let len = reader.recv(&mut buffer).expect("entry");
             let message = &fields(&buffer[..len])[0].1;
             assert_eq!(message.len(), MAX_VALUE_BYTES - 1);
+        });
+    }
+
+    #[test]
+    fn a_journal_that_listens_anew_gets_what_comes_then() {
+        let folder = Folder::new();
+        let path = folder.0.join("socket");
+        assert!(Journal::open(&path).is_err(), "nobody listens");
+        let first = UnixDatagram::bind(&path).expect("bind");
+        let journal = Journal::open(&path).expect("open");
+        let subscriber = tracing_subscriber::registry().with(journal);
+        tracing::subscriber::with_default(subscriber, || {
+            drop(first);
+            tracing::info!("lost");
+            std::fs::remove_file(&path).expect("remove");
+            let second = UnixDatagram::bind(&path).expect("bind");
+            second.set_nonblocking(true).expect("nonblocking");
+            tracing::info!("after");
+            let mut buffer = [0; 1 << 16];
+            let len = second.recv(&mut buffer).expect("entry");
+            let message = fields(&buffer[..len]).remove(0).1;
+            assert_eq!(message, "after log_entries_dropped=1");
         });
     }
 

@@ -1,5 +1,5 @@
-//! Where the agent's log goes: the journal when systemd runs it, else the
-//! standard error, one line per event. And what goes there.
+//! Where the agent's log goes: the journal when systemd runs it and it can be reached,
+//! else the standard error, one line per event. And what goes there.
 
 use std::{
     io,
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, Error, Result};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt, reload,
-    util::SubscriberInitExt,
+    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan,
+    reload, util::SubscriberInitExt,
 };
 
 use super::journal::{self, Journal};
@@ -47,9 +47,19 @@ impl Logs for Level {
     fn set_level(&self, level: &str) -> Result<(), String> {
         let filter = filter(level)?;
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let tell = || tracing::info!(from = %now, to = level, "what is logged is changed");
+        let loudness = |filter: &EnvFilter| filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+        let before = self.filter.with_current(loudness);
+        // By the more talkative of both: the other may leave this very line out.
+        let is_quieter = before.is_ok_and(|before| loudness(&filter) < before);
+        if is_quieter {
+            tell();
+        }
         let set = self.filter.reload(filter);
         set.map_err(|error| error.to_string())?;
-        tracing::info!(from = %now, to = level, "what is logged was changed");
+        if !is_quieter {
+            tell();
+        }
         level.clone_into(&mut now);
         Ok(())
     }
@@ -78,22 +88,35 @@ pub(super) fn init(directives: &str) -> Result<Arc<dyn Logs>> {
     let filter = filter(directives).map_err(Error::msg);
     let filter = filter.context("cannot read the log level")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let sink = if is_journal() {
-        let path = Path::new(journal::SOCKET);
-        let journal = Journal::open(path)
-            .with_context(|| format!("cannot open the journal's socket {}", path.display()))?;
-        journal.boxed()
-    } else {
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal());
-        lines.boxed()
+    let journal = is_journal().then(|| Journal::open(Path::new(journal::SOCKET)));
+    let (sink, unreached) = match journal {
+        Some(Ok(journal)) => (journal.boxed(), None),
+        Some(Err(error)) => (lines(), Some(error)),
+        None => (lines(), None),
     };
     tracing_subscriber::registry()
         .with(sink.with_filter(filter))
         .try_init()
         .context("cannot set the log up")?;
+    if let Some(error) = unreached {
+        tracing::warn!(
+            %error, socket = journal::SOCKET,
+            fix = "nothing, if lines without fields will do: they go to the standard error, which is the journal's too; else see `systemctl status systemd-journald.socket`, and restart the agent",
+            "cannot reach the journal's socket"
+        );
+    }
     Ok(Arc::new(Level::new(handle, directives)))
+}
+
+/// Lines on the standard error.
+fn lines<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    lines.boxed()
 }
 
 /// Whether the standard error is the journal (systemd.exec(5), `JOURNAL_STREAM`):
@@ -155,6 +178,7 @@ mod tests {
             assert_eq!((&*told.level, &*told.at_start), ("debug", "info"));
             level.set_level("error").expect("a level");
             tracing::debug!("four");
+            level.set_level("info").expect("a level");
         });
         let lines = lines.0.lock().expect("lines").clone();
         let text = String::from_utf8(lines).expect("text");
@@ -163,6 +187,10 @@ mod tests {
             ["one", "two", "three", "four"].map(seen),
             [false, true, true, false]
         );
+        let changes = ["info to=\"debug", "debug to=\"error", "error to=\"info"];
+        for change in changes {
+            assert!(text.contains(&format!("from={change}")), "{change}: {text}");
+        }
     }
 
     #[derive(Clone, Default)]

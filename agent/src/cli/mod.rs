@@ -20,6 +20,8 @@ mod show;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble;
 mod unload;
 
 use std::{
@@ -201,7 +203,11 @@ where
         .map_err(anyhow::Error::from)?;
     let done = runtime.block_on(run(config, log));
     if let Err(error) = &done {
-        tracing::error!("{error:#}");
+        tracing::error!(
+            error = format!("{error:#}"),
+            fix = "put right what the error names (`homing doctor` examines this host); systemd starts the agent again, and the kernel goes on forwarding what it knows",
+            "the agent ends"
+        );
     }
     done.map_err(|_| Failure::Logged)
 }

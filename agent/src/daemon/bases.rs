@@ -169,7 +169,11 @@ impl Bases {
         };
         let all = async { tokio::join!(moves, sockets, self.carriers.stop()) };
         if timeout(STOP_WITHIN, all).await.is_err() {
-            tracing::warn!("not all carriers and applications have gone in time");
+            tracing::warn!(
+                waited_s = STOP_WITHIN.as_secs_f64(),
+                fix = "nothing: the agent ends all the same, and what was not sent is told to its senders as uncertain",
+                "not all carriers and applications have gone in time"
+            );
         }
     }
 }

@@ -93,7 +93,11 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
                 }
                 Signal::Reload => {
                     if let Err(error) = view.reload.run().await {
-                        tracing::error!("SIGHUP changes nothing: {error:#}");
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            fix = "put right what the error names, and reload again; until then everything goes on as it was",
+                            "a reload has changed nothing"
+                        );
                     }
                 }
             },
@@ -108,12 +112,20 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
     let result = match outcome {
         Ok(hold) => {
             if timeout(MOVES_WITHIN, agent.moves.leave()).await.is_err() {
-                tracing::warn!("sessions are still moving; the next agent settles that");
+                tracing::warn!(
+                    waited_s = MOVES_WITHIN.as_secs_f64(),
+                    fix = "start the agent again: the next one settles these moves; until then their packets wait",
+                    "the agent stops while sessions are still moving"
+                );
             }
             let hold = hold.unwrap_or(config.pop.leave_hold);
             match timeout(LEAVE_WITHIN, agent.gossip.leave(hold)).await {
                 Ok(_) => tracing::info!(hold_s = hold.as_secs_f64(), "left the POP"),
-                Err(_) => tracing::warn!("the POP could not be told in time; others will notice"),
+                Err(_) => tracing::warn!(
+                    waited_s = LEAVE_WITHIN.as_secs_f64(),
+                    fix = "nothing: the others notice by themselves, and keep this host's sessions",
+                    "the POP could not be told in time that the agent stops"
+                ),
             }
             Ok(())
         }

@@ -16,7 +16,7 @@ use crate::{
         resolver::{State as WayState, Way},
     },
     gossip::{alerts::Alert, task::HostStatus},
-    migration::app::{Closing, TurnedAway},
+    migration::app::{TurnedAway, remedy},
     mux,
     pop::{Difference, liveness::Kernel, membership::State},
 };
@@ -174,15 +174,7 @@ pub(super) fn of_apps(now: SystemTime, away: Option<TurnedAway>) -> Option<Strin
     if ago >= LATELY {
         return None;
     }
-    let remedy = match closed.closing {
-        Closing::Version => "give it a library of this agent's version",
-        Closing::NotAService => {
-            "name the service in [[services]] on all hosts, or the application's right one"
-        }
-        Closing::Taken => "stop the other one, which `homing apps` names",
-        Closing::TooLarge => "raise apps.state_max on all hosts",
-        _ => "look at its log",
-    };
+    let remedy = remedy(closed.closing);
     Some(format!(
         "an application (process {pid} of user {uid}) was turned away: {why}: {text}; {remedy}",
         pid = closed.peer.pid,
@@ -241,7 +233,7 @@ mod tests {
     use super::*;
     use crate::{
         datapath::owners::{Growth, Shortage},
-        migration::app::{Closed, Peer},
+        migration::app::{Closed, Closing, Peer},
         pop::Stream,
     };
 

@@ -391,7 +391,8 @@ async fn watcher(datapath: &Datapath, key: SessionKey, services: &[Service]) -> 
     };
     tracing::warn!(
         error = %failure,
-        "cannot read the kernel's sockets (is the module tcp_diag there?): sessions that the hooks missed stay unknown"
+        fix = "load the modules tcp_diag and udp_diag (`modprobe -a tcp_diag udp_diag`), and restart the agent",
+        "cannot read the kernel's sockets: connections that are older than the hooks stay unknown to the POP"
     );
     None
 }

@@ -85,7 +85,11 @@ impl Table for Shared {
         let (entries, result) = self.voids.sweep(owner, sweep);
         if let Err(error) = result {
             // Without the write they were void one by one.
-            tracing::warn!(%owner, %error, "cannot write HOSTS");
+            tracing::warn!(
+                %owner, %error,
+                fix = "nothing: its entries were removed one by one instead, which takes longer",
+                "cannot write HOSTS to void a host's entries at once"
+            );
         }
         entries
     }

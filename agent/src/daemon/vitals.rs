@@ -33,8 +33,8 @@ impl Vitals for KernelVitals {
             tracing::info!("the sessions of the whole POP are known");
         } else {
             tracing::warn!(
-                "under half of the POP is reached, or the agent was held up for seconds: what \
-                 nobody here knows is sent to other hosts"
+                fix = "`homing hosts`: whose SYNC is not `in sync`; look at the fabric to those, and at the load of this machine; it ends by itself once all is known",
+                "the sessions of the whole POP are not known here, so packets of unknown ones are sent to other hosts"
             );
         }
     }
@@ -43,8 +43,8 @@ impl Vitals for KernelVitals {
         self.control.set_full(full);
         if full {
             tracing::warn!(
-                "sessions of other hosts find no room here: their packets are sent to other \
-                 hosts, which ask where they have none either; raise limits.owners"
+                fix = "raise limits.owners and restart the agent; or, if `homing status` says that OWNERS cannot grow, give it more memory",
+                "sessions of other hosts find no room here: their packets are sent to other hosts, which ask where they have none either"
             );
         } else {
             tracing::info!("all sessions of other hosts have found room");

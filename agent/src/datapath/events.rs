@@ -193,7 +193,8 @@ impl Events {
             if lost_now != lost {
                 tracing::warn!(
                     events = lost_now - lost,
-                    "events of sessions were lost; finding what they told by a scan of SESSIONS"
+                    fix = "nothing at once: a scan of SESSIONS finds what they told; if it goes on, look at the load of the machine and CPUQuota= of the unit",
+                    "events of sessions were lost"
                 );
                 lost = lost_now;
                 scan_due = scan_due.or(Some(reader.last_scan + BETWEEN_SCANS));

@@ -255,8 +255,8 @@ impl Slots for Kernel {
         if !std::mem::replace(&mut lock(entries).slots.no_membarrier, true) {
             tracing::warn!(
                 error = %io::Error::last_os_error(),
-                "the kernel refuses membarrier (is it a nohz_full kernel?): changes of next hops \
-                 are written at most every {REST:?}",
+                fix = "nothing, if next hops may change that slowly; else run without nohz_full",
+                "the kernel refuses membarrier: changes of next hops are written at most every {REST:?}",
             );
         }
         thread::sleep(REST);

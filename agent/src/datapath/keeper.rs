@@ -131,7 +131,8 @@ impl Keeper {
                         tracing::error!(
                             interface = name,
                             why,
-                            "nothing that comes by this interface is forwarded; it is attached to again as soon as that is possible"
+                            fix = "bring the interface back, or undo what made it refuse XDP (a larger MTU, say); XDP is attached as soon as that is possible",
+                            "nothing that comes by this interface is forwarded"
                         );
                     }
                     now.lacking.insert(name.clone(), why);
@@ -179,6 +180,7 @@ impl Keeper {
                 .map_err(|error| error.to_string())?;
             tracing::warn!(
                 to = ?attached.to, link = attached.link_id,
+                fix = "nothing: XDP is on it again; packets that came in between were not forwarded",
                 "the interface is another one than before: attached anew"
             );
             all.push(attached);

@@ -87,7 +87,8 @@ pub(super) fn ensure(pin: &Path, point: Point, program: BorrowedFd<'_>) -> Resul
             Err(why) => {
                 tracing::warn!(
                     pin = %pin.display(), reason = %why,
-                    "a pinned link does not fit any more: attaching anew"
+                    fix = "nothing: the program is attached anew; packets that come meanwhile are not forwarded",
+                    "a pinned link does not fit any more"
                 );
                 remove(pin)?;
                 how = How::Moved;

@@ -1,15 +1,25 @@
-//! Notes of the node as lines of the log: one per event, and no more than one in
-//! ten seconds of what a fault could repeat without end.
+//! Notes of the node as lines of the log: one per event, no more than one in ten seconds of
+//! what a fault could repeat without end, and no more than a hundred a second of what
+//! happens to hosts.
 
 use std::io;
 
 use super::{machine, node::Note};
-use crate::pop::{SECOND, liveness::Event, membership::Change};
+use crate::{
+    bound::Bound,
+    pop::{SECOND, liveness::Event, membership::Change},
+};
 
 /// The least time between two lines of one repeated kind, and of one that another
 /// POP's faults repeat.
 const QUIET: u64 = 10 * SECOND;
 const QUIET_STRANGERS: u64 = 60 * SECOND;
+
+/// What happens to hosts, each of which may come and go: all of a rack at once, or one of
+/// them over and over.
+static MEMBERS: Bound = Bound::per_second(100);
+static KERNELS: Bound = Bound::per_second(100);
+static CLAIMS: Bound = Bound::per_second(100);
 
 /// What may repeat without end.
 #[derive(Clone, Copy)]
@@ -48,16 +58,28 @@ impl Reports {
             Note::Liveness(event) => self.liveness(now, &event),
             Note::Stranger { from } => {
                 if let Some(left_out) = self.may(now, Kind::Stranger) {
-                    tracing::warn!(%from, left_out, "datagrams of another POP's key, or forged ones, are dropped: give each POP its own multicast group or port, and each host the POP's key (pop.key_file)");
+                    tracing::warn!(
+                        %from, left_out,
+                        fix = "give each POP a multicast group or port of its own, and each of its hosts its key (pop.key_file); keep strangers from the port of pop.address",
+                        "datagrams of another POP's key, or forged ones, are dropped"
+                    );
                 }
             }
             Note::Outdated { above, by } => {
-                tracing::warn!(known = above, told_by = %by, "the POP knows a later incarnation of this host: beginning one above it");
+                tracing::warn!(
+                    known = above, told_by = %by,
+                    fix = "nothing: this host begins an incarnation above that; set its clock right (`chronyc tracking`), for it numbers them",
+                    "the POP knows a later incarnation of this host"
+                );
                 return Some(above);
             }
             Note::InUse { by } => {
                 if let Some(left_out) = self.may(now, Kind::InUse) {
-                    tracing::error!(told_by = %by, left_out, "this host's id is in use at another address, so the POP refuses this host; give each host an id of its own (host.id)");
+                    tracing::error!(
+                        told_by = %by, left_out,
+                        fix = "give each machine a host.id of its own, and restart the agent of the wrong one",
+                        "this host's id is in use at another address, so the POP refuses this host"
+                    );
                 }
             }
             Note::Contested {
@@ -66,12 +88,20 @@ impl Reports {
                 other,
             } => {
                 if let Some(left_out) = self.may(now, Kind::Contested) {
-                    tracing::error!(%host, kept = %holder, refused = %other, left_out, "two machines use one host id; give each an id of its own (host.id)");
+                    tracing::error!(
+                        %host, kept = %holder, refused = %other, left_out,
+                        fix = "give each machine a host.id of its own, and restart the agent of the refused one",
+                        "two machines use one host id"
+                    );
                 }
             }
             Note::OwnIdElsewhere { at } => {
                 if let Some(left_out) = self.may(now, Kind::OwnId) {
-                    tracing::error!(%at, left_out, "another machine uses this host's id; give each an id of its own (host.id)");
+                    tracing::error!(
+                        %at, left_out,
+                        fix = "give each machine a host.id of its own, and restart the agent of that one",
+                        "another machine uses this host's id"
+                    );
                 }
             }
         }
@@ -82,21 +112,39 @@ impl Reports {
         match *note {
             machine::Note::Conflict { id, host } => {
                 if let Some(left_out) = self.may(now, Kind::Conflict) {
-                    tracing::warn!(session = %id, claimed_by = %host, left_out, "another host claims a session that is live here; it stays here");
+                    tracing::warn!(
+                        session = %id, claimed_by = %host, left_out,
+                        fix = "nothing: it stays here, and the other claim ends with what is left of the connection there; if it lasts (`homing status`), compare `homing owner` on both",
+                        "another host claims a session that is live here"
+                    );
                 }
             }
             machine::Note::Voided { claims: 0, .. } => {}
             machine::Note::Voided { host, claims } => {
-                tracing::warn!(%host, claims, "claims voided");
+                if let Some(left_out) = CLAIMS.take() {
+                    tracing::warn!(
+                        %host, claims, left_out,
+                        fix = "see why that host is dead or has left; its sessions were its own, and come back with it if it comes back in the same life",
+                        "claims voided"
+                    );
+                }
             }
             machine::Note::Synced {
                 host,
                 sessions,
                 took_us,
-            } => tracing::info!(%host, sessions, took_us, "full sync done"),
+            } => {
+                if let Some(left_out) = CLAIMS.take() {
+                    tracing::info!(%host, sessions, took_us, left_out, "full sync done");
+                }
+            }
             machine::Note::SyncFailed { host } => {
                 if let Some(left_out) = self.may(now, Kind::Sync) {
-                    tracing::warn!(%host, left_out, "full sync failed: its sessions did not come; trying again (does TCP pass between the hosts' pop.address?)");
+                    tracing::warn!(
+                        %host, left_out,
+                        fix = "let TCP between the hosts' pop.address through (`homing carriers` says what is wrong); tried again by itself",
+                        "full sync failed: the sessions of a host did not come"
+                    );
                 }
             }
         }
@@ -106,10 +154,22 @@ impl Reports {
         match *event {
             Event::Answers { host } => tracing::debug!(%host, "kernel heard"),
             Event::Dead { host, by } => {
-                tracing::error!(%host, judged_by = %by, "kernel dead: neither it nor its agent is heard");
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::error!(
+                        %host, judged_by = %by, left_out,
+                        fix = "look at that machine and its links; nothing has to be done on the other hosts",
+                        "kernel dead: neither it nor its agent is heard"
+                    );
+                }
             }
             Event::Void { host } => {
-                tracing::warn!(%host, "kernel void: more than half of the POP has confirmed that it is dead, and sessions that it was moving here are taken over");
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::warn!(
+                        %host, left_out,
+                        fix = "nothing: sessions that it was moving here are taken over",
+                        "kernel void: more than half of the POP has confirmed that it is dead"
+                    );
+                }
             }
             Event::Back {
                 host,
@@ -118,27 +178,53 @@ impl Reports {
                 flaps,
             } => {
                 let wait_ms = from.saturating_sub(now) / 1_000;
-                tracing::warn!(%host, heard_by = %by, times = flaps, wait_ms, "kernel back: it was taken for dead, and its claims are asked for again");
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::warn!(
+                        %host, heard_by = %by, times = flaps, wait_ms, left_out,
+                        fix = "nothing: its claims are asked for again after wait_ms; if times grows, look at its links",
+                        "kernel back: it was taken for dead"
+                    );
+                }
             }
-            Event::Recovered { host } => tracing::info!(%host, "kernel heard again"),
+            Event::Recovered { host } => {
+                if let Some(left_out) = KERNELS.take() {
+                    tracing::info!(%host, left_out, "kernel heard again");
+                }
+            }
             Event::Silent { host } => {
                 if let Some(left_out) = self.may(now, Kind::Silent) {
-                    tracing::warn!(%host, left_out, "kernel silent: asking others whether they hear it");
+                    tracing::warn!(
+                        %host, left_out,
+                        fix = "nothing yet: the others are asked whether they hear it, and the next line says what came of it",
+                        "kernel silent: a host's fast path does not answer"
+                    );
                 }
             }
             Event::Refuted { host, by } => {
                 if let Some(left_out) = self.may(now, Kind::Refuted) {
-                    tracing::warn!(%host, heard_by = %by, left_out, "kernel silent here, but not dead; look at the fabric between");
+                    tracing::warn!(
+                        %host, heard_by = %by, left_out,
+                        fix = "look at the fabric between this host and that one: route, MTU, filters for tunnel packets",
+                        "kernel silent here, but others hear it"
+                    );
                 }
             }
             Event::Vetoed { host, by } => {
                 if let Some(left_out) = self.may(now, Kind::Vetoed) {
-                    tracing::warn!(%host, judged_by = %by, left_out, "a host judged a kernel dead that is heard here: not carried out, and taken back");
+                    tracing::warn!(
+                        %host, judged_by = %by, left_out,
+                        fix = "look at the fabric between those two hosts; the judgement is taken back, and nothing is void",
+                        "a host judged a kernel dead that is heard here"
+                    );
                 }
             }
             Event::Unheard { by } => {
                 if let Some(left_out) = self.may(now, Kind::Unheard) {
-                    tracing::warn!(by = %by, left_out, "another host does not hear this host's fast path; is XDP on the interface of pop.address (host.interfaces)?");
+                    tracing::warn!(
+                        %by, left_out,
+                        fix = "name the interface of pop.address in host.interfaces (`homing doctor`); then look at the fabric to that host",
+                        "another host does not hear this host's fast path"
+                    );
                 }
             }
             Event::Minority { reached, of } => {
@@ -147,7 +233,8 @@ impl Reports {
                         reached,
                         of,
                         left_out,
-                        "this host reaches under half of the POP: it voids nothing"
+                        fix = "look at this host's links and the fabric; until more is reached it voids nothing, so that no session is given up wrongly",
+                        "this host reaches under half of the POP"
                     );
                 }
             }
@@ -157,7 +244,11 @@ impl Reports {
     /// A new incarnation could not be remembered.
     pub fn raise_failed(&mut self, now: u64, above: u64, error: &io::Error) {
         if let Some(left_out) = self.may(now, Kind::Raise) {
-            tracing::error!(above, %error, left_out, "cannot begin a new incarnation, so the POP refuses this host");
+            tracing::error!(
+                above, %error, left_out,
+                fix = "restart the agent, which begins one; if it stays, look at /sys/fs/bpf/homing (`homing doctor`)",
+                "cannot begin a new incarnation, so the POP refuses this host"
+            );
         }
     }
 
@@ -178,18 +269,29 @@ impl Reports {
 }
 
 fn member(change: &Change) {
+    let Some(left_out) = MEMBERS.take() else {
+        return;
+    };
     match change {
         Change::Up(m) => {
-            tracing::info!(host = %m.host, address = %m.address, domain = %m.domain, incarnation = m.stream.incarnation, generation = m.stream.generation, "member up");
+            tracing::info!(host = %m.host, address = %m.address, domain = %m.domain, incarnation = m.stream.incarnation, generation = m.stream.generation, left_out, "member up");
         }
         Change::Down(m) => {
-            tracing::warn!(host = %m.host, "member down: its agent does not answer");
+            tracing::warn!(
+                host = %m.host, address = %m.address, left_out,
+                fix = "`homing hosts`: if its KERNEL is alive its sessions stand, and only its agent is to be looked at (`journalctl -u homing` there); else its machine and the fabric",
+                "member down: its agent does not answer"
+            );
         }
         Change::Left(m, hold) => {
-            tracing::info!(host = %m.host, hold_ms = hold.as_millis() as u64, "member left");
+            tracing::info!(host = %m.host, hold_ms = hold.as_millis() as u64, left_out, "member left");
         }
         Change::Mismatched(m) => {
-            tracing::error!(host = %m.host, address = %m.address, "host refused: it has another tunnel network, or answers for none of this host's addresses; make tunnel.network and [[services]] the same on all hosts of the POP, and give another POP a key of its own");
+            tracing::error!(
+                host = %m.host, address = %m.address, left_out,
+                fix = "make tunnel.network and [[services]] the same on all hosts of the POP, and give another POP a key of its own",
+                "host refused: it has another tunnel network, or answers for none of this host's addresses"
+            );
         }
     }
 }

@@ -143,6 +143,7 @@ impl Sockets {
             self.counters.rejoined += 1;
             tracing::warn!(
                 group = %multicast.group,
+                fix = "nothing, if the interface was made anew on purpose; if it is another one now, name it in host.interfaces",
                 "the interface of pop.address is another one than before: joined the group anew"
             );
         }

@@ -127,7 +127,7 @@ counters! {
         copies_lost,
         /// Entries found in the journal at the agent's start.
         found,
-        /// Questions of a target in doubt, or orders to drop a copy, sent again.
+        /// Messages of moves sent again because no answer had come.
         repeated,
         /// Messages passed on for others.
         passed_on,

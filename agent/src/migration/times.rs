@@ -89,3 +89,16 @@ fn sum_up(side: &'static str, step: &'static str, times: &Latency) -> StepTime {
         p99_us: times.quantile_us(0.99),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_names_every_step() {
+        const MANUAL: &str = include_str!("../../../docs/counters.md");
+        for StepTime { side, step, .. } in Times::default().list() {
+            assert!(MANUAL.contains(&format!("`{step}`")), "{side}: {step}");
+        }
+    }
+}

@@ -184,7 +184,8 @@ impl<M: Mover, H: Here + Clone> Actor<M, H> {
         if let Some(command) = self.command.take() {
             tracing::warn!(
                 command = command.name,
-                "the command is killed: the opposite is asked for"
+                fix = "nothing, if that is what was meant: the command for the opposite runs next",
+                "the operator's command is killed in the middle: the opposite is asked for"
             );
             command.task.abort();
             self.tell_command(command.name, CommandState::Cancelled);

@@ -62,10 +62,10 @@ pub(super) async fn run(
     };
     let (out, err) = (text(out), text(err));
     for line in out.lines().take(LINES_MAX) {
-        tracing::info!(command = name, "{line}");
+        tracing::info!(command = name, stream = "stdout", "{line}");
     }
     for line in err.lines().take(LINES_MAX) {
-        tracing::warn!(command = name, "{line}");
+        tracing::info!(command = name, stream = "stderr", "{line}");
     }
     let said = err.lines().last().map(|line| format!(": {line}"));
     let said = said.unwrap_or_default();
@@ -75,7 +75,12 @@ pub(super) async fn run(
         Ok(Err(error)) => format!("cannot wait for {program}: {error}"),
         Err(_) => format!("{program} took longer than {within:?} and was killed{said}"),
     };
-    tracing::warn!(command = name, "{failure}");
+    tracing::warn!(
+        command = name,
+        error = failure,
+        fix = "put the command right and repeat what was asked for (`homing drain` or `homing undrain`); `homing drain --force` drains in spite of it",
+        "the operator's command has failed"
+    );
     Err(failure)
 }
 
@@ -106,7 +111,11 @@ impl Drop for Group {
             && let Ok(pid) = i32::try_from(pid)
             && let Err(error) = killpg(Pid::from_raw(pid), Signal::SIGKILL)
         {
-            tracing::warn!(%error, "cannot kill the operator's command");
+            tracing::warn!(
+                %error, pid,
+                fix = "look for what is left of it (`ps -o pid,args -g PID`), and end it by hand",
+                "cannot kill the operator's command"
+            );
         }
     }
 }

@@ -83,8 +83,8 @@ pub(super) fn attach(pins: &Pins, ebpf: &Ebpf, point: Point) -> Result<Option<At
         Err(error @ Error::NoEgress { .. }) => {
             tracing::warn!(
                 %error,
-                "the MSS of new connections is not lowered to what fits into the tunnel, and \
-                 answers of UDP services are not seen"
+                fix = "give the fabric an MTU with room for the outer header, or run Linux 6.6 or later",
+                "the MSS of new connections is not lowered to what fits into the tunnel, and answers of UDP services are not seen"
             );
             Ok(None)
         }

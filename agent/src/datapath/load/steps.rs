@@ -195,7 +195,8 @@ impl<'a> Load<'a> {
         }
         tracing::warn!(
             maps = left.len(),
-            "a start was interrupted after programs had been replaced: ending it"
+            fix = "nothing: this start ends what that one began",
+            "a start was interrupted after programs had been replaced"
         );
         self.reconcile(&left)?;
         // As in `in_order`: what is in use last.
@@ -417,7 +418,8 @@ fn report(
             entries = carried.copied,
             no_room,
             no_fit,
-            "{how}, but not all of it; where there is no room, raise the limit"
+            fix = "raise the limit of that table, if no_room is not 0; sessions that found no place are asked for, or recorded within a minute",
+            "{how}, but not all of it"
         ),
     }
     Ok(())

@@ -309,7 +309,11 @@ impl Growing {
         );
         if let Err(error) = remove(self.outer.as_fd(), former.number()) {
             // It goes when the next larger one takes its place, or at the next start.
-            tracing::warn!(%error, "the memory of the former table of owners stays in use");
+            tracing::warn!(
+                %error,
+                fix = "nothing: it is freed when the table grows again, or when the agent starts again",
+                "the memory of the former table of owners stays in use"
+            );
         }
     }
 
@@ -323,7 +327,11 @@ impl Growing {
     /// There is no table of so many buckets.
     fn fail(&mut self, buckets: u32, why: &dyn Display) {
         let bytes = u64::from(buckets) * size_of::<Bucket>() as u64;
-        tracing::error!(bytes, %why, "cannot make a larger table of owners");
+        tracing::error!(
+            bytes, %why,
+            fix = "give the host, or the agent's cgroup (MemoryMax= of the unit), more memory; tried again after 10 s, and the present table goes on",
+            "cannot make a larger table of owners"
+        );
         let why = why.to_string();
         self.failures += 1;
         self.failure = Some(Failure {

@@ -23,10 +23,16 @@ use super::{
     model::{Action, Input, Ways},
     netlink,
 };
-use crate::datapath::{
-    hosts::{Changes, Hosts},
-    template::Outer,
+use crate::{
+    bound::Bound,
+    datapath::{
+        hosts::{Changes, Hosts},
+        template::Outer,
+    },
 };
+
+/// What each question could repeat.
+static UNANSWERED: Bound = Bound::new();
 
 /// Questions to the kernel that are out at a time. What is more waits in a queue
 /// that is bounded by three for each host.
@@ -290,7 +296,15 @@ impl Running {
                 return Err(io::Error::other("the netlink socket was closed"));
             }
             // The next refresh asks again.
-            Err(error) => tracing::warn!(%error, "the kernel did not answer a question"),
+            Err(error) => {
+                if let Some(left_out) = UNANSWERED.take() {
+                    tracing::warn!(
+                        %error, left_out,
+                        fix = "nothing: it is asked again at the next refresh; if a way stays unknown, `homing status` names it",
+                        "the kernel did not answer a question about routes or neighbours"
+                    );
+                }
+            }
         }
         Ok(())
     }
@@ -371,7 +385,11 @@ impl Writer {
     fn end(&mut self, written: Written) {
         self.hosts = Some(written.hosts);
         if let Err(error) = written.result {
-            tracing::error!(%error, "cannot write HOSTS; trying again in {RETRY:?}");
+            tracing::error!(
+                %error, again_in = ?RETRY,
+                fix = "nothing at once: tried again, and the ways stay as they were; if it goes on, restart the agent, and keep this log",
+                "cannot write HOSTS"
+            );
             let later = std::mem::replace(&mut self.pending, written.changes);
             for (host, change) in later {
                 self.pending.entry(host).or_default().merge(change);

@@ -27,13 +27,20 @@ use super::{
     audit::{Audit, Findings},
     diag::Destroyed,
 };
-use crate::datapath::{
-    clock::monotonic_ns,
-    events::Found,
-    moving::MovingMap,
-    sessions::{Recorded, Sessions},
-    stats::Stats,
+use crate::{
+    bound::Bound,
+    datapath::{
+        clock::monotonic_ns,
+        events::Found,
+        moving::MovingMap,
+        sessions::{Recorded, Sessions},
+        stats::Stats,
+    },
 };
+
+/// What each socket could repeat.
+static LOST: Bound = Bound::new();
+static KEPT: Bound = Bound::new();
 
 /// How often `SESSIONS` is compared with the sockets when nothing calls for it.
 /// Reading 100,000 sockets takes a third of a second of one CPU, unoptimized.
@@ -173,14 +180,24 @@ impl Watcher {
                     Ok(cookies) => self.destroyed(cookies).await,
                     Err(error) => {
                         // Of what was lost, the next comparison knows.
-                        tracing::warn!(%error, "notices of destroyed sockets were lost");
+                        if let Some(left_out) = LOST.take() {
+                            tracing::warn!(
+                                %error, left_out,
+                                fix = "nothing: the next comparison with the kernel's sockets finds what they told",
+                                "notices of destroyed sockets were lost"
+                            );
+                        }
                         due = due.min(last + BETWEEN);
                     }
                 },
                 () = sleep_until(due) => {
                     if let Err(error) = self.audit().await {
                         self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                        tracing::warn!(%error, "cannot compare SESSIONS with the kernel's sockets");
+                        tracing::warn!(
+                            %error,
+                            fix = "load the modules tcp_diag and udp_diag (`modprobe -a tcp_diag udp_diag`); tried again within 60 s",
+                            "cannot compare SESSIONS with the kernel's sockets"
+                        );
                     }
                     last = Instant::now();
                     due = last + match self.counters.unrecorded.load(Ordering::Relaxed) {
@@ -214,7 +231,13 @@ impl Watcher {
             match forgotten {
                 Ok(session) => ended.extend(session.map(|_| (tuple, cookie))),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot remove a session that has ended from SESSIONS");
+                    if let Some(left_out) = KEPT.take() {
+                        tracing::warn!(
+                            %error, ?tuple, left_out,
+                            fix = "nothing: the next comparison with the kernel's sockets removes it",
+                            "cannot remove a session that has ended from SESSIONS"
+                        );
+                    }
                 }
             }
         }

@@ -46,6 +46,19 @@ pub use homing_client::{
     wire::{Closing, Family, Pending},
 };
 
+/// What an operator can do about an application that was turned away.
+pub fn remedy(closing: Closing) -> &'static str {
+    match closing {
+        Closing::Version => "give it a library of this agent's version",
+        Closing::NotAService => {
+            "name the service in [[services]] on all hosts, or the application's right one"
+        }
+        Closing::Taken => "stop the other one, which `homing apps` names",
+        Closing::TooLarge => "raise apps.state_max on all hosts",
+        _ => "look at its log",
+    }
+}
+
 /// What applications may use of the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {

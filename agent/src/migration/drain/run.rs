@@ -263,7 +263,11 @@ impl<M: Mover, H: Here> Driver<M, H> {
         match look.map_err(io::Error::other).flatten() {
             Ok(look) => self.plan.looked(now, &look),
             Err(error) => {
-                tracing::warn!(%error, "cannot tell which sessions are left to be moved");
+                tracing::warn!(
+                    %error,
+                    fix = "nothing at once: it is looked again; if the drain does not go on, restart the agent and repeat it",
+                    "cannot tell which sessions are left to be moved"
+                );
                 self.plan.looked_in_vain(now);
             }
         }

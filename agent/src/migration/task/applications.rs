@@ -6,10 +6,29 @@ use std::os::fd::OwnedFd;
 use homing_common::session::Tuple;
 
 use super::{MoveId, Reason, Task, hold::Hold, kernel::Done, orders::done};
-use crate::migration::{
-    Answer,
-    app::{Event, Left, Pending},
+use crate::{
+    bound::Bound,
+    migration::{
+        Answer,
+        app::{Event, Failure, Left, Pending},
+    },
 };
+
+/// What applications could repeat.
+static COME: Bound = Bound::new();
+static GONE: Bound = Bound::new();
+static UNSERVED: Bound = Bound::new();
+
+/// A session has come, and its application has not taken it.
+pub(super) fn not_served(session: Tuple, error: &Failure) {
+    if let Some(left_out) = UNSERVED.take() {
+        tracing::warn!(
+            ?session, %error, left_out,
+            fix = "look at the application's log; the connection stays open without a reader until it is restarted or its client gives up",
+            "an application does not serve a session that has come"
+        );
+    }
+}
 
 impl Task {
     /// Takes in what applications do by themselves.
@@ -17,15 +36,22 @@ impl Task {
         match event {
             Event::Registered {
                 protocol, services, ..
-            } => tracing::info!(
-                name = protocol.name,
-                version = protocol.version,
-                services = services.len(),
-                "an application has registered"
-            ),
+            } => {
+                if let Some(left_out) = COME.take() {
+                    tracing::info!(
+                        name = protocol.name,
+                        version = protocol.version,
+                        services = services.len(),
+                        left_out,
+                        "an application has registered"
+                    );
+                }
+            }
             // Each of its moves fails at the next step that needs it.
             Event::Gone { moves, .. } => {
-                tracing::info!(moves = moves.len(), "an application has gone");
+                if let Some(left_out) = GONE.take() {
+                    tracing::info!(moves = moves.len(), left_out, "an application has gone");
+                }
             }
             Event::Pending {
                 left, descriptor, ..
@@ -61,7 +87,11 @@ impl Task {
         let is_here = match self.kernel.sessions.get(&session) {
             Ok(session) => session.is_some(),
             Err(error) => {
-                tracing::warn!(%error, "cannot read SESSIONS");
+                tracing::warn!(
+                    %error, ?session,
+                    fix = "restart the application, which tells of this move again; if it goes on, restart the agent, and keep this log",
+                    "cannot read SESSIONS for a move that an application tells of"
+                );
                 return;
             }
         };
@@ -72,7 +102,7 @@ impl Task {
                 let apps = self.apps.clone();
                 tokio::spawn(async move {
                     if let Err(error) = apps.adopt(number).await {
-                        tracing::warn!(?session, %error, "an application does not serve a session that has come");
+                        not_served(session, &error);
                     }
                 });
                 Ok(())

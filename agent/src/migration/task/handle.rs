@@ -5,7 +5,14 @@ use std::time::Duration;
 use homing_common::{host::HostId, session::Tuple};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::migration::{Counters, Ended, Outcome, StepTime, UnderWay, moves::Load};
+use crate::{
+    bound::Bound,
+    migration::{Counters, Ended, Outcome, StepTime, UnderWay, moves::Load},
+};
+
+/// What each session of a drain could repeat.
+static NOT_MOVED: Bound = Bound::new();
+static LOST: Bound = Bound::new();
 
 /// Commands that may wait to be read; of those that were read, [`Limits::waiting`] wait.
 ///
@@ -36,23 +43,33 @@ impl Report {
             frozen_us,
         } = &self.ended;
         let detail = self.detail.as_deref().unwrap_or_default();
+        let left_out = match outcome {
+            Outcome::Moved => Some(0),
+            Outcome::Refused(..) | Outcome::Aborted(..) | Outcome::Gone(..) => NOT_MOVED.take(),
+            Outcome::Lost(..) => LOST.take(),
+        };
+        let Some(left_out) = left_out else {
+            return;
+        };
         match outcome {
             Outcome::Moved => {
                 tracing::debug!(?tuple, %target, ?number, frozen_us, "a session has moved");
             }
             Outcome::Refused(reason) => tracing::info!(
-                ?tuple, %target, reason = reason.as_str(), detail, "a session is not moved"
+                ?tuple, %target, reason = reason.as_str(), detail, left_out,
+                "a session is not moved"
             ),
             Outcome::Aborted(step, reason) => tracing::info!(
                 ?tuple, %target, ?number, ?step, reason = reason.as_str(), detail, frozen_us,
-                "a move was given up; the session goes on here"
+                left_out, "a move was given up; the session goes on here"
             ),
             Outcome::Gone(step, reason) => tracing::info!(
-                ?tuple, %target, ?number, ?step, reason = reason.as_str(), detail,
+                ?tuple, %target, ?number, ?step, reason = reason.as_str(), detail, left_out,
                 "a session ended while it was to be moved"
             ),
             Outcome::Lost(reason) => tracing::warn!(
-                ?tuple, %target, ?number, reason = reason.as_str(), detail,
+                ?tuple, %target, ?number, reason = reason.as_str(), detail, left_out,
+                fix = "its client has to connect again; the target's log at this time, and its application's, say more",
                 "a session was lost in a move"
             ),
         }

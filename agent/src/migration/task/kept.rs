@@ -54,7 +54,11 @@ impl Kept {
         if let Err(error) = fs::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "cannot remove a connection's state");
+            tracing::warn!(
+                %error, file = %self.path(id).display(),
+                fix = "nothing, unless it goes on: the next start removes it; then look at /run (`df /run`)",
+                "cannot remove a connection's state"
+            );
         }
     }
 

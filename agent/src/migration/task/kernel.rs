@@ -15,6 +15,7 @@ use socket2::SockRef;
 
 use super::{hold::Hold, kept::Kept};
 use crate::{
+    bound::Bound,
     datapath::{
         clock::monotonic_ns,
         moving::{Error as MovingError, Move, MovingMap, park::Park},
@@ -29,6 +30,12 @@ use crate::{
 /// How often a connection is read whose state changes meanwhile: a packet that a program
 /// had in its hands when the session was frozen arrives at most once.
 const READS_MAX: usize = 3;
+
+/// What each session could repeat.
+static NOT_ENDED: Bound = Bound::new();
+static FLAWED: Bound = Bound::new();
+static UNRECORDED: Bound = Bound::new();
+static UNSURE: Bound = Bound::new();
 
 /// This host's kernel, as moves need it.
 pub(super) struct Kernel {
@@ -207,8 +214,14 @@ impl Kernel {
 
     /// Takes the entry of a move from here out of the journal.
     pub fn end(&self, tuple: &Tuple, number: u64) {
-        if let Err(error) = self.moving.end(tuple, number) {
-            tracing::error!(%error, ?tuple, "cannot remove a session from MOVING");
+        if let Err(error) = self.moving.end(tuple, number)
+            && let Some(left_out) = NOT_ENDED.take()
+        {
+            tracing::error!(
+                %error, ?tuple, left_out,
+                fix = "restart the agent, which settles what is in MOVING; until then packets of that session are held or sent to the other host",
+                "cannot remove a session from MOVING"
+            );
         }
     }
 
@@ -278,7 +291,13 @@ impl Kernel {
                 Ok(active) => {
                     let mut done = Done::with(Hold::Active(active.socket), Answer::Done);
                     if let Some(flaw) = active.flaw {
-                        tracing::warn!(%flaw, "a session goes on, but not just as it was");
+                        if let Some(left_out) = FLAWED.take() {
+                            tracing::warn!(
+                                %flaw, left_out,
+                                fix = "nothing: the connection is served; if it happens often, make kernel and settings of source and target the same",
+                                "a session that has come goes on, but not just as it was"
+                            );
+                        }
                         done.detail = Some(flaw.to_string());
                     }
                     done
@@ -323,11 +342,14 @@ impl Kernel {
             match self.sessions.record(tuple, session)? {
                 Recorded::New => return Ok(session),
                 Recorded::Full => {
-                    tracing::warn!(
-                        ?tuple,
-                        "SESSIONS is full: a session that has come here is not recorded, and other \
-                         hosts find it by asking only; raise limits.sessions"
-                    );
+                    if let Some(left_out) = UNRECORDED.take() {
+                        tracing::warn!(
+                            ?tuple,
+                            left_out,
+                            fix = "raise limits.sessions and restart the agent; until then other hosts find the session by asking only",
+                            "SESSIONS is full: a session that has come here is not recorded"
+                        );
+                    }
                     return Ok(session);
                 }
                 Recorded::Present => match self.sessions.get(tuple)? {
@@ -353,7 +375,13 @@ impl Kernel {
             Ok(forgotten.map(|session| session.cookie))
         };
         forget().unwrap_or_else(|error: io::Error| {
-            tracing::warn!(%error, ?tuple, "cannot tell whether a session has ended");
+            if let Some(left_out) = UNSURE.take() {
+                tracing::warn!(
+                    %error, ?tuple, left_out,
+                    fix = "nothing: the next comparison with the kernel's sockets finds out",
+                    "cannot tell whether a session has ended"
+                );
+            }
             None
         })
     }

@@ -369,7 +369,8 @@ fn entry((tuple, moving): (Tuple, Moving)) -> Option<Entry> {
         tracing::error!(
             ?tuple,
             phase = moving.phase,
-            "MOVING has a session in a phase that this agent does not know: it is left alone"
+            fix = "start the later version again that began this move, and stop it once no session moves; until then the session is left as it is",
+            "MOVING has a session in a phase that this agent does not know"
         );
         return None;
     };

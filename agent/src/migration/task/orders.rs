@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use homing_common::session::Tuple;
 
-use super::{Kernel, MoveId, Order, Phase, Reason, Task, hold::Hold, kernel::Done, now};
+use super::{
+    Kernel, MoveId, Order, Phase, Reason, Task, applications::not_served, hold::Hold, kernel::Done,
+    now,
+};
 use crate::{
     datapath::moving::{Error as MovingError, Move},
     migration::{
@@ -154,7 +157,7 @@ impl Task {
                 kernel.kept.remove(id);
                 self.running.spawn(async move {
                     if let Err(error) = apps.adopt(number).await {
-                        tracing::warn!(?tuple, %error, "an application does not serve a session that has come");
+                        not_served(tuple, &error);
                     }
                     finish(done(Hold::Nothing, Answer::Done))
                 });

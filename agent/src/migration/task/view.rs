@@ -6,11 +6,15 @@ use homing_common::{host::HostId, net::Service, session::Tuple};
 use tokio::sync::watch;
 
 use crate::{
+    bound::Bound,
     datapath::sessions::Sessions,
     gossip::task::{HostStatus, Standing},
     migration::{Local, app::Apps, local::Application},
     pop::membership::State,
 };
+
+/// What each session could repeat.
+static UNREAD: Bound = Bound::new();
 
 /// What is looked up on this host.
 pub(super) struct View {
@@ -55,7 +59,13 @@ impl Local for View {
         match self.sessions.get(tuple) {
             Ok(session) => session.map(|session| session.generation),
             Err(error) => {
-                tracing::warn!(%error, "cannot read SESSIONS");
+                if let Some(left_out) = UNREAD.take() {
+                    tracing::warn!(
+                        %error, ?tuple, left_out,
+                        fix = "nothing at once: the session counts as not here, and does not move; if it goes on, restart the agent, and keep this log",
+                        "cannot read SESSIONS for a move"
+                    );
+                }
                 None
             }
         }

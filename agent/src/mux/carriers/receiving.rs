@@ -119,7 +119,11 @@ fn refused(shared: &Shared, source: SocketAddr, error: &AcceptError) {
         } += 1;
     });
     if shared.may_log(LOG_EVERY) {
-        tracing::warn!(%source, "a carrier was not accepted: {error}");
+        tracing::warn!(
+            %source, %error,
+            fix = "if that is a host of the POP, bring it to the version and the key of the others (`homing hosts`, `homing key show`); if not, keep it from the port of pop.address",
+            "a carrier was not accepted"
+        );
     }
 }
 

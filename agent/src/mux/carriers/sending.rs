@@ -72,7 +72,11 @@ async fn open_at_last(shared: &Arc<Shared>, line: &Line) -> Option<(Opened, Carr
         });
         let why: Arc<str> = why.to_string().into();
         if line.status().problem.as_ref() != Some(&why) {
-            tracing::warn!(host = ?line.host, channel = line.channel.number, "cannot open a carrier: {why}");
+            tracing::warn!(
+                host = line.host.0, channel = line.channel.number, %why,
+                fix = "nothing, if that host is just starting or stopping: tried again, at longer and longer intervals; else let TCP to its pop.address through, and compare the keys of both hosts (`homing key show`)",
+                "cannot open a carrier"
+            );
         }
         let given_up = line.not_opened(&why, shared.limits.give_up_after, pause);
         let host = line.host;

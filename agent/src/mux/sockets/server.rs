@@ -17,10 +17,13 @@ use homing_common::host::HostId;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{Made, Sockets, Wanted};
-use crate::unix::AppListener;
+use crate::{bound::Bound, unix::AppListener};
 
 /// The most applications that are being answered; beyond, they wait to be let in.
 const APPS_MAX: usize = 256;
+
+/// Applications can repeat it.
+static UNWATCHED: Bound = Bound::new();
 
 /// Serves applications until `stop` is ready.
 pub async fn serve(listener: AppListener, sockets: Sockets, stop: impl Future<Output = ()>) {
@@ -42,7 +45,15 @@ pub async fn serve(listener: AppListener, sockets: Sockets, stop: impl Future<Ou
                         drop(place);
                     });
                 }
-                Err(error) => tracing::warn!(%error, "cannot watch an application's connection"),
+                Err(error) => {
+                    if let Some(left_out) = UNWATCHED.take() {
+                        tracing::warn!(
+                            %error, left_out,
+                            fix = "the application was turned away and has to come again; if it goes on, raise LimitNOFILE= and MemoryMax= of the unit",
+                            "cannot watch an application's connection"
+                        );
+                    }
+                }
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = &mut stop => return,

@@ -42,12 +42,16 @@ use super::{
     port::{Came, Port},
 };
 use crate::{
+    bound::Bound,
     mux::{Answer, Carriers, Exchange, Fate, Hint, MUX, Outcome, Pulled, Size},
     pop::Stream,
 };
 
 /// The pause before a message is repeated that has to arrive.
 const INSIST_EVERY: Duration = Duration::from_millis(200);
+
+/// What applications could repeat.
+static NOT_MADE: Bound = Bound::new();
 
 /// A message socket that was made.
 #[derive(Debug)]
@@ -250,7 +254,13 @@ impl Sockets {
             Ok((descriptor.clone(), theirs, End(descriptor)))
         };
         made().map_err(|error| {
-            tracing::warn!(%error, "cannot make a message socket; is LimitNOFILE too low?");
+            if let Some(left_out) = NOT_MADE.take() {
+                tracing::warn!(
+                    %error, left_out,
+                    fix = "the application was refused and may ask again; if it goes on, raise LimitNOFILE= of the unit (one for each message socket: mux.sockets)",
+                    "cannot make a message socket"
+                );
+            }
             Refused::Failed
         })
     }

@@ -256,7 +256,7 @@ counters! {
         suspicions_unconfirmed,
         /// Suspicions that ended because this host reached under half of the POP.
         suspicions_in_minority,
-        /// Voices given to others on kernels that they do not hear.
+        /// Voices given to others that this host does not hear a kernel either.
         voices_given,
         /// Kernels that this host judged dead, with others confirming it.
         kernels_judged_dead,

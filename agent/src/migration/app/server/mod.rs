@@ -23,9 +23,13 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::{sync::Notify, task::JoinSet};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{AppId, Apps, Peer};
-use crate::unix::AppListener;
+use super::{AppId, Apps, Peer, remedy};
+use crate::{bound::Bound, unix::AppListener};
 use mail::Mail;
+
+/// What applications could repeat.
+static UNWATCHED: Bound = Bound::new();
+static CLOSED: Bound = Bound::new();
 
 /// How long a stop waits for the tasks of applications.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -75,7 +79,13 @@ fn welcome(apps: &Apps, accepted: OwnedFd, tasks: &mut JoinSet<()>) {
     let socket = match Socket::of(accepted) {
         Ok(socket) => Arc::new(socket),
         Err(error) => {
-            tracing::warn!(%error, "cannot watch an application's connection");
+            if let Some(left_out) = UNWATCHED.take() {
+                tracing::warn!(
+                    %error, left_out,
+                    fix = "the application was turned away and has to come again; if it goes on, raise LimitNOFILE= and MemoryMax= of the unit",
+                    "cannot watch an application's connection"
+                );
+            }
             return;
         }
     };
@@ -157,7 +167,12 @@ impl Connection {
                 // Without a reader there is nobody to tell.
                 Some(Mail::Tell(event)) => drop(self.apps.0.events.send(event).await),
                 Some(Mail::Close(closing, text)) => {
-                    tracing::warn!(app = self.app.0, %closing, text, "an application's connection is closed");
+                    if let Some(left_out) = CLOSED.take() {
+                        tracing::warn!(
+                            app = self.app.0, %closing, text, left_out, fix = remedy(closing),
+                            "an application's connection is closed"
+                        );
+                    }
                     say_closing(&self.socket, closing, text);
                     return ControlFlow::Break(());
                 }
