@@ -22,7 +22,7 @@ pub use bases::{
 };
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
 pub use mux::{Mux, MuxSocket, MuxSum};
-pub use stats::{Counter, Outcome, Stats, StepTime};
+pub use stats::{Counter, Outcome, Stats, StepTime, Watch};
 
 /// `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
