@@ -423,14 +423,14 @@ MESSAGE SOCKET  FOR            STATE  SENT  HELD  BLOCKED  UNREAD  WAITING
 #[test]
 fn stats_hide_what_is_zero() {
     let stats = sample_stats();
-    let text = show::stats(&stats, false, Style::Plain);
+    let text = show::stats(&stats, None, false, Style::Plain);
     assert!(
         text.contains("forwarded") && text.contains("1234"),
         "{text}"
     );
     assert!(!text.contains("local_cookie"), "{text}");
     assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
-    let all = show::stats(&stats, true, Style::Plain);
+    let all = show::stats(&stats, None, true, Style::Plain);
     assert!(all.contains("local_cookie"), "{all}");
     for counter in [
         "carriers opened",
@@ -441,7 +441,7 @@ fn stats_hide_what_is_zero() {
         assert!(all.contains(counter), "{counter} is not in\n{all}");
         assert!(!text.contains(counter), "{text}");
     }
-    let none = show::stats(&api::Stats::default(), false, Style::Plain);
+    let none = show::stats(&api::Stats::default(), None, false, Style::Plain);
     assert_eq!(none, "all counters are zero; --all shows them");
 }
 
