@@ -5,8 +5,8 @@ mod stats;
 
 use crate::{
     admin::api::{
-        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, Members, NextHop, Owner,
-        Reloaded, Sessions, Status, SyncState,
+        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, Members, NextHop,
+        Owner, Reloaded, Sessions, Status, SyncState,
     },
     config::Config,
 };
@@ -84,10 +84,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         ("interfaces", interfaces.join(", ")),
         ("cgroup", status.cgroup.display().to_string()),
         ("services", services.join(", ")),
-        (
-            "members",
-            members(&status.members),
-        ),
+        ("members", members(&status.members)),
         ("keys", keys(&status.keys)),
         (
             "sessions",

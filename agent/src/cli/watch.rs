@@ -43,7 +43,10 @@ impl Stop {
 
     /// Returns once one of the signals has come.
     pub(super) async fn wait(&mut self) {
-        let each = self.signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+        let each = self
+            .signals
+            .iter_mut()
+            .map(|signal| Box::pin(signal.recv()));
         futures_util::future::select_all(each).await;
     }
 }
@@ -191,7 +194,10 @@ mod tests {
 OUTCOME    VERDICT  PACKETS  PER S  MEANING
 forwarded  forward     1243    4.5  ";
         assert!(text.starts_with(outcomes), "{text}");
-        assert!(text.contains("gossip records_applied         99    4.5  "), "{text}");
+        assert!(
+            text.contains("gossip records_applied         99    4.5  "),
+            "{text}"
+        );
         let first = show::stats(&now, Some(&Rates::default()), false, Style::Plain);
         assert!(first.contains("forward     1243      -  "), "{first}");
     }
@@ -200,9 +206,15 @@ forwarded  forward     1243    4.5  ";
     fn what_has_no_room_is_cut_off_and_told() {
         let text = "one\ntwo and more\nthree\nfour";
         let screen = in_place(text, (7, 9));
-        assert_eq!(screen, "\x1b[Hone\x1b[K\ntwo and\x1b[K\nthree\x1b[K\nfour\x1b[K\n\x1b[J");
+        assert_eq!(
+            screen,
+            "\x1b[Hone\x1b[K\ntwo and\x1b[K\nthree\x1b[K\nfour\x1b[K\n\x1b[J"
+        );
         let screen = in_place(text, (9, 4));
-        assert_eq!(screen, "\x1b[Hone\x1b[K\ntwo and m\x1b[K\n2 lines m\x1b[K\n\x1b[J");
+        assert_eq!(
+            screen,
+            "\x1b[Hone\x1b[K\ntwo and m\x1b[K\n2 lines m\x1b[K\n\x1b[J"
+        );
         for size in [(0, 0), (1, 1), (0, 9), (9, 2)] {
             in_place(text, size);
         }

@@ -30,10 +30,7 @@ pub(in crate::cli) fn stats(
     let mut counters = Columns::new(style, ["COUNTER", ">COUNT"], rates);
     for counted in rates::counters(stats).filter(|counted| all || counted.count > 0) {
         counters.row(
-            [
-                counted.full_name().into_owned(),
-                counted.count.to_string(),
-            ],
+            [counted.full_name().into_owned(), counted.count.to_string()],
             (counted.part, &counted.name),
             counted.help,
         );

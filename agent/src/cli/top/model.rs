@@ -275,7 +275,11 @@ mod tests {
         let mut model = Model::new(SECOND);
         model.answered(watch(), Duration::ZERO);
         assert_eq!(model.stale(SECOND * 2), None);
-        assert_eq!(model.stale(SECOND * 3), Some(SECOND * 3), "no answer at all");
+        assert_eq!(
+            model.stale(SECOND * 3),
+            Some(SECOND * 3),
+            "no answer at all"
+        );
         model.failed("refused".to_owned());
         assert_eq!(model.stale(SECOND), Some(SECOND), "a bad one");
         assert_eq!(model.trouble(), Some("refused"));

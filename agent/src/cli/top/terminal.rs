@@ -8,10 +8,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, ErrorKind, Write},
-    os::{
-        fd::AsFd as _,
-        unix::fs::OpenOptionsExt as _,
-    },
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     panic,
     sync::{
         Once,
@@ -25,7 +22,10 @@ use crossterm::{
     terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ratatui::{Frame, backend::CrosstermBackend};
+use ratatui::{
+    Frame,
+    backend::{Backend as _, CrosstermBackend},
+};
 
 /// How long a terminal may take nothing until drawing is given up for now.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -59,7 +59,9 @@ impl Terminal {
             EnterAlternateScreen,
             cursor::Hide
         )?;
-        terminal.inner.clear()?;
+        // Not by the terminal's own name for it, which asks where the cursor is, and waits for
+        // an answer.
+        terminal.inner.backend_mut().clear()?;
         Ok(terminal)
     }
 
@@ -69,7 +71,10 @@ impl Terminal {
     /// # Errors
     ///
     /// The terminal is gone.
-    pub(super) fn draw<T>(&mut self, draw: impl FnOnce(&mut Frame<'_>) -> T) -> io::Result<Option<T>> {
+    pub(super) fn draw<T>(
+        &mut self,
+        draw: impl FnOnce(&mut Frame<'_>) -> T,
+    ) -> io::Result<Option<T>> {
         let mut done = None;
         match self.inner.draw(|frame| done = Some(draw(frame))) {
             Ok(_) => Ok(done),
@@ -169,3 +174,6 @@ impl Write for Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -227,12 +227,20 @@ fn screens(model: &Model, extent: Extent) -> Line<'static> {
             true => BAR,
             false => PLAIN,
         };
-        spans.push(Span::styled(format!(" {} {} ", number + 1, screen.label()), style));
+        spans.push(Span::styled(
+            format!(" {} {} ", number + 1, screen.label()),
+            style,
+        ));
         spans.push(Span::raw(" "));
     }
     if extent.rows > extent.room && extent.room > 0 {
         let first = model.at().min(extent.last());
-        let text = format!(" {} to {} of {}", first + 1, first + extent.room, extent.rows);
+        let text = format!(
+            " {} to {} of {}",
+            first + 1,
+            first + extent.room,
+            extent.rows
+        );
         spans.push(Span::raw(text));
     }
     Line::from(spans)

@@ -9,7 +9,7 @@ use crate::{
     admin::api::{Host, HostState, KernelState, Outcome, SyncState},
     cli::{
         rates::{self, OUTCOMES},
-        show::{dash, kernel, next_hop, state, sync, span},
+        show::{dash, kernel, next_hop, span, state, sync},
         top::model::{Model, Picture},
     },
 };
@@ -44,12 +44,7 @@ pub(super) fn hosts(model: &Model, picture: &Picture, now_unix_ms: u64, room: us
 }
 
 /// These hosts, in this order.
-pub(super) fn list_of_hosts(
-    model: &Model,
-    hosts: &[&Host],
-    now_unix_ms: u64,
-    room: usize,
-) -> Body {
+pub(super) fn list_of_hosts(model: &Model, hosts: &[&Host], now_unix_ms: u64, room: usize) -> Body {
     let mut grid = Grid::new(&HOST_COLUMNS);
     for host in visible(model, hosts, room) {
         let (via, interface, mtu) = next_hop(host);

@@ -175,8 +175,8 @@ dropped           1.0        4
 q quit  Tab next  Up/Down move  Space hold  +/- interval  z";
     assert_eq!(text, wanted);
     model.press(Press::Zeros);
-    let text = shown(&mut model, 60, 24, 4);
-    assert!(text.contains("1 to 19 of "), "{text}");
+    let text = shown(&mut model, 80, 24, 4);
+    assert!(text.contains("1 to 18 of "), "{text}");
     assert!(text.contains("  local_cookie"), "{text}");
 }
 
@@ -185,7 +185,10 @@ fn counters_that_are_zero_are_shown_on_demand() {
     let mut model = model();
     model.press(Press::Show(Screen::Counters));
     let text = shown(&mut model, 90, 30, 4);
-    assert!(text.contains("gossip records_applied        2.5    100"), "{text}");
+    assert!(
+        text.contains("gossip records_applied        2.5    100"),
+        "{text}"
+    );
     assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
     assert!(!text.contains("moves moved"), "{text}");
     model.press(Press::Zeros);
@@ -253,8 +256,14 @@ fn a_thousand_hosts_cost_as_many_lines_as_there_are() {
     let mut model = Model::new(Duration::from_secs(1));
     model.answered(many, Duration::ZERO);
     let text = shown(&mut model, 100, 30, 0);
-    let hosts: Vec<_> = text.lines().skip_while(|line| !line.starts_with("HOST")).collect();
-    assert!(hosts[1].starts_with(" 700  down"), "the one to look at comes first: {text}");
+    let hosts: Vec<_> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("HOST"))
+        .collect();
+    assert!(
+        hosts[1].starts_with(" 700  down"),
+        "the one to look at comes first: {text}"
+    );
     assert!(hosts[2].starts_with("   1  alive"), "{text}");
     model.press(Press::Show(Screen::Hosts));
     shown(&mut model, 100, 30, 0);
