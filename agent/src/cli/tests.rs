@@ -67,6 +67,7 @@ fn help_documents_what_scripts_rely_on() {
         "HOMING_CONFIG",
         "--json",
         "doctor",
+        "top",
         "unload",
         "completions",
     ] {
@@ -119,6 +120,16 @@ fn nonsense_is_refused_with_a_reason() {
             "from 1ms to 60s",
         ),
         (
+            "homing top --interval 99ms",
+            ErrorKind::ValueValidation,
+            "from 100ms to 1h",
+        ),
+        (
+            "homing stats --watch 2h",
+            ErrorKind::ValueValidation,
+            "from 100ms to 1h",
+        ),
+        (
             "homing drain --deadline soon",
             ErrorKind::ValueValidation,
             "whole number and its unit",
@@ -156,6 +167,22 @@ fn options_may_stand_anywhere() {
     let cli = parsed("homing --json status --socket /tmp/a.sock");
     assert!(cli.json);
     assert_eq!(socket(&cli), Path::new("/tmp/a.sock"));
+}
+
+#[test]
+fn stats_are_watched_every_second_unless_told_otherwise() {
+    for (line, wanted) in [
+        ("homing stats --all", None),
+        ("homing stats --watch --all", Some(1_000)),
+        ("homing stats --watch 100ms", Some(100)),
+        ("homing stats --watch=1h", Some(3_600_000)),
+    ] {
+        let Command::Stats(args) = parsed(line).command else {
+            panic!("{line}");
+        };
+        let wanted = wanted.map(std::time::Duration::from_millis);
+        assert_eq!(args.watch, wanted, "{line}");
+    }
 }
 
 #[test]

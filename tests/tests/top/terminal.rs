@@ -90,7 +90,11 @@ impl Terminal {
 
     /// What the screen shows.
     pub fn text(&self) -> String {
-        self.seen.lock().unwrap().screen().contents()
+        let seen = self.seen.lock().unwrap();
+        let (_, columns) = seen.screen().size();
+        let rows = seen.screen().rows(0, columns);
+        let rows: Vec<_> = rows.map(|row| row.trim_end().to_owned()).collect();
+        rows.join("\n").trim_end().to_owned()
     }
 
     /// Waits until the screen shows what is wanted, and returns it.
@@ -151,15 +155,21 @@ impl Terminal {
         status.code().unwrap()
     }
 
-    /// The terminal is as the program has found it.
+    /// The terminal is as the program has found it, and shows what it did.
     #[track_caller]
     pub fn is_given_back(&self) {
+        self.is_left();
+        assert!(self.text().starts_with(BEFORE), "{}", self.text());
+    }
+
+    /// The terminal is as the program has found it; what was on it may have been lost when it
+    /// became smaller.
+    #[track_caller]
+    pub fn is_left(&self) {
         self.has_its_modes();
         let is_back = || {
             let seen = self.seen.lock().unwrap();
-            let screen = seen.screen();
-            let text = screen.contents();
-            Ok(!screen.alternate_screen() && !screen.hide_cursor() && text.starts_with(BEFORE))
+            Ok(!seen.screen().alternate_screen() && !seen.screen().hide_cursor())
         };
         assert!(wait_until(PATIENCE, is_back).unwrap(), "{}", self.text());
     }
