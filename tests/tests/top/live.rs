@@ -81,8 +81,9 @@ fn a_pop_under_load_is_seen_and_so_is_whose_agent_is_down() {
 
     // The other screens.
     top.types("\t");
-    let text = top.wait("the hosts' screen", |text| text.contains("\nHOST  STATE"));
-    assert!(text.lines().any(|line| line.contains("10.1.2.1")), "{text}");
+    let is_list = |text: &str| text.contains("\nHOST  STATE") && !text.contains("\nsessions ");
+    let text = top.wait("the hosts' screen", is_list);
+    assert!(line_of(&text, 3).unwrap().contains("rack-2"), "{text}");
     top.types("3");
     let text = top.wait("outcomes", |text| text.contains("\nOUTCOME"));
     assert!(
@@ -145,7 +146,7 @@ fn a_pop_under_load_is_seen_and_so_is_whose_agent_is_down() {
         "the last picture stays: {text}"
     );
     top.types("2");
-    top.wait("keys do all the same", |text| !text.contains("\nsessions "));
+    top.wait("keys do all the same", is_list);
     top.types("1");
     lab.resume(1).unwrap();
     top.wait("that it answers", is_busy);
