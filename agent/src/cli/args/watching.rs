@@ -66,9 +66,9 @@ answer, the screen says so, keeps the last picture with its age, and goes on as 
 agent is back. If already the first question is not answered, the command fails with exit code \
 3.
 
-One question costs the agent what one request for /metrics does; the answer grows by about \
-half a kilobyte with each host of the POP. What is drawn is what has room, however many hosts \
-there are.
+One question costs the agent no more than a request for /metrics does; the answer has some \
+40 kB, and half a kilobyte more for each host of the POP. What is drawn is what has room, \
+however many hosts there are.
 
 The standard output must be a terminal; it is left as it was, also when the command is \
 terminated. Without one use `homing stats --watch`, for scripts with --json.
