@@ -26,7 +26,7 @@ pub use capture::{CaptureEnded, End};
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
 pub use explain::{EXPLAIN_MAX, ExplainOrder, ExplainPacket, Explained, Explanations, Fact};
 pub use mux::{Mux, MuxSocket, MuxSum};
-pub use stats::{Counter, Outcome, Stats, StepTime};
+pub use stats::{Counter, Outcome, Stats, StepTime, Watch};
 
 /// `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -253,6 +253,9 @@ pub(crate) fn sample_stats() -> Stats {
     }
     let errors = BTreeMap::from([("rx_xdp_tx_errors".to_owned(), 2)]);
     Stats {
+        monotonic_us: 5_000_000,
+        incarnation: 1_760_000_000_000,
+        generation: 3,
         outcomes: outcomes.collect(),
         hooks: hooks.collect(),
         gossip,

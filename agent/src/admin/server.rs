@@ -14,6 +14,7 @@
 //! | `GET /apps` | [`api::Apps`] |
 //! | `GET /mux` | [`api::Mux`] |
 //! | `GET /stats` | [`api::Stats`] |
+//! | `GET /watch` | [`api::Watch`] |
 //! | `GET /log`, `POST /log?level=` | [`api::Log`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
@@ -136,6 +137,7 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
         .route("/apps", get(apps::<V>))
         .route("/mux", get(mux::<V>))
         .route("/stats", get(stats::<V>))
+        .route("/watch", get(watch::<V>))
         .route("/log", get(log::<V>).post(set_log::<V>))
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
@@ -202,6 +204,14 @@ async fn mux<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Mux>, Refu
 
 async fn stats<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Stats>, Refused> {
     Ok(Json(view.stats().await?))
+}
+
+async fn watch<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Watch>, Refused> {
+    Ok(Json(api::Watch {
+        status: view.status().await?,
+        hosts: view.hosts().await?,
+        stats: view.stats().await?,
+    }))
 }
 
 async fn log<V: View>(State(view): State<Arc<V>>) -> Json<api::Log> {
@@ -348,7 +358,7 @@ async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloade
 }
 
 async fn no_such_path(request: Request) -> Refused {
-    const KNOWN: &str = "/status /hosts /sessions /owner /explain /capture /capture/end /carriers /apps /mux /stats /log /metrics /healthz /leave \
+    const KNOWN: &str = "/status /hosts /sessions /owner /explain /capture /capture/end /carriers /apps /mux /stats /watch /log /metrics /healthz /leave \
          /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(

@@ -98,6 +98,12 @@ async fn every_answer_survives_the_way() {
         sample_hosts()
     );
     assert_eq!(json::<Stats>(path, "GET /stats", 200).await, sample_stats());
+    let watch = Watch {
+        status: sample_status(),
+        hosts: sample_hosts(),
+        stats: sample_stats(),
+    };
+    assert_eq!(json::<Watch>(path, "GET /watch", 200).await, watch);
     assert_eq!(
         json::<Carriers>(path, "GET /carriers", 200).await,
         sample_carriers()

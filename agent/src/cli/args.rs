@@ -2,6 +2,7 @@
 
 mod moving;
 mod packets;
+mod watching;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -14,6 +15,7 @@ pub(super) use moving::{DrainArgs, MoveArgs};
 #[cfg(test)]
 pub(super) use packets::Kind;
 pub(super) use packets::{CaptureArgs, ExplainArgs};
+pub(super) use watching::{StatsArgs, TopArgs};
 
 const LONG_ABOUT: &str = "\
 Homing keeps every packet going to the host that owns its session. It runs on the \
@@ -52,6 +54,8 @@ Examples:
   homing explain 198.51.100.7:40312 203.0.113.10:443
   homing capture -w lost.pcapng --outcome no_way --count 100
   homing stats --all
+  homing stats --watch 5s
+  homing top
   homing log info,homing_agent::gossip=debug
   homing move 198.51.100.7:40312 203.0.113.10:443 3
   homing drain --deadline 2m && systemctl poweroff";
@@ -123,12 +127,11 @@ pub(super) enum Command {
     /// Message sockets of this host's applications
     Mux(MuxArgs),
     /// How packets ended, and what hooks, gossip and others counted
-    #[command(long_about = STATS)]
-    Stats {
-        /// Show counters that are zero too
-        #[arg(long)]
-        all: bool,
-    },
+    #[command(long_about = watching::STATS)]
+    Stats(StatsArgs),
+    /// Hosts, sessions, packets and gossip on a full screen, live
+    #[command(long_about = watching::TOP)]
+    Top(TopArgs),
     /// Move one session of this host to another host
     #[command(long_about = moving::MOVE)]
     Move(MoveArgs),
@@ -288,13 +291,6 @@ WAITING, how many others wait for that. A message socket that is `ending` was cl
 what it sent is still under way.
 
 The second table has the carriers of messages, as `homing carriers` has them.";
-
-const STATS: &str = "\
-How packets' ways through XDP ended, and what the hooks on sockets, gossip, carriers, \
-applications, moves and the interfaces' drivers counted.
-
-Each packet is counted in exactly one outcome. Counters that are zero are left out \
-unless --all is given.";
 
 const RELOAD: &str = "\
 Read the key file (pop.key_file) again, and go on with what it holds. A file that is \

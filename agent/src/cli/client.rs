@@ -73,6 +73,15 @@ impl Agent {
         }
     }
 
+    /// Asks for something, and waits for the answer for so long only.
+    pub(super) async fn get_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, Failure> {
+        self.ask(Method::GET, path, within).await
+    }
+
     /// Tells the agent to do something that it answers at once.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.post_within(path, WITHIN).await

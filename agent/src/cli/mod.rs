@@ -16,13 +16,16 @@ mod key;
 mod logs;
 mod man;
 mod moving;
+mod rates;
 mod show;
 mod table;
 #[cfg(test)]
 mod tests;
+mod top;
 #[cfg(test)]
 mod trouble;
 mod unload;
+mod watch;
 
 use std::{
     future::Future,
@@ -271,10 +274,16 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let mux: api::Mux = agent.get("/mux").await?;
             view.print(out, &mux, |style| show::bases::mux(&mux, limit, style))
         }
-        Command::Stats { all } => {
-            let stats: api::Stats = agent.get("/stats").await?;
-            view.print(out, &stats, |style| show::stats(&stats, *all, style))
-        }
+        Command::Stats(args) => match args.watch {
+            Some(interval) => watch::stats(&agent, interval, args.all, &view, out).await,
+            None => {
+                let stats: api::Stats = agent.get("/stats").await?;
+                view.print(out, &stats, |style| {
+                    show::stats(&stats, None, args.all, style)
+                })
+            }
+        },
+        Command::Top(args) => top::top(&agent, args.interval, &view).await,
         Command::Drain(args) => {
             let drain = drain::drain(&agent, args, cli.json).await?;
             view.print(out, &drain, |style| drain::show(&drain, style))?;

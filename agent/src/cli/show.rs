@@ -1,11 +1,12 @@
 //! Answers as people read them.
 
 pub(super) mod bases;
+mod stats;
 
 use crate::{
     admin::api::{
-        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, NextHop, Owner,
-        Reloaded, Sessions, Stats, Status, SyncState,
+        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, Members, NextHop,
+        Owner, Reloaded, Sessions, Status, SyncState,
     },
     config::Config,
 };
@@ -14,6 +15,7 @@ use super::{
     drain,
     table::{Style, Table, list},
 };
+pub(super) use stats::stats;
 
 /// What a good configuration says, in one line.
 pub(super) fn checked(config: &Config) -> String {
@@ -82,13 +84,7 @@ pub(super) fn status(status: &Status, _: Style) -> String {
         ("interfaces", interfaces.join(", ")),
         ("cgroup", status.cgroup.display().to_string()),
         ("services", services.join(", ")),
-        (
-            "members",
-            format!(
-                "{} alive, {} down, {} left",
-                status.members.alive, status.members.down, status.members.left
-            ),
-        ),
+        ("members", members(&status.members)),
         ("keys", keys(&status.keys)),
         (
             "sessions",
@@ -143,6 +139,14 @@ pub(super) fn status(status: &Status, _: Style) -> String {
     list(&rows)
 }
 
+/// How many hosts are in which state.
+pub(super) fn members(members: &Members) -> String {
+    format!(
+        "{} alive, {} down, {} left",
+        members.alive, members.down, members.left
+    )
+}
+
 /// What becomes of packets of sessions that nobody is known to own.
 fn unknown(status: &Status) -> &'static str {
     match (status.gossip.synced, status.draining, status.gossip.full) {
@@ -153,14 +157,14 @@ fn unknown(status: &Status) -> &'static str {
     }
 }
 
-fn asks(asks: &Asks) -> String {
+pub(super) fn asks(asks: &Asks) -> String {
     format!(
         "{} sessions, {} found, {} reset, {} open",
         asks.asked, asks.found, asks.reset, asks.open
     )
 }
 
-fn latency(latency: &Latency) -> String {
+pub(super) fn latency(latency: &Latency) -> String {
     match (latency.p50, latency.p99) {
         (Some(p50), Some(p99)) => {
             format!(
@@ -173,7 +177,7 @@ fn latency(latency: &Latency) -> String {
 }
 
 /// A time span in its two largest units.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let (d, h, m, s) = (
         seconds / 86_400,
         seconds / 3_600 % 24,
@@ -258,7 +262,7 @@ pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {
     table.text()
 }
 
-fn kernel(host: &Host, now_unix_ms: u64) -> String {
+pub(super) fn kernel(host: &Host, now_unix_ms: u64) -> String {
     let heard = host.kernel_heard_unix_ms;
     let ago = heard.map(|heard| span(now_unix_ms.saturating_sub(heard) / 1_000));
     match (host.kernel, ago) {
@@ -270,18 +274,18 @@ fn kernel(host: &Host, now_unix_ms: u64) -> String {
     }
 }
 
-fn state(host: &Host) -> &'static str {
+pub(super) fn state(host: &Host) -> &'static str {
     match host.state {
         HostState::Alive if host.draining => "draining",
         state => state.label(),
     }
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".to_owned()
 }
 
-fn next_hop(host: &Host) -> (String, String, String) {
+pub(super) fn next_hop(host: &Host) -> (String, String, String) {
     let Some(hop) = &host.next_hop else {
         let via = if host.this_host { "this host" } else { "-" };
         return (via.to_owned(), dash(), dash());
@@ -311,7 +315,7 @@ fn next_hop(host: &Host) -> (String, String, String) {
     (to, interface.unwrap_or_else(dash), mtu.unwrap_or_else(dash))
 }
 
-fn sync(sync: SyncState) -> String {
+pub(super) fn sync(sync: SyncState) -> String {
     match sync {
         SyncState::InSync => "in sync".to_owned(),
         SyncState::Gap { missing } => format!("{missing} missing"),
@@ -369,62 +373,4 @@ pub(super) fn owner(owner: &Owner, _: Style) -> String {
         ("claim", text)
     }));
     list(&rows)
-}
-
-pub(super) fn stats(stats: &Stats, all: bool, style: Style) -> String {
-    let mut outcomes = Table::new(style, &["OUTCOME", "VERDICT", ">PACKETS", "MEANING"]);
-    let mut shown = 0;
-    for outcome in stats.outcomes.iter().filter(|o| all || o.packets > 0) {
-        shown += 1;
-        outcomes.row([
-            outcome.name.clone(),
-            outcome.verdict.clone(),
-            outcome.packets.to_string(),
-            outcome.help.clone(),
-        ]);
-    }
-    let mut parts = Vec::new();
-    if shown > 0 {
-        parts.push(outcomes.text());
-    }
-
-    let mut counters = Table::new(style, &["COUNTER", ">COUNT", "MEANING"]);
-    let hooks = stats.hooks.iter().map(|counter| ("", counter));
-    let parts_of = [
-        ("gossip ", &stats.gossip),
-        ("carriers ", &stats.carriers),
-        ("apps ", &stats.apps),
-        ("mux ", &stats.mux),
-        ("moves ", &stats.moves),
-        ("parked ", &stats.parked),
-    ];
-    let of_parts = parts_of
-        .iter()
-        .flat_map(|(group, counters)| counters.iter().map(|counter| (*group, counter)));
-    let mut shown = 0;
-    for (group, counter) in hooks.chain(of_parts).filter(|(_, c)| all || c.count > 0) {
-        shown += 1;
-        counters.row([
-            format!("{group}{}", counter.name),
-            counter.count.to_string(),
-            counter.help.clone(),
-        ]);
-    }
-    for (interface, values) in &stats.interfaces {
-        for (name, count) in values.iter().filter(|(_, count)| all || **count > 0) {
-            shown += 1;
-            counters.row([
-                format!("{interface} {name}"),
-                count.to_string(),
-                "Counted by the interface's driver".to_owned(),
-            ]);
-        }
-    }
-    if shown > 0 {
-        parts.push(counters.text());
-    }
-    if parts.is_empty() {
-        return "all counters are zero; --all shows them".to_owned();
-    }
-    parts.join("\n\n")
 }

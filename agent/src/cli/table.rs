@@ -43,8 +43,9 @@ impl Table {
     }
 
     /// Adds a row, with one cell per column.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         // A line feed would break the row.
+        let cells = cells.into_iter();
         let cells = cells.map(|cell| Cell::new(cell.replace('\n', " ")));
         self.inner.add_row(cells);
     }

@@ -67,6 +67,7 @@ fn help_documents_what_scripts_rely_on() {
         "HOMING_CONFIG",
         "--json",
         "doctor",
+        "top",
         "unload",
         "completions",
     ] {
@@ -119,6 +120,16 @@ fn nonsense_is_refused_with_a_reason() {
             "from 1ms to 60s",
         ),
         (
+            "homing top --interval 99ms",
+            ErrorKind::ValueValidation,
+            "from 100ms to 1h",
+        ),
+        (
+            "homing stats --watch 2h",
+            ErrorKind::ValueValidation,
+            "from 100ms to 1h",
+        ),
+        (
             "homing drain --deadline soon",
             ErrorKind::ValueValidation,
             "whole number and its unit",
@@ -156,6 +167,22 @@ fn options_may_stand_anywhere() {
     let cli = parsed("homing --json status --socket /tmp/a.sock");
     assert!(cli.json);
     assert_eq!(socket(&cli), Path::new("/tmp/a.sock"));
+}
+
+#[test]
+fn stats_are_watched_every_second_unless_told_otherwise() {
+    for (line, wanted) in [
+        ("homing stats --all", None),
+        ("homing stats --watch --all", Some(1_000)),
+        ("homing stats --watch 100ms", Some(100)),
+        ("homing stats --watch=1h", Some(3_600_000)),
+    ] {
+        let Command::Stats(args) = parsed(line).command else {
+            panic!("{line}");
+        };
+        let wanted = wanted.map(std::time::Duration::from_millis);
+        assert_eq!(args.watch, wanted, "{line}");
+    }
 }
 
 #[test]
@@ -470,14 +497,14 @@ MESSAGE SOCKET  FOR            STATE  SENT  HELD  BLOCKED  UNREAD  WAITING
 #[test]
 fn stats_hide_what_is_zero() {
     let stats = sample_stats();
-    let text = show::stats(&stats, false, Style::Plain);
+    let text = show::stats(&stats, None, false, Style::Plain);
     assert!(
         text.contains("forwarded") && text.contains("1234"),
         "{text}"
     );
     assert!(!text.contains("local_cookie"), "{text}");
     assert!(text.contains("eth0 rx_xdp_tx_errors"), "{text}");
-    let all = show::stats(&stats, true, Style::Plain);
+    let all = show::stats(&stats, None, true, Style::Plain);
     assert!(all.contains("local_cookie"), "{all}");
     for counter in [
         "carriers opened",
@@ -488,7 +515,7 @@ fn stats_hide_what_is_zero() {
         assert!(all.contains(counter), "{counter} is not in\n{all}");
         assert!(!text.contains(counter), "{text}");
     }
-    let none = show::stats(&api::Stats::default(), false, Style::Plain);
+    let none = show::stats(&api::Stats::default(), None, false, Style::Plain);
     assert_eq!(none, "all counters are zero; --all shows them");
 }
 

@@ -4,9 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Host, Status};
+
 /// `GET /stats`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
+    /// When this was counted, by the clock of the host's kernel that never goes back, in
+    /// microseconds: rates are made of two answers and the time between them.
+    pub monotonic_us: u64,
+    /// The life of the host's kernel: outcomes and hooks are counted from its beginning.
+    pub incarnation: u64,
+    /// Which start of the agent in this incarnation: what agents count begins with it.
+    pub generation: u64,
     /// How packets' ways through XDP ended: each packet in exactly one outcome.
     pub outcomes: Vec<Outcome>,
     /// What the hooks on sockets counted, and what comparisons with the kernel's
@@ -31,6 +40,18 @@ pub struct Stats {
     /// The interfaces' own counters of XDP errors, by interface, as the driver
     /// names them; empty where it has none.
     pub interfaces: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// `GET /watch`: what changes from moment to moment, in one answer, so that who looks every
+/// second asks once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watch {
+    /// What `GET /status` answers.
+    pub status: Status,
+    /// What `GET /hosts` has, by id.
+    pub hosts: Vec<Host>,
+    /// What `GET /stats` answers.
+    pub stats: Stats,
 }
 
 /// A counter of the fast path.

@@ -34,7 +34,7 @@ pub(super) fn apps_line(sum: &AppsSum) -> String {
 }
 
 /// Moves that are under way, in a line.
-pub(super) fn moves_line(sum: &MovesSum) -> String {
+pub(in crate::cli) fn moves_line(sum: &MovesSum) -> String {
     let mut text = format!("{} from here, {} to here", sum.from_here, sum.to_here);
     if sum.waiting > 0 {
         text += &format!(", {} wait for their turn", sum.waiting);

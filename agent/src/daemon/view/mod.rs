@@ -361,8 +361,12 @@ impl View for AgentView {
             Ok((stats.read()?, interfaces))
         })
         .await?;
+        let monotonic_us = monotonic_ns() / 1_000;
         let moves = self.moves.status().await?;
         Ok(api::Stats {
+            monotonic_us,
+            incarnation: status.stream.incarnation,
+            generation: status.stream.generation,
             outcomes: counts::outcomes(&counts),
             hooks: {
                 let mut hooks = counts::hooks(&counts);
