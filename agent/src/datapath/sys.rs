@@ -338,15 +338,15 @@ pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
-/// Opens the map with an id.
+/// Opens the map with an id. Needs CAP_SYS_ADMIN, which the agent does not have.
 pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
     bpf_fd(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)
 }
 
-/// How many entries a map has at most.
-pub(super) fn entries_of(map: BorrowedFd<'_>) -> io::Result<u32> {
+/// A map's id, and how many entries it has at most.
+pub(super) fn id_and_entries_of(map: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     // SAFETY: `bpf_map_info` is made of integers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { zeroed() };
     let mut attr = empty();
@@ -354,7 +354,7 @@ pub(super) fn entries_of(map: BorrowedFd<'_>) -> io::Result<u32> {
     attr.info.info_len = size_of::<bpf_map_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.max_entries)
+    Ok((info.id, info.max_entries))
 }
 
 /// Names a map that is to be made: fifteen bytes at most.

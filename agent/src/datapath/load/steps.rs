@@ -326,7 +326,9 @@ impl<'a> Load<'a> {
             write_layouts(&pin, &self.wanted.layouts).map_err(Error::pin("write", &pin))?;
         }
         let find = |name| ebpf.map(name).ok_or_else(|| programs::lacks(name));
-        owners::provide(&owners::Maps::find(find)?).map_err(|error| Error::Map {
+        let folder = self.pins.tables();
+        let tables = owners::Maps::find(find)?.pinned_in(&folder);
+        owners::provide(&tables).map_err(|error| Error::Map {
             name: "OWNERS",
             error,
         })?;
