@@ -4,5 +4,6 @@
 mod systemd {
     mod common;
     mod contained;
+    mod package;
     mod unit;
 }

@@ -37,6 +37,8 @@ pub(super) fn left() -> Vec<&'static str> {
     // What cannot be read is held for everything.
     let bound = bound.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
     let bound = bound.unwrap_or(u64::MAX);
-    let held = WITHHELD.iter().filter(|(number, _)| bound & (1 << number) != 0);
+    let held = WITHHELD
+        .iter()
+        .filter(|(number, _)| bound & (1 << number) != 0);
     held.map(|(_, name)| *name).collect()
 }

@@ -74,8 +74,8 @@ pub fn breaches(outside: &Outside) -> Vec<String> {
     }
     for folder in HIDDEN {
         let mark = Path::new(folder).join(&outside.mark);
-        let hidden = fs::symlink_metadata(&mark)
-            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let hidden =
+            fs::symlink_metadata(&mark).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         must(hidden, format!("{folder} is the machine's"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -62,7 +62,11 @@ impl Contained {
             "there is no systemd on this machine, which need not run it; on Debian and Ubuntu: \
              apt-get install --no-install-recommends systemd"
         );
-        let new = Self::start(lab, host, &[SYSTEMD, "--system", "--unit=multi-user.target"])?;
+        let new = Self::start(
+            lab,
+            host,
+            &[SYSTEMD, "--system", "--unit=multi-user.target"],
+        )?;
         let mut said = String::new();
         let up = wait_until(BOOT_WITHIN, || {
             let output = new.output("systemctl", &["is-system-running"])?;
@@ -189,7 +193,10 @@ impl Contained {
     }
 
     fn command(&self, program: &str) -> Result<Command> {
-        ensure!(self.init.alive(), "the contained root's first process is gone");
+        ensure!(
+            self.init.alive(),
+            "the contained root's first process is gone"
+        );
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.init.pid));
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);

@@ -83,13 +83,20 @@ pub fn enter(base: &Path) -> Result<()> {
     // Of a machine of its own, which mounts nothing.
     fs::write("/etc/fstab", "")?;
     fs::write("/etc/machine-id", "")?;
-    Ok(())
+    // What makers of images leave there forbids packages to start anything.
+    match fs::remove_file("/usr/sbin/policy-rc.d") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
+        _ => Ok(()),
+    }
 }
 
 /// What the kernel shows.
 fn kernel() -> Result<()> {
     new("proc", Path::new("/proc"), "")?;
-    for path in READ_ONLY.into_iter().filter(|path| Path::new(path).exists()) {
+    for path in READ_ONLY
+        .into_iter()
+        .filter(|path| Path::new(path).exists())
+    {
         let none = None::<&str>;
         mount(Some(path), path, none, MsFlags::MS_BIND, none)?;
         read_only(path)?;

@@ -129,6 +129,13 @@ impl Site {
         }
     }
 
+    /// Puts a drop-in beside the unit, or takes it away again.
+    pub fn drop_in(&self, text: &str) {
+        let path = "/etc/systemd/system/homing.service.d/test.conf";
+        self.root.write(path, text.as_bytes()).unwrap();
+        self.systemctl(&["daemon-reload"]);
+    }
+
     /// What systemd says of the service.
     pub fn show(&self) -> Shown {
         Shown(self.root.run("systemctl", &["show", "homing"]).unwrap())
@@ -230,7 +237,11 @@ impl Site {
             Ok(sum("sessions") == all && sum("foreign") == all)
         });
         assert!(known.unwrap(), "{}", self.journal());
-        assert_eq!(self.lab.set_ecmp(&[2, 1]).unwrap(), 1.0, "not all have moved");
+        assert_eq!(
+            self.lab.set_ecmp(&[2, 1]).unwrap(),
+            1.0,
+            "not all have moved"
+        );
         goes_on(&clients);
         clients
     }

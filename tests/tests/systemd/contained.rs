@@ -65,7 +65,10 @@ fn what_is_done_in_it_stays_in_it_and_ends_with_it() {
     const TIME_AND_MODULES: u64 = 1 << 25 | 1 << 16;
     let status = root.run("cat", &["/proc/self/status", "/proc/1/status"]);
     for line in status.unwrap().lines() {
-        if let Some(bits) = line.strip_prefix("CapBnd:").or(line.strip_prefix("CapEff:")) {
+        if let Some(bits) = line
+            .strip_prefix("CapBnd:")
+            .or(line.strip_prefix("CapEff:"))
+        {
             let bits = u64::from_str_radix(bits.trim(), 16).unwrap();
             assert_eq!(bits & TIME_AND_MODULES, 0, "{line}");
         }
@@ -85,7 +88,10 @@ fn it_dies_with_whoever_made_it() {
     });
     let init = root.init();
     let path = format!("/proc/{init}/ns/net");
-    let gone = wait_until(Duration::from_secs(10), || Ok(fs::read_link(&path).is_err()));
+    let gone = wait_until(
+        Duration::from_secs(10),
+        || Ok(fs::read_link(&path).is_err()),
+    );
     assert!(gone.unwrap(), "process {init} is there");
     root.down().unwrap();
     lab.down().unwrap();
