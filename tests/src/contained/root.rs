@@ -29,6 +29,10 @@ const EMPTY: [(&str, &str); 6] = [
     ("/lib/systemd/system-generators", "mode=755"),
 ];
 
+/// Files that are hidden: what makers of images leave there so that packages start nothing,
+/// and what has the index of all manual pages made anew with each package, which takes seconds.
+const ABSENT: [&str; 2] = ["/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"];
+
 /// Parts of `/proc` by which one could change the machine.
 const READ_ONLY: [&str; 5] = [
     "/proc/sys",
@@ -83,11 +87,15 @@ pub fn enter(base: &Path) -> Result<()> {
     // Of a machine of its own, which mounts nothing.
     fs::write("/etc/fstab", "")?;
     fs::write("/etc/machine-id", "")?;
-    // What makers of images leave there forbids packages to start anything.
-    match fs::remove_file("/usr/sbin/policy-rc.d") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
-        _ => Ok(()),
+    for path in ABSENT {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot hide {path}"));
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// What the kernel shows.
