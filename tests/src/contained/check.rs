@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::{Deserialize, Serialize};
 
-use super::capabilities;
+use crate::capabilities;
 
 /// Folders of the machine in which the builder has left a mark.
 pub const HIDDEN: [&str; 3] = ["/tmp", "/run", "/var/tmp"];
@@ -100,7 +100,7 @@ pub fn breaches(outside: &Outside) -> Vec<String> {
             format!("{path} can be written"),
         );
     }
-    for capability in capabilities::left() {
+    for capability in capabilities::left_of_machine() {
         must(false, format!("{capability} can be had"));
     }
     // The root of all cgroups has no type.

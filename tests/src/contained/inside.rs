@@ -16,7 +16,8 @@ use nix::{
     unistd::{ForkResult, fork},
 };
 
-use super::{CONTAINED, GO, Outside, capabilities, check, root};
+use super::{CONTAINED, GO, Outside, check, root};
+use crate::capabilities;
 
 /// Lets this process, and what it becomes, die with the thread that started it.
 pub(super) fn die_with_parent() -> io::Result<()> {
@@ -62,7 +63,7 @@ fn first(base: &Path, program: &[OsString], outside: &Outside) -> Result<Infalli
     // The machine's /proc is still there, and tells its own number of this process.
     let pid = std::fs::read_link("/proc/self").context("cannot read /proc/self")?;
     root::enter(base)?;
-    capabilities::withhold().context("cannot withhold capabilities")?;
+    capabilities::withhold_those_of_machine().context("cannot withhold capabilities")?;
     std::fs::write(Path::new("/").join(&outside.mark), "")
         .context("cannot write into the new root")?;
     let breaches = check::breaches(outside);

@@ -4,13 +4,12 @@
 //! A program becomes the first process of new mount, pid, IPC and UTS namespaces, in the lab
 //! machine's network and cgroup namespaces. Its root is the machine's, read only, under a layer
 //! in memory that takes all that is written ([`root`]); what would change the kernel for
-//! everybody, it may not ([`capabilities`]). Before the program starts, **it is checked that
+//! everybody, it may not. Before the program starts, **it is checked that
 //! nothing of the machine can be reached** ([`check`]); if anything can, it is refused.
 //!
 //! All of it goes with the first process, and that ends with the [`Contained`] or with the
 //! thread that made it, however that ends. The lab's cgroups hold whatever it starts.
 
-mod capabilities;
 mod check;
 mod inside;
 mod root;
@@ -30,7 +29,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::lab::{Lab, Node, own_program, state::Process, wait_until};
+use crate::{
+    capabilities,
+    lab::{Lab, Node, own_program, state::Process, wait_until},
+};
 pub use check::{Outside, breaches};
 pub use inside::contain;
 
@@ -207,7 +209,7 @@ impl Contained {
         command.env("SYSTEMD_PAGER", "");
         // It is no child of the first process, and has what this one has.
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(capabilities::withhold) };
+        unsafe { command.pre_exec(capabilities::withhold_those_of_machine) };
         Ok(command)
     }
 
