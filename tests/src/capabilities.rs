@@ -2,8 +2,9 @@
 
 use std::{fs, io};
 
-/// What the agent has under its unit: CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF.
-pub const OF_UNIT: [u32; 3] = [12, 38, 39];
+/// What the agent has under its unit: CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_PERFMON and
+/// CAP_BPF.
+pub const OF_UNIT: [u32; 4] = [10, 12, 38, 39];
 
 /// What changes the kernel for the whole machine, whatever namespaces there are: a clock that
 /// is set in a container is set for everybody.

@@ -267,8 +267,10 @@ struct Marks {
 impl Marks {
     fn set() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        const PREFIX: &str = "homing-contained-";
+        sweep(PREFIX)?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("homing-contained-{}-{number}", std::process::id());
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
         let paths = check::HIDDEN.map(|folder| Path::new(folder).join(&name));
         let marks = Self {
             name,
@@ -294,6 +296,23 @@ impl Drop for Marks {
             fs::remove_file(path).ok();
         }
     }
+}
+
+/// Removes the marks of processes that were killed.
+fn sweep(prefix: &str) -> Result<()> {
+    for folder in check::HIDDEN {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let of = name.strip_prefix(prefix);
+            let pid = of.and_then(|of| of.split('-').next()?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                // Another process may do the same.
+                fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The cgroups at the top of the machine's hierarchies, but for those of tests, which come and
