@@ -1,10 +1,21 @@
 //! The unit, by systemd itself.
 
-use std::time::Duration;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
-use homing_tests::capabilities::OF_UNIT;
+use homing_tests::{
+    capabilities::OF_UNIT,
+    lab::{Node, node, wait_until},
+};
+use serde_json::Value;
 
-use super::common::{Site, goes_on, packages, unbroken};
+use super::common::{PATIENCE, Site, goes_on, packages, unbroken};
 
 /// How long a connection may stand still while its host's agent is reloaded, killed and
 /// started: it depends on the kernel alone, and this machine is busy with systemd, too.
@@ -207,4 +218,79 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
     let said = site.root.run("systemd-analyze", &args).unwrap();
     println!("{}", said.lines().last().unwrap_or_default());
     site.down();
+}
+
+/// A service below 1024 that no server of the site answers for.
+const PORT: u16 = 80;
+
+/// An application as a host has it: in the host's own cgroup, where its sockets are seen.
+const ECHO: &str =
+    "[Service]\nExecStart=/srv/homing-echo /run/homing/homing.app.sock 203.0.113.10:80\n";
+
+#[test]
+fn sessions_move_from_and_to_an_agent_that_has_what_the_unit_gives_it() {
+    let Some([package, _]) = packages() else {
+        return;
+    };
+    let mut site = Site::installed("sdmove", package);
+    site.start();
+    let echo = Path::new(env!("CARGO_BIN_EXE_homing-echo"));
+    site.root
+        .write("/srv/homing-echo", &fs::read(echo).unwrap())
+        .unwrap();
+    site.root
+        .run("chmod", &["700", "/srv/homing-echo"])
+        .unwrap();
+    let unit = "/etc/systemd/system/echo.service";
+    site.root.write(unit, ECHO.as_bytes()).unwrap();
+    site.systemctl(&["daemon-reload"]);
+    site.systemctl(&["start", "echo"]);
+    let service = site.lab.plan().service(PORT)[0];
+    let mut command = Command::new(echo);
+    command
+        .arg(site.lab.sockets(2).apps)
+        .arg(service.to_string());
+    let mut other = site.lab.spawn(Node::Host(2), &mut command).unwrap();
+
+    site.lab.set_ecmp(&[1]).unwrap();
+    let (mut client, mut answers) = connect(&site, service);
+    assert_eq!(say(&mut client, &mut answers), "1: hello\n");
+    let name = [client.local_addr().unwrap(), service].map(|address| address.to_string());
+    // A server tells its agent of itself once it runs.
+    let moved = |outcome: anyhow::Result<Value>| outcome.is_ok_and(|it| it["outcome"] == "moved");
+    let away = || Ok(moved(site.root.homing(&["move", &name[0], &name[1], "2"])));
+    assert!(wait_until(PATIENCE, away).unwrap(), "{}", site.journal());
+    assert_eq!(say(&mut client, &mut answers), "2: hello\n");
+    let back = || {
+        let args = ["move", &name[0], &name[1], "1"];
+        Ok(moved(site.lab.homing_json(2, &args)))
+    };
+    assert!(wait_until(PATIENCE, back).unwrap(), "{}", site.journal());
+    assert_eq!(say(&mut client, &mut answers), "3: hello\n");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    site.down();
+}
+
+/// Connects from the lab's client; the connection, to be written to and to be read from.
+fn connect(site: &Site, service: SocketAddr) -> (TcpStream, BufReader<TcpStream>) {
+    let namespace = site.lab.namespace(Node::Client(1));
+    let mut stream = None;
+    let connected = wait_until(PATIENCE, || {
+        stream = node::in_namespace(&namespace, || Ok(TcpStream::connect(service).ok()))?;
+        Ok(stream.is_some())
+    });
+    assert!(connected.unwrap(), "no server at {service}");
+    let stream = stream.expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let reader = BufReader::new(stream.try_clone().unwrap());
+    (stream, reader)
+}
+
+/// A line, and its answer.
+fn say(stream: &mut TcpStream, answers: &mut BufReader<TcpStream>) -> String {
+    stream.write_all(b"hello\n").unwrap();
+    let mut answer = String::new();
+    answers.read_line(&mut answer).unwrap();
+    answer
 }
