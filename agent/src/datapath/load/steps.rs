@@ -21,7 +21,7 @@ use std::{
     thread,
 };
 
-use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::ProgramInfo};
+use aya::{Ebpf, EbpfLoader, maps::MapInfo};
 
 use super::{
     LoadOptions,
@@ -220,12 +220,11 @@ impl<'a> Load<'a> {
         }
         let mut used = BTreeSet::new();
         for pin in list(&self.pins.programs())? {
-            let unknown = |error: aya::programs::ProgramError| Error::Load {
-                why: format!("{}: {error}", pin.display()),
-            };
-            let info = ProgramInfo::from_pin(&pin).map_err(unknown)?;
-            if running.contains(&info.id()) {
-                used.extend(info.map_ids().map_err(unknown)?.unwrap_or_default());
+            let program = sys::open_pin(&pin).map_err(Error::pin("open the program", &pin))?;
+            let found = sys::id_and_maps_of(std::os::fd::AsFd::as_fd(&program));
+            let (id, maps) = found.map_err(Error::pin("examine the program", &pin))?;
+            if running.contains(&id) {
+                used.extend(maps);
             }
         }
         Ok(used)
