@@ -214,6 +214,7 @@ mod tests {
             Self(Arc::new(Tables {
                 header: SharedHeader(Arc::new(Mapped::anonymous(1))),
                 number: 0,
+                id: 0,
                 buckets: Mapped::anonymous(BUCKETS_MIN),
             }))
         }
