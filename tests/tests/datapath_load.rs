@@ -160,7 +160,8 @@ fn unload_removes_everything_and_may_be_called_again() {
         let report = unload(&options.pin_dir).unwrap();
         assert_eq!(report.links.len(), 4);
         assert_eq!(report.programs.len(), 4);
-        assert_eq!(report.maps.len(), MAPS.len());
+        // With the table that OWNERS holds.
+        assert_eq!(report.maps.len(), MAPS.len() + 1);
         assert!(!sandbox.bpf.join("homing").exists());
         assert_eq!(running("eth0"), None);
         assert_eq!(egress("eth0"), None);
@@ -314,6 +315,40 @@ fn owners_are_counted_and_bounded() {
         }
         assert!(owners.is_empty());
         assert_eq!(owners.get(session_id(5)), None);
+    });
+}
+
+#[test]
+fn the_one_table_of_owners_is_pinned_and_the_next_start_finds_it() {
+    sandbox::run(|sandbox| {
+        let mut options = sandbox.options(&[]);
+        // The smallest table has 1,048,576 slots.
+        options.owners_entries = 2_000_000;
+        let pinned = || names(&options.pin_dir.join("tables"));
+        let mut datapath = Datapath::load(&options).unwrap();
+        let first = pinned();
+        assert_eq!(first.len(), 1, "{first:?}");
+        let mut sessions = 0;
+        while pinned() == first {
+            for _ in 0..20_000 {
+                datapath
+                    .owners
+                    .set(session_id(sessions), HostId(2))
+                    .unwrap();
+                sessions += 1;
+            }
+            assert!(sessions < 1_100_000, "it has not grown");
+        }
+        let second = pinned();
+        assert_eq!(second.len(), 1, "{second:?}");
+        drop(datapath);
+        // Only by its pin: nothing else opens it without CAP_SYS_ADMIN.
+        let datapath = Datapath::load(&options).unwrap();
+        assert_eq!(u64::from(datapath.owners.len()), sessions);
+        assert_eq!(pinned(), second);
+        drop(datapath);
+        unload(&options.pin_dir).unwrap();
+        assert!(!options.pin_dir.exists());
     });
 }
 

@@ -213,7 +213,9 @@ fn owners(options: &LoadOptions) -> Owners {
     let pin = |name| MapData::from_pin(options.pin_dir.join("maps").join(name)).unwrap();
     let outer = &Map::ArrayOfMaps(pin("OWNERS"));
     let header = &Map::Array(pin("OWNERS_HEADER"));
-    Owners::open(&Maps { outer, header }, options.owners_entries).unwrap()
+    let folder = options.pin_dir.join("tables");
+    let maps = Maps::new(outer, header).pinned_in(&folder);
+    Owners::open(&maps, options.owners_entries).unwrap()
 }
 
 /// An agent of the older build has run, and runs no more.

@@ -11,14 +11,11 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run::{exists, must, output, root};
 
-/// Sees to promtool, which judges metrics and alert rules, and to a root of Debian's in
-/// which the package is installed, as far as that can be. Tests do without, and say so.
+/// Sees to promtool, which judges metrics and alert rules, as far as that can be. Tests do
+/// without, and say so.
 pub fn provide() {
     if let Err(error) = promtool() {
         eprintln!("setup: no promtool to check alert rules with: {error:#}");
-    }
-    if let Err(error) = small_root() {
-        eprintln!("setup: no root of Debian's to install the package in: {error:#}");
     }
 }
 
@@ -51,45 +48,6 @@ fn promtool() -> Result<()> {
     // Only what is whole gets the name.
     fs::rename(folder.join("usr/bin/promtool"), program)?;
     Ok(fs::remove_dir_all(folder)?)
-}
-
-/// `target/tools/debian.tar`: what dpkg itself needs, of this machine's release.
-fn small_root() -> Result<()> {
-    let tools = root().join("target/tools");
-    let tar = tools.join("debian.tar");
-    if tar.is_file() {
-        return Ok(());
-    }
-    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let line = |name| os.lines().find_map(|line| line.strip_prefix(name));
-    if line("ID=") != Some("debian") {
-        bail!("this is no Debian");
-    }
-    let release = line("VERSION_CODENAME=").context("this Debian does not say which it is")?;
-    let mirror = mirror()?;
-    let program = if exists("mmdebstrap") {
-        "mmdebstrap".into()
-    } else {
-        unpack("mmdebstrap")?.join("usr/bin/mmdebstrap")
-    };
-    eprintln!(
-        "setup: making a small root of Debian's {release} in {} (a minute)",
-        tar.display()
-    );
-    let new = tools.join("debian.new.tar");
-    must(
-        // What it mounts is seen by nobody else.
-        Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--mount-proc"])
-            .arg(program)
-            .args(["--quiet", "--mode=root", "--variant=essential"])
-            .arg("--aptopt=APT::Sandbox::User \"root\"")
-            .arg(release)
-            .arg(&new)
-            .arg(mirror)
-            .env("TMPDIR", &tools),
-    )?;
-    Ok(fs::rename(new, tar)?)
 }
 
 /// Unpacks a package that is not installed; the folder it is in.

@@ -23,7 +23,7 @@ const CARGO_FUZZ: &str = "0.13.1";
 
 /// Programs of the lab and the packages that have them: Debian's, and Ubuntu's
 /// where it calls them something else.
-const PROGRAMS: [(&str, &str, Option<&str>); 9] = [
+const PROGRAMS: [(&str, &str, Option<&str>); 10] = [
     ("ip", "iproute2", None),
     ("ethtool", "ethtool", None),
     (
@@ -40,6 +40,9 @@ const PROGRAMS: [(&str, &str, Option<&str>); 9] = [
     ("faketime", "faketime", None),
     // An application in another language than Rust.
     ("python3", "python3", None),
+    // It does not run on this machine for that: only `systemd-sysv` makes it do so. To
+    // install it adds users, a machine id and empty folders, and starts nothing.
+    ("systemd-analyze", "systemd", None),
 ];
 
 /// Debian's Rust compiler with the library sources of the same version.

@@ -1,5 +1,5 @@
-//! `cargo xtask package`: what is in the package, and what its scripts do in a root of
-//! its own.
+//! `cargo xtask package`: what is in the package. What becomes of it on a host is tested with the
+//! lab, in `tests/tests/systemd`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -225,53 +225,4 @@ fn depends_are_of_what_it_links(unpacked: &Path, depends: &str) {
         });
         assert!(owners.next().is_some(), "{library}: {depends}");
     }
-}
-
-/// `unshare` of everything that the scripts could reach the machine by.
-const NAMESPACES: [&str; 7] = [
-    "--mount",
-    "--pid",
-    "--net",
-    "--ipc",
-    "--uts",
-    "--fork",
-    "--kill-child",
-];
-
-#[test]
-fn the_package_is_installed_upgraded_and_removed_as_it_should() {
-    let tar = workspace().join("target/tools/debian.tar");
-    // The namespaces and the root's files need root.
-    let is_root = output(Command::new("id").arg("-u")).trim() == "0";
-    if !tar.is_file() || !is_root {
-        eprintln!("skipped: there is no root to install it in; as root: cargo xtask setup");
-        return;
-    }
-    let Some(packages) = packages() else {
-        return;
-    };
-    let root = folder().join("root");
-    fs::remove_dir_all(&root).ok();
-    fs::create_dir_all(root.join("new")).expect("folder");
-    let mut unpack = Command::new("tar");
-    unpack.arg("-C").arg(&root).arg("-xf").arg(&tar);
-    // Device files are the machine's.
-    output(unpack.args(["--numeric-owner", "--exclude=./dev/*"]));
-    for package in packages {
-        let name = package.file_name().expect("a name");
-        fs::copy(package, root.join("new").join(name)).expect("package");
-    }
-    fs::write(root.join("root-of-a-test"), "").expect("mark");
-    fs::write(root.join("dev/null"), "").expect("null");
-    let script = include_str!("package/life.sh");
-    fs::write(root.join("life.sh"), script).expect("script");
-    // The first process of the new namespaces mounts what dpkg needs, and becomes the
-    // script, which begins by looking whether it is contained.
-    let enter = "mount --make-rprivate / && mount --bind /dev/null \"$1/dev/null\" \
-        && mount -t proc -o ro proc \"$1/proc\" && exec chroot \"$1\" /bin/sh /life.sh";
-    let mut command = Command::new("unshare");
-    command.args(NAMESPACES).args(["sh", "-c", enter, "sh"]);
-    let said = output(command.arg(&root));
-    assert!(said.ends_with("all is well\n"), "{said}");
-    fs::remove_dir_all(&root).expect("gone");
 }

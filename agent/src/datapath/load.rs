@@ -150,7 +150,8 @@ impl Datapath {
         let kernel_log = KernelLog::open(&mut ebpf);
         let mut maps = |name| take_map(&mut ebpf, name);
         let (outer, header) = (&maps("OWNERS")?, &maps("OWNERS_HEADER")?);
-        let tables = owners::Maps { outer, header };
+        let folder = pins.tables();
+        let tables = owners::Maps::new(outer, header).pinned_in(&folder);
         let owners = Owners::open(&tables, options.owners_entries);
         let mut owners = owners.map_err(of_map("OWNERS"))?;
         let hosts = Hosts::open(maps("HOSTS")?).map_err(of_map("HOSTS"))?;

@@ -17,6 +17,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
 };
 
 use aya::maps::Map;
@@ -31,22 +32,36 @@ pub use growing::{AGAIN_AFTER, Growth, Shortage};
 use memory::SharedHeader;
 pub use memory::Tables;
 
-/// The maps `OWNERS` and `OWNERS_HEADER`.
+/// The maps `OWNERS` and `OWNERS_HEADER`, and where tables are pinned.
 #[derive(Clone, Copy)]
 pub struct Maps<'a> {
-    /// `OWNERS`.
-    pub outer: &'a Map,
-    /// `OWNERS_HEADER`.
-    pub header: &'a Map,
+    outer: &'a Map,
+    header: &'a Map,
+    pins: Option<&'a Path>,
 }
 
 impl<'a> Maps<'a> {
+    /// These maps. No table is pinned, so that only with CAP_SYS_ADMIN can one be opened
+    /// again.
+    pub fn new(outer: &'a Map, header: &'a Map) -> Self {
+        Self {
+            outer,
+            header,
+            pins: None,
+        }
+    }
+
     /// Those that `find` finds by their names.
     pub fn find<E>(find: impl Fn(&'static str) -> Result<&'a Map, E>) -> Result<Self, E> {
-        Ok(Self {
-            outer: find("OWNERS")?,
-            header: find("OWNERS_HEADER")?,
-        })
+        Ok(Self::new(find("OWNERS")?, find("OWNERS_HEADER")?))
+    }
+
+    /// The same maps, with tables pinned in this folder, by their ids.
+    pub fn pinned_in(self, folder: &'a Path) -> Self {
+        Self {
+            pins: Some(folder),
+            ..self
+        }
     }
 
     fn outer(&self) -> io::Result<BorrowedFd<'a>> {
@@ -73,7 +88,7 @@ pub fn provide(maps: &Maps<'_>) -> io::Result<()> {
 pub fn read(maps: &Maps<'_>) -> io::Result<Option<Tables>> {
     let header = SharedHeader::open(maps)?;
     for number in 0..TABLES {
-        let tables = Tables::of(header.clone(), maps.outer()?, number)?;
+        let tables = Tables::of(header.clone(), maps, number)?;
         let is_active = |tables: &Tables| {
             let active = tables.header().and_then(active::<Tables>);
             active.is_some_and(|(active, _)| active == number)

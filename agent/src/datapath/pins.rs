@@ -43,6 +43,12 @@ impl Pins {
         self.root.join("new_maps")
     }
 
+    /// The folder of the tables that the map `OWNERS` holds, by their ids: only with
+    /// CAP_SYS_ADMIN could a map be opened that is not pinned.
+    pub fn tables(&self) -> PathBuf {
+        self.root.join("tables")
+    }
+
     /// The folder of the links.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
@@ -80,7 +86,13 @@ impl Pins {
         self.check_file_system()?;
         // A former agent's `unload` may remove the folder between these steps.
         for _ in 0..3 {
-            for folder in [self.maps(), self.new_maps(), self.links(), self.programs()] {
+            for folder in [
+                self.maps(),
+                self.new_maps(),
+                self.tables(),
+                self.links(),
+                self.programs(),
+            ] {
                 DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)

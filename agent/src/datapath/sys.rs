@@ -19,7 +19,7 @@ use aya_obj::generated::{
     BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, bpf_attr__bindgen_ty_1, bpf_cmd,
     bpf_link_info,
     bpf_link_type::{BPF_LINK_TYPE_CGROUP, BPF_LINK_TYPE_TCX, BPF_LINK_TYPE_XDP},
-    bpf_map_info, bpf_map_type,
+    bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
 /// Entries that one system call reads from a hash map. No bucket of a hash map
@@ -338,15 +338,37 @@ pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
-/// Opens the map with an id.
+/// Opens the map with an id. Needs CAP_SYS_ADMIN, which the agent does not have.
 pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
     bpf_fd(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)
 }
 
-/// How many entries a map has at most.
-pub(super) fn entries_of(map: BorrowedFd<'_>) -> io::Result<u32> {
+/// A program's id, and those of the maps that it uses.
+pub(super) fn id_and_maps_of(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>)> {
+    // SAFETY: `bpf_prog_info` is made of integers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    let examine = |info: &mut bpf_prog_info| {
+        let mut attr = empty();
+        attr.info.bpf_fd = program.as_raw_fd() as u32;
+        attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+        attr.info.info = ptr::from_mut(info) as u64;
+        bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)
+    };
+    // The first time, how many maps there are.
+    examine(&mut info)?;
+    let (id, mut maps) = (info.id, vec![0; info.nr_map_ids as usize]);
+    // SAFETY: as above.
+    info = unsafe { zeroed() };
+    info.nr_map_ids = maps.len() as u32;
+    info.map_ids = maps.as_mut_ptr() as u64;
+    examine(&mut info)?;
+    Ok((id, maps))
+}
+
+/// A map's id, and how many entries it has at most.
+pub(super) fn id_and_entries_of(map: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     // SAFETY: `bpf_map_info` is made of integers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { zeroed() };
     let mut attr = empty();
@@ -354,7 +376,7 @@ pub(super) fn entries_of(map: BorrowedFd<'_>) -> io::Result<u32> {
     attr.info.info_len = size_of::<bpf_map_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.max_entries)
+    Ok((info.id, info.max_entries))
 }
 
 /// Names a map that is to be made: fifteen bytes at most.

@@ -43,8 +43,9 @@ pub fn unload(pin_dir: &Path) -> Result<Report, Error> {
         fs::remove_file(&pin).map_err(Error::pin("remove", &pin))?;
         report.programs.push(pin);
     }
-    let maps = [list(&pins.maps())?, list(&pins.new_maps())?].concat();
-    for pin in maps {
+    let maps = [pins.maps(), pins.new_maps(), pins.tables()];
+    let maps = maps.iter().map(|folder| list(folder));
+    for pin in maps.collect::<Result<Vec<_>, _>>()?.concat() {
         fs::remove_file(&pin).map_err(Error::pin("remove", &pin))?;
         report.maps.push(pin);
     }
@@ -53,6 +54,7 @@ pub fn unload(pin_dir: &Path) -> Result<Report, Error> {
         pins.programs(),
         pins.maps(),
         pins.new_maps(),
+        pins.tables(),
         pin_dir.into(),
     ] {
         remove_folder(&folder)?;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use homing_tests::{
-    demo,
+    contained, demo,
     lab::{
         self, Lab, Node, Outer, Tunnel,
         fault::{Fault, Traffic, wire},
@@ -174,6 +174,15 @@ enum Action {
     Guard {
         #[command(flatten)]
         which: Which,
+    },
+    /// Run a program as the first process of a root of its own (what tests start)
+    #[command(hide = true)]
+    Contain {
+        /// An empty folder
+        base: PathBuf,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        program: Vec<std::ffi::OsString>,
     },
     /// The main job, shown: connections that survive ECMP reshuffles
     #[command(args_conflicts_with_subcommands = true)]
@@ -377,6 +386,7 @@ fn run(action: Action) -> Result<ExitCode> {
         Action::Follow { pid, nth, of } => {
             steps::follow(pid, nth.map(|nth| steps::At { nth, of }))?;
         }
+        Action::Contain { base, program } => return contained::contain(&base, &program),
         Action::Guard { which } => lab::guard::guard(&which.name)?,
         Action::Demo { options, other } => {
             let held = match other {

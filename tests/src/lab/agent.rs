@@ -15,6 +15,8 @@ use nix::{
 };
 use serde_json::Value;
 
+use crate::capabilities;
+
 use super::{
     Lab, Node, build_folder,
     state::{self, Process},
@@ -252,7 +254,12 @@ impl Lab {
             // Ctrl-C at the terminal is for the command, not for the agents.
             .process_group(0);
         self.give_clock(host, &mut command)?;
-        let child = self.spawn(node, &mut command)?;
+        self.place(node, &mut command)?;
+        // Once it is there: as its unit has it, so that no test needs more than hosts have.
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(capabilities::keep_those_of_unit) };
+        let child = command.spawn();
+        let child = child.with_context(|| format!("cannot run the agent of h{host}"))?;
         let process = Process::find(child.id() as i32);
         self.children.push(child);
         let process = process.with_context(|| {

@@ -48,7 +48,7 @@ impl Lab {
     pub fn owners(&self, host: u16) -> Result<Option<OwnerTables>> {
         let outer = &self.map(host, "OWNERS")?;
         let header = &self.map(host, "OWNERS_HEADER")?;
-        Ok(table::read(&Maps { outer, header })?)
+        Ok(table::read(&Maps::new(outer, header))?)
     }
 
     /// A map of a host's kernel, which need not have an agent.

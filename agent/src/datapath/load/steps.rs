@@ -21,7 +21,7 @@ use std::{
     thread,
 };
 
-use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::ProgramInfo};
+use aya::{Ebpf, EbpfLoader, maps::MapInfo};
 
 use super::{
     LoadOptions,
@@ -221,12 +221,11 @@ impl<'a> Load<'a> {
         }
         let mut used = BTreeSet::new();
         for pin in list(&self.pins.programs())? {
-            let unknown = |error: aya::programs::ProgramError| Error::Load {
-                why: format!("{}: {error}", pin.display()),
-            };
-            let info = ProgramInfo::from_pin(&pin).map_err(unknown)?;
-            if running.contains(&info.id()) {
-                used.extend(info.map_ids().map_err(unknown)?.unwrap_or_default());
+            let program = sys::open_pin(&pin).map_err(Error::pin("open the program", &pin))?;
+            let found = sys::id_and_maps_of(std::os::fd::AsFd::as_fd(&program));
+            let (id, maps) = found.map_err(Error::pin("examine the program", &pin))?;
+            if running.contains(&id) {
+                used.extend(maps);
             }
         }
         Ok(used)
@@ -327,7 +326,9 @@ impl<'a> Load<'a> {
             write_layouts(&pin, &self.wanted.layouts).map_err(Error::pin("write", &pin))?;
         }
         let find = |name| ebpf.map(name).ok_or_else(|| programs::lacks(name));
-        owners::provide(&owners::Maps::find(find)?).map_err(|error| Error::Map {
+        let folder = self.pins.tables();
+        let tables = owners::Maps::find(find)?.pinned_in(&folder);
+        owners::provide(&tables).map_err(|error| Error::Map {
             name: "OWNERS",
             error,
         })?;

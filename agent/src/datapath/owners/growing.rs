@@ -10,8 +10,9 @@
 
 use std::{
     fmt::Display,
-    io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -68,7 +69,7 @@ pub struct Shortage {
 
 /// The tables.
 pub(super) struct Growing {
-    outer: OwnedFd,
+    place: Place,
     header: SharedHeader,
     table: Table<Tables>,
     next: Option<Next>,
@@ -96,20 +97,20 @@ struct Next {
 
 /// The table in force, or a new one.
 pub(super) fn open_or_create(maps: &Maps<'_>) -> io::Result<Table<Tables>> {
-    let (outer, header) = (maps.outer()?, SharedHeader::open(maps)?);
+    let (place, header) = (Place::of(maps)?, SharedHeader::open(maps)?);
     for number in 0..TABLES {
-        let Some(tables) = Tables::of(header.clone(), outer, number)? else {
+        let Some(tables) = Tables::of(header.clone(), maps, number)? else {
             continue;
         };
         // None, if it is not in force.
         if let Some(table) = Table::open(tables) {
             // One that its writer did not come to put in force, or to remove.
-            remove(outer, other(number))?;
+            place.remove(other(number))?;
             return Ok(table);
         }
     }
     let (map, mut table) = create(header, 0, BUCKETS_MIN)?;
-    put(outer, 0, &map)?;
+    place.put(&map, &table)?;
     table.activate();
     Ok(table)
 }
@@ -125,16 +126,52 @@ fn create(header: SharedHeader, number: u32, buckets: u32) -> io::Result<(OwnedF
     Ok((map, table))
 }
 
-/// Puts a table where readers look for it by its number.
-fn put(outer: BorrowedFd<'_>, number: u32, map: &OwnedFd) -> io::Result<()> {
-    let value = (map.as_raw_fd() as u32).to_ne_bytes();
-    sys::update_bytes(outer, &number.to_ne_bytes(), &value, 0)
+/// Where tables are put.
+struct Place {
+    outer: OwnedFd,
+    /// The folder of their pins. Whatever `outer` holds has one.
+    pins: Option<PathBuf>,
 }
 
-/// Removes a table that is not in force, if there is one. Returns when no program uses
-/// it any more: `maybe_wait_bpf_programs` in kernel/bpf/syscall.c.
-fn remove(outer: BorrowedFd<'_>, number: u32) -> io::Result<()> {
-    sys::remove(outer, &number.to_ne_bytes())
+impl Place {
+    fn of(maps: &Maps<'_>) -> io::Result<Self> {
+        Ok(Self {
+            outer: maps.outer()?.try_clone_to_owned()?,
+            pins: maps.pins.map(Path::to_owned),
+        })
+    }
+
+    /// Puts a table where readers look for it by its number.
+    fn put(&self, map: &OwnedFd, table: &Table<Tables>) -> io::Result<()> {
+        if let Some(folder) = &self.pins {
+            let pin = folder.join(table.memory().id().to_string());
+            sys::pin(map.as_fd(), &pin)?;
+        }
+        let value = (map.as_raw_fd() as u32).to_ne_bytes();
+        let number = table.number().to_ne_bytes();
+        sys::update_bytes(self.outer.as_fd(), &number, &value, 0)
+    }
+
+    /// Removes a table that is not in force, if there is one. Returns when no program uses
+    /// it any more: `maybe_wait_bpf_programs` in kernel/bpf/syscall.c.
+    fn remove(&self, number: u32) -> io::Result<()> {
+        sys::remove(self.outer.as_fd(), &number.to_ne_bytes())
+    }
+
+    /// Removes all pins but that of the one table that there is.
+    fn unpin_all_but(&self, table: &Table<Tables>) -> io::Result<()> {
+        let Some(folder) = &self.pins else {
+            return Ok(());
+        };
+        let kept = folder.join(table.memory().id().to_string());
+        for entry in fs::read_dir(folder)? {
+            let pin = entry?.path();
+            if pin != kept {
+                fs::remove_file(pin)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Growing {
@@ -142,10 +179,13 @@ impl Growing {
     pub fn open(maps: &Maps<'_>, entries: u32) -> io::Result<Self> {
         let slots = u64::from(entries) * 100 / FULL_AT;
         let most = slots.div_ceil(SLOTS as u64) as u32;
+        let (table, place) = (open_or_create(maps)?, Place::of(maps)?);
+        // Of a former table, and of a map `OWNERS` that another one has replaced.
+        place.unpin_all_but(&table)?;
         Ok(Self {
-            table: open_or_create(maps)?,
+            table,
             header: SharedHeader::open(maps)?,
-            outer: maps.outer()?.try_clone_to_owned()?,
+            place,
             next: None,
             most: most.max(BUCKETS_MIN),
             failure: None,
@@ -297,7 +337,7 @@ impl Growing {
 
     /// Puts the larger table in force, and lets the former one go.
     fn switch(&mut self, mut next: Next) {
-        if let Err(error) = put(self.outer.as_fd(), next.table.number(), &next.map) {
+        if let Err(error) = self.place.put(&next.map, &next.table) {
             return self.fail(next.table.shape().buckets(), &error);
         }
         next.table.activate();
@@ -307,7 +347,8 @@ impl Growing {
             entries = self.table.len(),
             "the table of owners has grown"
         );
-        if let Err(error) = remove(self.outer.as_fd(), former.number()) {
+        let removed = self.place.remove(former.number());
+        if let Err(error) = removed.and_then(|()| self.place.unpin_all_but(&self.table)) {
             // It goes when the next larger one takes its place, or at the next start.
             tracing::warn!(
                 %error,

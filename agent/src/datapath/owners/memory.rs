@@ -39,6 +39,7 @@ impl SharedHeader {
 pub struct Tables {
     header: SharedHeader,
     number: u32,
+    id: u32,
     buckets: Mapped<Bucket>,
 }
 
@@ -52,32 +53,41 @@ impl Tables {
         let btf = sys::load_btf(&types::bytes())?;
         let value = (size_of::<Bucket>(), types::BUCKET);
         let map = sys::create_array("owners", value, buckets, FLAGS, (btf.as_fd(), types::U32))?;
-        let buckets = Mapped::of_fd(map.as_fd(), buckets)?;
-        let tables = Self {
+        let tables = Self::mapped(header, number, map.as_fd())?;
+        Ok((map, tables))
+    }
+
+    fn mapped(header: SharedHeader, number: u32, map: BorrowedFd<'_>) -> io::Result<Self> {
+        let (id, buckets) = sys::id_and_entries_of(map)?;
+        Ok(Self {
             header,
             number,
-            buckets,
-        };
-        Ok((map, tables))
+            id,
+            buckets: Mapped::of_fd(map, buckets)?,
+        })
     }
 
     /// The table that `OWNERS` holds at a number, if it holds one.
     pub(super) fn of(
         header: SharedHeader,
-        outer: BorrowedFd<'_>,
+        maps: &Maps<'_>,
         number: u32,
     ) -> io::Result<Option<Self>> {
         let mut id = [0; 4];
-        if !sys::get_bytes(outer, &number.to_ne_bytes(), &mut id)? {
+        if !sys::get_bytes(maps.outer()?, &number.to_ne_bytes(), &mut id)? {
             return Ok(None);
         }
-        let map = sys::map_by_id(u32::from_ne_bytes(id))?;
-        let buckets = sys::entries_of(map.as_fd())?;
-        Ok(Some(Self {
-            header,
-            number,
-            buckets: Mapped::of_fd(map.as_fd(), buckets)?,
-        }))
+        let id = u32::from_ne_bytes(id);
+        let map = match maps.pins {
+            Some(folder) => sys::open_pin(&folder.join(id.to_string())),
+            None => sys::map_by_id(id),
+        };
+        Self::mapped(header, number, map?.as_fd()).map(Some)
+    }
+
+    /// The map's id, by which it is pinned.
+    pub(super) fn id(&self) -> u32 {
+        self.id
     }
 
     /// How many bytes the buckets take.
@@ -204,6 +214,7 @@ mod tests {
             Self(Arc::new(Tables {
                 header: SharedHeader(Arc::new(Mapped::anonymous(1))),
                 number: 0,
+                id: 0,
                 buckets: Mapped::anonymous(BUCKETS_MIN),
             }))
         }
