@@ -181,7 +181,7 @@ where
 {
     let mut config = Config::load(&cli.config)?;
     if let Some(socket) = &cli.socket {
-        config.admin.socket.clone_from(socket);
+        config.give_socket(socket.clone());
     }
     if args.check_config {
         writeln!(out, "{}", show::checked(&config))?;
