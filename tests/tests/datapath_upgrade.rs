@@ -121,7 +121,7 @@ fn audit(datapath: &Datapath, options: &LoadOptions) {
             datapath.moving.clone(),
             datapath.stats.clone(),
             options.settings.session_key,
-            &SERVICES,
+            watch::Sender::new(Arc::new(SERVICES.into())).subscribe(),
             datapath.events.finder(),
         )
         .unwrap();

@@ -143,6 +143,7 @@ impl Agent {
         };
         Err(match status {
             StatusCode::NOT_FOUND => Failure::NotFound(error),
+            StatusCode::UNPROCESSABLE_ENTITY => Failure::RefusedConfig(error),
             _ => anyhow!(error).into(),
         })
     }

@@ -346,34 +346,35 @@ mod tests {
             .collect()
     }
 
-    /// The keys that the example names, with their sections.
-    fn named() -> BTreeSet<String> {
-        let (mut section, mut named) = (String::new(), BTreeSet::new());
-        for line in EXAMPLE.lines() {
-            if let Some(list) = line.strip_prefix("[[") {
-                section.clear();
-                named.insert(list.trim_matches(']').to_owned());
-            } else if line.starts_with('[') {
-                section = line.trim_matches(['[', ']']).to_owned() + ".";
-            }
-            let bare = line.strip_prefix('#').unwrap_or(line);
-            let is_key = bare.starts_with(|c: char| c.is_ascii_lowercase());
-            if let Some((key, _)) = bare.split_once(" = ").filter(|_| is_key)
-                && (!section.is_empty() || key == "instance")
-            {
-                named.insert(format!("{section}{key}"));
+    /// The keys that a file may have, as the reader of one without any of them says.
+    fn readable() -> BTreeSet<String> {
+        const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzz";
+        let known = |section: &str, text: &str| -> Option<Vec<String>> {
+            let wrong = Config::parse(Path::new("homing.toml"), text).unwrap_err();
+            let unknown = format!("{section}{UNKNOWN}");
+            let problem = wrong
+                .list
+                .into_iter()
+                .find(|problem| problem.key == unknown)?;
+            let known = problem.fix.split_once("known here: ")?.1.to_owned();
+            Some(known.split(", ").map(str::to_owned).collect())
+        };
+        let line = format!("{UNKNOWN} = 1\n");
+        let mut readable = BTreeSet::new();
+        for name in known("", &line).expect("an unknown key is named") {
+            let section = format!("{name}.");
+            match known(&section, &format!("[{name}]\n{line}")) {
+                Some(keys) => readable.extend(keys.iter().map(|key| section.clone() + key)),
+                None => drop(readable.insert(name)),
             }
         }
-        named
+        readable
     }
 
     #[test]
     fn every_key_of_the_configuration_stands_in_the_table_once() {
-        let mut named = named();
-        // It has no default that could stand there.
-        named.insert("admin.readers".to_owned());
         let listed: BTreeSet<_> = KEYS.iter().map(|key| key.name.to_owned()).collect();
-        assert_eq!(listed, named);
+        assert_eq!(listed, readable());
         assert_eq!(listed.len(), KEYS.len());
     }
 

@@ -43,7 +43,8 @@ fn watch(datapath: &Datapath, service: SocketAddr) -> Watcher {
     let service = Service::new(service.ip().into(), Port::new(service.port()), TCP);
     let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
     let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
-    Watcher::open(sessions, moving, stats, KEY, &[service], finder).unwrap()
+    let services = watch::Sender::new(Arc::new([service].into())).subscribe();
+    Watcher::open(sessions, moving, stats, KEY, services, finder).unwrap()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! This host, as the machines see it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use homing_common::{host::HostId, net::Service, session::Tuple};
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use crate::{
 
 /// What is looked up on this host.
 pub(super) struct View {
-    pub services: HashSet<Service>,
+    pub services: watch::Receiver<Arc<BTreeSet<Service>>>,
     pub draining: watch::Receiver<bool>,
     pub apps: Apps,
     pub sessions: Arc<Sessions>,
@@ -37,7 +37,7 @@ impl View {
 
 impl Local for View {
     fn has_service(&self, service: &Service) -> bool {
-        self.services.contains(service)
+        self.services.borrow().contains(service)
     }
 
     fn drains(&self) -> bool {
