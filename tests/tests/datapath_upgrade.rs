@@ -8,6 +8,7 @@ use std::{
     mem::offset_of,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -34,6 +35,7 @@ use homing_tests::{
     object::Object,
     sandbox::{self, ip},
 };
+use tokio::sync::watch;
 
 /// Entries that `MEMBERS` and the table of owners have before.
 const ENTRIES: u16 = 300;

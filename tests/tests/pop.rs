@@ -29,6 +29,7 @@ mod pop {
     mod quic;
     mod reborn;
     mod refused;
+    mod reload;
     mod rendezvous;
     mod reused;
     mod routes;

@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use homing_tests::{
     packet::flags,
     sandbox::{self, eventually},
 };
-use tokio::{runtime, time::sleep};
+use tokio::{runtime, sync::watch, time::sleep};
 
 use crate::common::{MOVE, connect, cookie, destroy, hook, load, reset, restore, session};
 

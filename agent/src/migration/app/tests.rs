@@ -472,7 +472,10 @@ async fn a_group_is_let_in_or_is_said_why_not() {
     let path = folder.join("app.sock");
     let socket = AppListener::bind(&path, "apps").expect("bind");
     let meta = || fs::metadata(&path).expect("file");
-    socket.access().admit(&Group::Id(meta().gid())).expect("its own");
+    socket
+        .access()
+        .admit(&Group::Id(meta().gid()))
+        .expect("its own");
     let nobody = Group::Name("no-such-group-anywhere".to_owned());
     let refused = socket.access().admit(&nobody).expect_err("no group");
     assert!(
