@@ -223,9 +223,9 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         (true, true) => format!("{path} and the key file were read; a reload would do that"),
     };
     let would = match (reloaded.keys_changed, reloaded.dry_run) {
-        (true, false) => "new keys: ",
-        (true, true) => "new keys would be: ",
-        (false, _) => "keys as before: ",
+        (true, false) => "the POP's key has changed: ",
+        (true, true) => "the POP's key would change: ",
+        (false, _) => "the POP's key is as before: ",
     };
     text + "\n" + would + &keys(&reloaded.keys)
 }

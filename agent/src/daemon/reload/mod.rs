@@ -138,7 +138,7 @@ impl Shared {
         round.finish().await;
         state.file = file;
         for Change { key, from, to, .. } in &changes {
-            tracing::info!(key, from, to, "the configuration has changed");
+            tracing::info!(key, %from, %to, "the configuration has changed");
         }
         Ok(told)
     }
