@@ -1,6 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 
-use homing_common::net::{Port, TCP};
+use homing_common::net::{Address, Port, TCP};
 
 use super::*;
 use crate::pop::{Domain, Fingerprint, SECOND};
@@ -315,7 +315,7 @@ fn host_with_other_tunnels_is_no_member() {
 /// the others, and they to it, until they have followed.
 #[test]
 fn hosts_that_exchange_their_services_one_after_the_other_meet_again() {
-    let service = |last| Service::new([192, 0, 2, last].into(), Port::new(443), TCP);
+    let service = |last| Service::new(Address::v4([192, 0, 2, last]), Port::new(443), TCP);
     let mut net = Net::new(0);
     for host in 1..=3 {
         let one = member(host, 1);
