@@ -17,7 +17,10 @@ use aya::maps::HashMap;
 use homing_common::net::Service;
 use homing_tests::lab::{Lab, Node, node, unique, wait_until};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{getsockopt, sockopt},
+    },
     unistd::Pid,
 };
 use serde_json::Value;
@@ -415,6 +418,39 @@ fn who_may_use_sockets_changes_and_the_one_for_reading_comes_and_goes() {
     );
     assert_eq!(reload(&pop, 1)["changed"], false);
     assert_eq!(rights(&sockets.admin).0, 4244);
+    pop.down();
+}
+
+#[test]
+fn what_is_looked_at_when_it_is_used_counts_from_the_reload_on() {
+    const MSS: u32 = 1200;
+    let pop = up("values");
+    let service = pop.lab.plan().service(443)[0];
+    let offered = || {
+        let stream = connect(&pop, service);
+        getsockopt(&stream, sockopt::TcpMaxSeg).unwrap()
+    };
+    assert!(offered() > MSS);
+    let touched = pop.lab.folder_of(Node::Host(1)).join("drained");
+    let command = format!("on_drain = [\"/usr/bin/touch\", \"{}\"]", touched.display());
+    for host in 1..=3 {
+        add(&pop, host, "tunnel", &format!("mss = {MSS}"));
+        let section = format!("[drain]\n{command}\n[migration]\nmoves = 8\nmemory = \"32MiB\"");
+        pop.lab.configure(host, &section).unwrap();
+        let changed = [
+            "tunnel.mss",
+            "migration.moves",
+            "migration.memory",
+            "drain.on_drain",
+        ];
+        assert_eq!(keys(&reload(&pop, host)), changed);
+    }
+    // Who follows it is told at once, and does it as soon as it runs.
+    let lower = wait_until(PATIENCE, || Ok(offered() <= MSS));
+    assert!(lower.unwrap(), "{}", offered());
+    pop.lab.homing_json(1, &["drain", "--no-move"]).unwrap();
+    let ran = wait_until(PATIENCE, || Ok(touched.exists()));
+    assert!(ran.unwrap(), "{}", pop.lab.last_words(1));
     pop.down();
 }
 
