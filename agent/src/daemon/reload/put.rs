@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use homing_common::net::Service;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::spawn_blocking,
+    task::{block_in_place, spawn_blocking},
 };
 
 use super::sequence::{Put, Step, Way};
@@ -147,8 +147,8 @@ impl<'a> Round<'a> {
 
     /// Gives one of the sockets to a group, or back to the one that it belonged to.
     fn give(&mut self, n: usize, way: Way, wanted: &config::Group) -> Result<()> {
-        let doors = self.changed.doors.iter().chain(&self.changed.read_door);
-        let Some(door) = doors.into_iter().nth(n) else {
+        let mut doors = self.changed.doors.iter().chain(&self.changed.read_door);
+        let Some(door) = doors.nth(n) else {
             return Ok(());
         };
         match (way, self.groups[n]) {
@@ -252,10 +252,11 @@ impl Put for Round<'_> {
         };
         let keys = self.keys(way);
         match step {
-            Step::AppsGroup => self.give(0, way, &config.apps.group),
-            Step::MuxGroup => self.give(1, way, &config.mux.group),
-            Step::AdminGroup => self.give(2, way, &config.admin.group),
-            Step::Readers => self.readers(way),
+            // Names of groups may be looked up elsewhere than in a file: nothing else waits.
+            Step::AppsGroup => block_in_place(|| self.give(0, way, &config.apps.group)),
+            Step::MuxGroup => block_in_place(|| self.give(1, way, &config.mux.group)),
+            Step::AdminGroup => block_in_place(|| self.give(2, way, &config.admin.group)),
+            Step::Readers => block_in_place(|| self.readers(way)),
             Step::Services => self.map(&config).await,
             Step::Pop => self.pop(&config, keys).await,
             Step::Values => {
