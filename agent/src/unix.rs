@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use nix::{
     sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen,
@@ -42,9 +42,36 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Who may use it. The keys of the configuration are those of the socket's path and of
+    /// its group, for errors.
+    pub fn access(&self, socket: impl Into<String>, group: impl Into<String>) -> Access {
+        Access {
+            path: self.path.clone(),
+            identity: self.identity,
+            socket: socket.into(),
+            group: group.into(),
+        }
+    }
+}
+
+/// Who may use a socket, beside the agent's own user: it can be changed while the socket is
+/// served.
+#[derive(Debug, Clone)]
+pub struct Access {
+    path: PathBuf,
+    identity: (u64, u64),
+    socket: String,
+    group: String,
+}
+
+impl Access {
+    /// The group whose members may, by its number.
+    ///
+    /// # Errors
+    ///
+    /// The file is gone.
+    pub fn group(&self) -> io::Result<u32> {
+        Ok(fs::symlink_metadata(&self.path)?.gid())
     }
 
     /// Lets the members of a group connect, in place of those of its group so far.
@@ -52,7 +79,15 @@ impl SocketFile {
     /// # Errors
     ///
     /// There is no such group, or the file cannot be given to it.
-    pub fn give_to(&self, group: &config::Group, setting: &str) -> Result<()> {
+    pub fn admit(&self, group: &config::Group) -> Result<()> {
+        self.give_to(group).with_context(|| {
+            let (socket, path) = (&self.socket, self.path.display());
+            format!("cannot let the group {group} use {socket} {path}")
+        })
+    }
+
+    fn give_to(&self, group: &config::Group) -> Result<()> {
+        let setting = &self.group;
         let id = match group {
             config::Group::Id(id) => *id,
             config::Group::Name(name) => Group::from_name(name)
@@ -63,7 +98,11 @@ impl SocketFile {
                 .gid
                 .as_raw(),
         };
-        if fs::symlink_metadata(&self.path)?.gid() == id {
+        ensure!(
+            identity(&self.path)? == self.identity,
+            "another file has taken the socket's place: restart this agent"
+        );
+        if self.group()? == id {
             return Ok(());
         }
         lchown(&self.path, None, Some(id)).map_err(|error| match error.kind() {
@@ -119,17 +158,12 @@ impl AppListener {
         })
     }
 
-    /// Lets the members of a group connect, too.
-    ///
-    /// # Errors
-    ///
-    /// There is no such group, or the file cannot be given to it.
-    pub fn admit(&self, group: &config::Group) -> Result<()> {
-        let setting = format!("{}.group", self.section);
-        self.file.give_to(group, &setting).with_context(|| {
-            let (section, path) = (self.section, self.file.path().display());
-            format!("cannot let the group {group} use {section}.socket {path}")
-        })
+    /// Who may connect.
+    pub fn access(&self) -> Access {
+        let section = self.section;
+        let keys = [format!("{section}.socket"), format!("{section}.group")];
+        let [socket, group] = keys;
+        self.file.access(socket, group)
     }
 
     /// The next application's connection.

@@ -8,6 +8,7 @@ use std::{
     mem::offset_of,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -34,6 +35,7 @@ use homing_tests::{
     object::Object,
     sandbox::{self, ip},
 };
+use tokio::sync::watch;
 
 /// Entries that `MEMBERS` and the table of owners have before.
 const ENTRIES: u16 = 300;
@@ -121,7 +123,7 @@ fn audit(datapath: &Datapath, options: &LoadOptions) {
             datapath.moving.clone(),
             datapath.stats.clone(),
             options.settings.session_key,
-            &SERVICES,
+            watch::Sender::new(Arc::new(SERVICES.into())).subscribe(),
             datapath.events.finder(),
         )
         .unwrap();

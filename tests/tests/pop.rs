@@ -31,6 +31,7 @@ mod pop {
     mod quic;
     mod reborn;
     mod refused;
+    mod reload;
     mod rendezvous;
     mod reused;
     mod routes;

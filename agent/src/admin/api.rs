@@ -9,6 +9,7 @@ mod capture;
 mod drain;
 mod explain;
 mod mux;
+mod reload;
 mod stats;
 
 use std::{
@@ -26,6 +27,7 @@ pub use capture::{CaptureEnded, End};
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
 pub use explain::{EXPLAIN_MAX, ExplainOrder, ExplainPacket, Explained, Explanations, Fact};
 pub use mux::{Mux, MuxSocket, MuxSum};
+pub use reload::{Change, InForce, Problem, Reloaded};
 pub use stats::{Counter, Outcome, Stats, StepTime, Watch};
 
 /// `GET /status`.
@@ -462,18 +464,15 @@ pub struct Log {
     pub at_start: String,
 }
 
-/// `POST /reload`: status 200.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// The POP's keys as they are used from now on.
-    pub keys: Keys,
-    /// Whether they differ from those before.
-    pub changed: bool,
-}
-
 /// The body of every answer that is not a success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What failed, why, and what to do.
     pub error: String,
+    /// What is wrong in the configuration, if it is that: status 422.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    /// What a reload would change, if it was refused because of a part of that: status 409.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
 }

@@ -18,8 +18,12 @@ use homing_common::{
     session::{Session, SessionId, Tuple},
 };
 
-use super::{api::*, counts, page, *};
+use super::{
+    api::{Change, *},
+    counts, page, *,
+};
 use crate::{
+    config::Config,
     datapath::{
         flows::FlowCounters, held::HeldCounters, moving::park::ParkCounters, sockets::WatchCounters,
     },
@@ -53,6 +57,8 @@ impl Drop for Folder {
 pub(crate) struct Fake {
     pub hangs: AtomicBool,
     pub unhealthy: AtomicBool,
+    /// What a reload reads; the example unless it is set.
+    pub config: Mutex<Option<String>>,
     pub left: Mutex<Option<Option<Duration>>>,
     pub draining: AtomicBool,
     /// Sessions that are open; asking how draining goes ends one.
@@ -426,6 +432,13 @@ pub(crate) fn sample_apps() -> Apps {
     }
 }
 
+/// The text of the configuration in force.
+pub(crate) const EXAMPLE: &str = include_str!("../../../dist/homing.toml");
+
+fn example() -> Config {
+    Config::parse("homing.toml".as_ref(), EXAMPLE).expect("the example is good")
+}
+
 /// How many sessions the fake agent has.
 pub(crate) const SESSIONS: u16 = 25;
 
@@ -563,16 +576,34 @@ impl View for Fake {
         Ok(())
     }
 
-    async fn reload(&self) -> Result<Reloaded, Refusal> {
+    async fn reload(&self, dry: bool) -> Result<Reloaded, Refusal> {
+        let file = self.config.lock().expect("not poisoned").clone();
+        let config = match file.map(|text| Config::parse("homing.toml".as_ref(), &text)) {
+            None => example(),
+            Some(read) => read.map_err(Refusal::Config)?,
+        };
+        let changes = example().differences(&config);
+        if changes.iter().any(|change| change.takes == Takes::Restart) {
+            let path = config.path;
+            return Err(Refusal::Restart { path, changes });
+        }
         if self.unhealthy.load(Ordering::Relaxed) {
             return Err(
                 anyhow::anyhow!("the POP's key file /etc/homing/pop.key must hold a key").into(),
             );
         }
         Ok(Reloaded {
-            keys: sample_status().keys,
+            path: config.path,
+            dry_run: dry,
             changed: true,
+            changes: changes.iter().map(Change::of).collect(),
+            keys: sample_status().keys,
+            keys_changed: true,
         })
+    }
+
+    fn config(&self) -> InForce {
+        InForce::of(&example())
     }
 
     async fn drain(&self) -> Result<Drain, Refusal> {

@@ -27,13 +27,22 @@ pub mod systemd;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{future::Future, num::NonZeroU64, time::Duration};
+use std::{
+    future::Future,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::body::Bytes;
 use homing_common::{host::HostId, session::Tuple};
 use tokio::sync::mpsc;
 
-use crate::{datapath::beside::capture, migration::drain::Wanted};
+use crate::{
+    config::{Change, Problems, Takes},
+    datapath::beside::capture,
+    migration::drain::Wanted,
+};
 
 /// Why a [`View`] has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +56,31 @@ pub enum Refusal {
     /// The agent is starting, stopping or overloaded; later may do.
     #[error("{0}")]
     Unavailable(String),
+    /// The configuration is wrong.
+    #[error("{0}\nnothing has changed")]
+    Config(Problems),
+    /// A reload cannot change all that differs in the file.
+    #[error("{}", needs_restart(path, changes))]
+    Restart {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        changes: Vec<Change>,
+    },
     /// Something failed.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
+}
+
+fn needs_restart(path: &Path, changes: &[Change]) -> String {
+    let mut text = format!("{}: a reload cannot change", path.display());
+    for change in changes {
+        if change.takes == Takes::Restart {
+            text += &format!("\n  {change}");
+        }
+    }
+    text + "\nso nothing has changed: restart the agent (its sessions stay), or put these keys \
+            back and reload again"
 }
 
 /// What an agent can be asked: implemented by the daemon.
@@ -123,9 +154,12 @@ pub trait View: Send + Sync + 'static {
     /// stop has begun.
     fn leave(&self, hold: Option<Duration>) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// Reads the key file again and goes on with what it holds; a file that is
-    /// wrong changes nothing.
-    fn reload(&self) -> impl Future<Output = Result<api::Reloaded, Refusal>> + Send;
+    /// Reads the configuration and the key file again and goes on with what they hold, or
+    /// changes nothing. `dry`: only says what would change.
+    fn reload(&self, dry: bool) -> impl Future<Output = Result<api::Reloaded, Refusal>> + Send;
+
+    /// The configuration in force.
+    fn config(&self) -> api::InForce;
 
     /// Whether new sessions go elsewhere, and how the moving of the others goes.
     fn drain(&self) -> impl Future<Output = Result<api::Drain, Refusal>> + Send;

@@ -19,7 +19,8 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | [`api::Health`], 503 when not healthy |
 //! | `POST /leave?hold_ms=` | [`api::Leaving`], 202 |
-//! | `POST /reload` | [`api::Reloaded`] |
+//! | `GET /config` | [`api::InForce`] |
+//! | `POST /reload?dry_run=` | [`api::Reloaded`]; 409 if it needs a restart, 422 if the file is wrong |
 //! | `GET /drain`, `POST /drain?move=&to=&rate=&deadline_ms=&wait=&force=`, `POST /undrain` | [`api::Drain`] |
 //! | `POST /move?client=&service=&protocol=&to=&deadline_ms=` | [`api::Moved`] |
 //!
@@ -57,6 +58,8 @@ use super::{
     page::{MAX_LIMIT, parse_cursor, parse_protocol},
     socket::{AdminSocket, Rights},
 };
+
+use crate::config::Problems;
 
 pub use drain::MOVED_WITHIN;
 
@@ -142,6 +145,7 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
         .route("/metrics", get(metrics::<V>))
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
+        .route("/config", get(config::<V>))
         .route("/reload", post(reload::<V>))
         .route("/drain", get(drain::get::<V>).post(drain::begin::<V>))
         .route("/capture", post(capture::begin::<V>))
@@ -353,13 +357,28 @@ async fn leave<V: View>(
     Ok((StatusCode::ACCEPTED, Json(api::Leaving { leaving: true })))
 }
 
-async fn reload<V: View>(State(view): State<Arc<V>>) -> Result<Json<api::Reloaded>, Refused> {
-    Ok(Json(view.reload().await?))
+async fn config<V: View>(State(view): State<Arc<V>>) -> Json<api::InForce> {
+    Json(view.config())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn reload<V: View>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<ReloadQuery>, QueryRejection>,
+) -> Result<Json<api::Reloaded>, Refused> {
+    let Query(query) = query?;
+    Ok(Json(view.reload(query.dry_run).await?))
 }
 
 async fn no_such_path(request: Request) -> Refused {
     const KNOWN: &str = "/status /hosts /sessions /owner /explain /capture /capture/end /carriers /apps /mux /stats /watch /log /metrics /healthz /leave \
-         /reload /drain /undrain /move";
+         /config /reload /drain /undrain /move";
     let path = request.uri().path();
     Refused::new(
         StatusCode::NOT_FOUND,
@@ -379,12 +398,16 @@ async fn no_such_method(request: Request) -> Refused {
 /// An answer that is not a success.
 struct Refused {
     status: StatusCode,
-    error: String,
+    failure: api::Failure,
 }
 
 impl Refused {
     fn new(status: StatusCode, error: String) -> Self {
-        Self { status, error }
+        let failure = api::Failure {
+            error,
+            ..api::Failure::default()
+        };
+        Self { status, failure }
     }
 }
 
@@ -404,14 +427,33 @@ impl From<Refusal> for Refused {
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Restart { .. } => StatusCode::CONFLICT,
+            Refusal::Config(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, refusal.to_string())
+        let mut refused = Self::new(status, refusal.to_string());
+        match refusal {
+            Refusal::Config(Problems { path, list }) => {
+                let problems = list.into_iter().map(|problem| api::Problem {
+                    path: path.clone(),
+                    line: problem.line,
+                    key: problem.key,
+                    what: problem.what,
+                    fix: problem.fix,
+                });
+                refused.failure.problems = problems.collect();
+            }
+            Refusal::Restart { changes, .. } => {
+                refused.failure.changes = changes.iter().map(api::Change::of).collect();
+            }
+            _ => {}
+        }
+        refused
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status, Json(api::Failure { error: self.error })).into_response()
+        (self.status, Json(self.failure)).into_response()
     }
 }

@@ -7,10 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::SockType;
 use tokio::net::UnixListener;
 
-use crate::{
-    config,
-    unix::{SocketFile, listen_on},
-};
+use crate::unix::{Access, SocketFile, listen_on};
 
 /// What the agent does for who connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,17 +60,10 @@ impl AdminSocket {
         })
     }
 
-    /// Lets the members of a group use it, too.
-    ///
-    /// # Errors
-    ///
-    /// There is no such group, or the file cannot be given to it.
-    pub fn admit(&self, group: &config::Group) -> Result<()> {
-        let [socket, setting] = self.rights.keys();
-        self.file.give_to(group, setting).with_context(|| {
-            let path = self.file.path().display();
-            format!("cannot let the group {group} use {socket} {path}")
-        })
+    /// Who may use it.
+    pub fn access(&self) -> Access {
+        let [socket, group] = self.rights.keys();
+        self.file.access(socket, group)
     }
 
     pub(super) fn into_parts(self) -> (UnixListener, SocketFile, Rights) {

@@ -132,6 +132,7 @@ async fn who_may_only_read_changes_nothing() {
     for request in [
         "POST /leave?hold_ms=1",
         "POST /reload",
+        "POST /reload?dry_run=true",
         "POST /log?level=trace",
         "POST /capture",
         "POST /capture/end",
@@ -257,6 +258,34 @@ async fn a_capture_is_ordered_as_it_is_asked_for() {
         let refused: Failure = json(path, &format!("POST /capture?{query}"), 400).await;
         assert!(refused.error.contains(words), "{}", refused.error);
     }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_in_force_is_told_and_why_a_reload_changes_nothing() {
+    let served = Served::new();
+    let path = &served.path;
+    let in_force: InForce = json(path, "GET /config", 200).await;
+    assert_eq!(in_force.keys["pop.leave_hold"], "\"30s\"");
+    assert_eq!(in_force.keys.len(), crate::config::KEYS.len());
+    let refused: Failure = json(path, "GET /reload", 405).await;
+    assert!(refused.error.contains("does not take GET"));
+    let set = |text: String| *served.view.config.lock().expect("not poisoned") = Some(text);
+    set(EXAMPLE.replace("id = 1\n", "id = 9999\n"));
+    let refused: Failure = json(path, "POST /reload", 422).await;
+    let problem = &refused.problems[0];
+    assert_eq!((problem.line, &*problem.key), (11, "host.id"));
+    assert!(refused.changes.is_empty() && !problem.fix.is_empty());
+    set(EXAMPLE.replace("rack-1", "rack-9").replace("443", "444"));
+    let refused: Failure = json(path, "POST /reload?dry_run=true", 409).await;
+    let told = |change: &Change| (change.key.clone(), change.needs_restart);
+    assert_eq!(
+        refused.changes.iter().map(told).collect::<Vec<_>>(),
+        [
+            ("host.domain".to_owned(), true),
+            ("services".to_owned(), false)
+        ]
+    );
     served.stop().await;
 }
 

@@ -141,9 +141,13 @@ pub(super) enum Command {
     /// Take new sessions again
     #[command(long_about = moving::UNDRAIN)]
     Undrain,
-    /// Read the key file again, and go on with what it holds
+    /// Read the configuration and the key file again, and put all of it in force, or nothing
     #[command(long_about = RELOAD)]
-    Reload,
+    Reload {
+        /// Only check the files, and say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// What the agent logs, or has it log something else
     #[command(long_about = LOG)]
     Log {
@@ -293,10 +297,15 @@ what it sent is still under way.
 The second table has the carriers of messages, as `homing carriers` has them.";
 
 const RELOAD: &str = "\
-Read the key file (pop.key_file) again, and go on with what it holds. A file that is \
-wrong changes nothing. SIGHUP does the same, and says in the log how it went.
+Read the configuration and the key file (pop.key_file) again, and put in force what they \
+hold: all of it, or nothing. No session notices. SIGHUP and `systemctl reload` do the same, \
+and the log says how it went.
 
-All else in the configuration is read at the start of the agent only.";
+Nothing changes if the configuration is wrong (each problem is printed with its line and the \
+fix; exit code 5), if a key differs that only a restart puts in force (it is named, with both \
+values), or if a step fails. operating.md says of each key whether a reload is enough.
+
+With --dry-run nothing changes in any case: it prints what would.";
 
 const LOG: &str = "\
 What the agent logs. With a level it logs that from now on, until it is told otherwise or \

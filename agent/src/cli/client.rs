@@ -79,7 +79,7 @@ impl Agent {
         path: &str,
         within: Duration,
     ) -> Result<T, Failure> {
-        self.ask(Method::GET, path, within).await
+        self.ask(Method::GET, path, None, within).await
     }
 
     /// Tells the agent to do something that it answers at once.
@@ -237,6 +237,7 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     };
     match status {
         StatusCode::NOT_FOUND => Failure::NotFound(error),
+        StatusCode::UNPROCESSABLE_ENTITY => Failure::RefusedConfig(error),
         _ => anyhow!(error).into(),
     }
 }

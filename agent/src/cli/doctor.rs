@@ -35,6 +35,8 @@ async fn ask(agent: &Agent) -> Result<AgentFacts, Failure> {
     let status: api::Status = agent.get("/status").await?;
     Ok(AgentFacts {
         pid: agent.pid().await,
+        // One of an earlier version does not tell.
+        in_force: agent.get("/config").await.ok(),
         status,
         hosts: agent.get("/hosts").await?,
     })

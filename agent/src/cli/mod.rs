@@ -68,6 +68,9 @@ pub enum Exit {
 enum Failure {
     #[error("{0}")]
     Config(#[from] Problems),
+    /// The agent says that it is.
+    #[error("{0}")]
+    RefusedConfig(String),
     #[error(
         "cannot reach the agent at {}: {why}; is it running? `systemctl status homing`",
         socket.display()
@@ -96,7 +99,7 @@ enum Failure {
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::PrintedConfig => Exit::Config,
+            Self::Config(_) | Self::RefusedConfig(_) | Self::PrintedConfig => Exit::Config,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::NotFound(_) | Self::PrintedNotFound => Exit::NotFound,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
@@ -188,7 +191,7 @@ where
 {
     let mut config = Config::load(&cli.config)?;
     if let Some(socket) = &cli.socket {
-        config.admin.socket.clone_from(socket);
+        config.give_socket(socket.clone());
     }
     if args.check_config {
         writeln!(out, "{}", show::checked(&config))?;
@@ -304,8 +307,10 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             };
             view.print(out, &log, |_| show::log(&log))
         }
-        Command::Reload => {
-            let reloaded: api::Reloaded = agent.post("/reload").await?;
+        Command::Reload { dry_run } => {
+            let path = format!("/reload?dry_run={dry_run}");
+            let reloaded = agent.post::<api::Reloaded>(&path).await;
+            let reloaded = reloaded.map_err(|failure| unheard(cli, failure))?;
             view.print(out, &reloaded, |_| show::reloaded(&reloaded))
         }
         Command::Undrain => {
@@ -324,6 +329,15 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         | Command::Man { .. } => {
             unreachable!("they ask no agent")
         }
+    }
+}
+
+/// Why a reload was not heard of: a configuration that is wrong may be why the agent was
+/// looked for at another socket than its own.
+fn unheard(cli: &Cli, failure: Failure) -> Failure {
+    match (&failure, Config::load(&cli.config)) {
+        (Failure::Unreachable { .. }, Err(problems)) if cli.socket.is_none() => problems.into(),
+        _ => failure,
     }
 }
 

@@ -5,8 +5,8 @@ mod stats;
 
 use crate::{
     admin::api::{
-        Answer, Asks, Host, HostState, Hosts, KernelState, Keys, Latency, Log, Members, NextHop,
-        Owner, Reloaded, Sessions, Status, SyncState,
+        Answer, Asks, Change, Host, HostState, Hosts, KernelState, Keys, Latency, Log, Members,
+        NextHop, Owner, Reloaded, Sessions, Status, SyncState,
     },
     config::Config,
 };
@@ -216,12 +216,22 @@ pub(super) fn log(log: &Log) -> String {
 }
 
 pub(super) fn reloaded(reloaded: &Reloaded) -> String {
-    let keys = keys(&reloaded.keys);
-    if reloaded.changed {
-        format!("the key file was read and is in force: {keys}")
-    } else {
-        format!("the key file was read; nothing in it has changed: {keys}")
+    let mut text = String::new();
+    for Change { key, from, to, .. } in &reloaded.changes {
+        text += &format!("{key}: from {from} to {to}\n");
     }
+    let path = reloaded.path.display();
+    text += &match (reloaded.changed, reloaded.dry_run) {
+        (false, _) => format!("{path} and the key file were read; they hold what is in force"),
+        (true, false) => format!("{path} and the key file were read and are in force"),
+        (true, true) => format!("{path} and the key file were read; a reload would do that"),
+    };
+    let would = match (reloaded.keys_changed, reloaded.dry_run) {
+        (true, false) => "the POP's key has changed: ",
+        (true, true) => "the POP's key would change: ",
+        (false, _) => "the POP's key is as before: ",
+    };
+    text + "\n" + would + &keys(&reloaded.keys)
 }
 
 pub(super) fn hosts(hosts: &Hosts, now_unix_ms: u64, style: Style) -> String {

@@ -2,6 +2,7 @@
 //! agent that makes its answers up, and printed.
 
 mod drain;
+mod reload;
 
 use std::{
     path::Path,
@@ -347,18 +348,6 @@ async fn a_capture_that_breaks_off_says_so() {
     let (_, exit, error) = run(&served.path, &line).await;
     assert_eq!(exit, Exit::Failed);
     assert!(error.contains("cannot write"), "{error}");
-}
-
-#[tokio::test]
-async fn a_reload_says_which_keys_are_in_force_or_why_none_changed() {
-    let served = Served::new();
-    let (out, exit, _) = run(&served.path, "homing reload").await;
-    assert_eq!(exit, Exit::Ok);
-    assert!(out.contains("5f signs, a1 is accepted too"), "{out}");
-    served.view.unhealthy.store(true, Ordering::Relaxed);
-    let (_, exit, why) = run(&served.path, "homing reload").await;
-    assert_eq!(exit, Exit::Failed);
-    assert!(why.contains("must hold a key"), "{why}");
 }
 
 #[test]

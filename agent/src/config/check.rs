@@ -111,6 +111,7 @@ fn read(path: &Path, notes: &Notes<'_>, document: &DeTable<'_>) -> Option<Config
     });
     Some(Config {
         path: path.to_owned(),
+        socket_given: false,
         instance: instance?,
         host: Host {
             id: own,

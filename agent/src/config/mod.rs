@@ -9,6 +9,7 @@
 //! be read, is for those who use them to say.
 
 mod check;
+mod keys;
 mod problem;
 mod read;
 mod relations;
@@ -28,6 +29,7 @@ use homing_common::{
     net::{Address, Service},
 };
 
+pub use keys::{Change, KEYS, Key, Takes};
 pub use problem::{Problem, Problems};
 pub use values::{LIMIT_MAX, MOVES_MAX, Prefix, is_name, parse_duration};
 
@@ -42,6 +44,8 @@ pub const DEFAULT_INSTANCE: &str = "homing";
 pub struct Config {
     /// The file that it was read from.
     pub path: PathBuf,
+    /// Whether `admin.socket` was given on the command line, and is not what the file says.
+    pub socket_given: bool,
     /// The name that tells apart several agents of one machine: pins and socket
     /// are named after it.
     pub instance: String,
@@ -313,6 +317,25 @@ impl Config {
             Ok(text) => Self::parse(path, &text),
             Err(error) => Err(Problems::unreadable(path, &error)),
         }
+    }
+
+    /// Has the admin socket elsewhere than the file says, whenever it is read.
+    pub fn give_socket(&mut self, socket: PathBuf) {
+        self.admin.socket = socket;
+        self.socket_given = true;
+    }
+
+    /// Reads and checks the same file again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn again(&self) -> Result<Self, Problems> {
+        let mut config = Self::load(&self.path)?;
+        if self.socket_given {
+            config.give_socket(self.admin.socket.clone());
+        }
+        Ok(config)
     }
 
     /// Checks the text of a file; `path` is for messages only.

@@ -84,6 +84,42 @@ fn the_manual_names_every_key() {
 }
 
 #[test]
+fn the_manual_says_of_every_key_whether_a_reload_is_enough() {
+    const MANUAL: &str = include_str!("../../../docs/operating.md");
+    let table = MANUAL
+        .lines()
+        .skip_while(|line| !line.starts_with("| Key | Default | Takes a |"));
+    let (mut section, mut list) = (String::new(), false);
+    let mut said = std::collections::BTreeMap::new();
+    for line in table.skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let (key, takes) = (cells[1].trim_matches(['*', '`']), cells[3]);
+        if let Some(head) = key.strip_prefix('[') {
+            list = head.starts_with('[');
+            section = head.trim_matches(['[', ']']).to_owned();
+            if !list {
+                continue;
+            }
+        }
+        let key = match (list, section.as_str()) {
+            (true, section) => section.to_owned(),
+            (false, "") => key.to_owned(),
+            (false, section) => format!("{section}.{key}"),
+        };
+        // What stands at a list and at its keys is one thing.
+        assert_eq!(*said.entry(key).or_insert(takes), takes, "{line}");
+    }
+    for key in &KEYS {
+        let takes = match key.takes {
+            Takes::Reload => "reload",
+            Takes::Restart => "restart",
+        };
+        assert_eq!(said.remove(key.name), Some(takes), "{}", key.name);
+    }
+    assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
 fn defaults() {
     let config = parsed(LEAST);
     assert_eq!(config.instance, "homing");

@@ -308,7 +308,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A size in the largest unit that it is a whole number of.
-fn show_size(bytes: u64) -> String {
+pub(super) fn show_size(bytes: u64) -> String {
     let (factor, unit) = SIZES
         .into_iter()
         .find(|(factor, _)| bytes.is_multiple_of(*factor))

@@ -53,9 +53,9 @@ impl Doors {
     /// An agent answers there, or there is no such group.
     pub fn open(config: &Config) -> Result<Self> {
         let apps = AppListener::bind(&config.apps.socket, "apps")?;
-        apps.admit(&config.apps.group)?;
+        apps.access().admit(&config.apps.group)?;
         let mux = AppListener::bind(&config.mux.socket, "mux")?;
-        mux.admit(&config.mux.group)?;
+        mux.access().admit(&config.mux.group)?;
         Ok(Self { apps, mux })
     }
 }

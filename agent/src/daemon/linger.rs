@@ -40,11 +40,19 @@ impl Linger {
         }
     }
 
+    /// Holds what is closed from now on back for so long. What is held back already is told
+    /// first.
+    pub fn hold_for(&mut self, hold: Duration) {
+        self.hold = hold;
+    }
+
     /// A session was closed.
     pub fn closed(&mut self, now: Instant, ids: Ids) {
         self.number += 1;
         self.held.insert(ids.id, self.number);
-        self.queue.push_back((now + self.hold, ids, self.number));
+        let last = self.queue.back().map_or(now, |(at, _, _)| *at);
+        let at = last.max(now + self.hold);
+        self.queue.push_back((at, ids, self.number));
     }
 
     /// A session was opened: an earlier close of it is forgotten.
@@ -101,6 +109,20 @@ mod tests {
         assert_eq!(linger.due(start + HOLD), Some(ids(1)));
         assert_eq!(linger.due(start + HOLD), None);
         assert_eq!(linger.next_time(), None);
+    }
+
+    #[test]
+    fn another_hold_counts_for_later_closes_and_overtakes_none() {
+        let mut linger = Linger::new(HOLD);
+        let start = Instant::now();
+        linger.closed(start, ids(1));
+        linger.hold_for(HOLD / 4);
+        linger.closed(start, ids(2));
+        assert_eq!(linger.due(start + HOLD / 2), None);
+        assert_eq!(linger.due(start + HOLD), Some(ids(1)));
+        assert_eq!(linger.due(start + HOLD), Some(ids(2)));
+        linger.closed(start + HOLD, ids(3));
+        assert_eq!(linger.next_time(), Some(start + HOLD + HOLD / 4));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Any part that ends unasked ends the agent, with its reason: a supervisor that
 //! starts it again is the better repair, and the fast path does not mind.
 
+mod admin;
 mod bases;
 mod crowded;
 mod drain;
@@ -36,13 +37,10 @@ use tokio::{
 };
 
 use crate::{
-    admin::{
-        Logs, server,
-        socket::{AdminSocket, Rights},
-        systemd,
-    },
+    admin::{Logs, systemd},
     config::Config,
 };
+use admin::AdminSockets;
 use bases::Doors;
 
 /// How long a graceful stop waits for sessions that are moving.
@@ -57,26 +55,16 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// What could not be started, or which part ended and why.
 pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
     // First of all, so that a second agent is refused before it changes anything.
-    let sockets = admin_sockets(&config)?;
+    let (sockets, admin) = AdminSockets::open(&config)?;
     let doors = Doors::open(&config)?;
     let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);
     let mut parts = Parts::default();
-    let agent = start::start(&config, doors, logs, leave, &mut parts).await?;
+    let agent = start::start(&config, doors, admin, logs, leave, &mut parts).await?;
     let view = Arc::new(agent.view);
 
     let (stop_serving, stopped) = watch::channel(());
-    let mut serving = JoinSet::new();
-    for socket in sockets {
-        let (view, mut stopped) = (view.clone(), stopped.clone());
-        serving.spawn(async move {
-            let stop = async move {
-                // An error means that the sender is gone, which says the same.
-                let _ = stopped.changed().await;
-            };
-            server::serve(socket, view, stop).await;
-        });
-    }
+    let serving = tokio::spawn(sockets.serve(view.clone(), stopped));
     let watchdog = tokio::spawn(systemd::watchdog(view.clone()));
     tracing::info!(
         host = %config.host.id, domain = config.host.domain, socket = %config.admin.socket.display(),
@@ -92,13 +80,9 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
                     break Ok(None);
                 }
                 Signal::Reload => {
-                    if let Err(error) = view.reload.run().await {
-                        tracing::error!(
-                            error = format!("{error:#}"),
-                            fix = "put right what the error names, and reload again; until then everything goes on as it was",
-                            "a reload has changed nothing"
-                        );
-                    }
+                    let view = view.clone();
+                    // What comes of it is in the log.
+                    tokio::spawn(async move { view.reload.run(false).await });
                 }
             },
             hold = asked(&mut leaving) => {
@@ -118,7 +102,7 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
                     "the agent stops while sessions are still moving"
                 );
             }
-            let hold = hold.unwrap_or(config.pop.leave_hold);
+            let hold = hold.unwrap_or(view.reload.config().pop.leave_hold);
             match timeout(LEAVE_WITHIN, agent.gossip.leave(hold)).await {
                 Ok(_) => tracing::info!(hold_s = hold.as_secs_f64(), "left the POP"),
                 Err(_) => tracing::warn!(
@@ -134,23 +118,9 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
     agent.bases.stop().await;
     drop(stop_serving);
     watchdog.abort();
-    // Servers bound their own ends; a panic in one has been reported.
-    while serving.join_next().await.is_some() {}
+    // A panic has been reported.
+    let _ = serving.await;
     result
-}
-
-/// The sockets at which operators ask, for those whom the configuration lets in.
-fn admin_sockets(config: &Config) -> Result<Vec<AdminSocket>> {
-    let admin = &config.admin;
-    let socket = AdminSocket::bind(&admin.socket, Rights::Change)?;
-    socket.admit(&admin.group)?;
-    let mut sockets = vec![socket];
-    if let Some(readers) = &admin.readers {
-        let socket = AdminSocket::bind(&admin.read_socket, Rights::Read)?;
-        socket.admit(readers)?;
-        sockets.push(socket);
-    }
-    Ok(sockets)
 }
 
 /// Waits until somebody asks, by the admin socket, that the agent leave; gives the
@@ -166,7 +136,7 @@ async fn asked(leaving: &mut watch::Receiver<Option<Option<Duration>>>) -> Optio
 enum Signal {
     /// To stop; the signal's name.
     Stop(&'static str),
-    /// To read the key file again.
+    /// To read configuration and key file again.
     Reload,
 }
 

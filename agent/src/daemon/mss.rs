@@ -3,6 +3,8 @@
 
 use std::io;
 
+use tokio::sync::watch;
+
 use crate::{
     config::Mss,
     datapath::{
@@ -16,10 +18,10 @@ const IPV4_LEN: u16 = 20;
 const IPV6_LEN: u16 = 40;
 const TCP_LEN: u16 = 20;
 
-/// Keeps the limits in `CONTROL` right while ways change. `interfaces` are those that
+/// Keeps the limits in `CONTROL` right while ways, and what is wanted, change. `interfaces` are those that
 /// packets of services come in by: others may come to use what they can carry.
 pub(super) async fn follow(
-    mss: Mss,
+    mut mss: watch::Receiver<Mss>,
     outer_len: u16,
     interfaces: Vec<String>,
     mut ways: Resolver,
@@ -28,7 +30,8 @@ pub(super) async fn follow(
     let mut told = None;
     let mut known = ways.ways();
     loop {
-        let (v4, v6) = match mss {
+        let wanted = *mss.borrow_and_update();
+        let (v4, v6) = match wanted {
             Mss::Auto => {
                 let own = interfaces.iter().filter_map(|name| interface_mtu(name));
                 allowed(own.min(), &known, outer_len)
@@ -41,7 +44,10 @@ pub(super) async fn follow(
             tracing::info!(v4, v6, "the largest MSS that services offer");
             told = Some((v4, v6));
         }
-        known = ways.changed().await;
+        tokio::select! {
+            changed = ways.changed() => known = changed,
+            Ok(()) = mss.changed() => {}
+        }
     }
 }
 

@@ -3,9 +3,15 @@
 //! Opens go on at once, closes after they have lingered, unless the session lives on
 //! another host now; and what is open is counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
 
 use super::linger::Linger;
 use crate::datapath::{
@@ -13,13 +19,15 @@ use crate::datapath::{
     local::{LocalEvent, News},
 };
 
-/// Hands session events on to gossip, closes a little later.
+/// Hands session events on to gossip, closes a little later: after `hold`, whatever that is
+/// by then.
 pub(super) async fn pump(
     mut from: mpsc::Receiver<News>,
     to: mpsc::Sender<News>,
-    mut linger: Linger,
+    hold: watch::Receiver<Duration>,
     open: &AtomicU64,
 ) {
+    let mut linger = Linger::new(*hold.borrow());
     let mut first = true;
     loop {
         let mut news = News::default();
@@ -34,6 +42,7 @@ pub(super) async fn pump(
             events = from.recv() => {
                 let Some(told) = events else { return };
                 let now = tokio::time::Instant::now();
+                linger.hold_for(*hold.borrow());
                 for event in told.events {
                     match event {
                         LocalEvent::Opened { ids, .. } => {
@@ -76,7 +85,7 @@ pub(super) async fn pump(
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use homing_common::session::SessionId;
 
@@ -84,6 +93,10 @@ mod tests {
     use crate::datapath::local::Ids;
 
     const HOLD: Duration = Duration::from_secs(2);
+
+    fn hold() -> watch::Receiver<Duration> {
+        watch::Sender::new(HOLD).subscribe()
+    }
 
     fn ids(id: u64) -> Ids {
         Ids {
@@ -124,7 +137,7 @@ mod tests {
         let (to, mut news) = mpsc::channel(4);
         let open = Arc::new(AtomicU64::new(0));
         let count = open.clone();
-        tokio::spawn(async move { pump(from, to, Linger::new(HOLD), &count).await });
+        tokio::spawn(async move { pump(from, to, hold(), &count).await });
         let start = tokio::time::Instant::now();
 
         // The first message goes on even if it is empty: gossip waits for it.
@@ -158,7 +171,7 @@ mod tests {
         let (to, mut news) = mpsc::channel(4);
         let open = Arc::new(AtomicU64::new(0));
         let count = open.clone();
-        tokio::spawn(async move { pump(from, to, Linger::new(HOLD), &count).await });
+        tokio::spawn(async move { pump(from, to, hold(), &count).await });
         let start = tokio::time::Instant::now();
         let left = |events: Vec<LocalEvent>, id| {
             let (done, answered) = tokio::sync::oneshot::channel();

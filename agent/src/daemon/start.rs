@@ -1,7 +1,7 @@
 //! The start of an agent: every part put in its place, in order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
@@ -17,14 +17,13 @@ use tokio::{
 
 use super::{
     Parts,
+    admin::AdminDoors,
     bases::{self, Bases, Doors},
     crowded::Crowded,
     drain::{self, Drain},
-    limits,
-    linger::Linger,
     members, mss,
     pump::pump,
-    reload::Reload,
+    reload::{Changed, Reload, Values, seeds},
     rendezvous,
     table::{self, Shared},
     view::{AgentView, Captures},
@@ -54,7 +53,6 @@ use crate::{
     pop::{
         Domain, Fingerprint, Member, Stream,
         keys::{KeyFile, Keys},
-        membership::Seed,
     },
 };
 
@@ -74,10 +72,11 @@ pub(super) struct Agent {
     pub bases: Bases,
 }
 
-/// Starts all parts. Applications come in by the `doors`.
+/// Starts all parts. Applications come in by the `doors`, operators by `admin`.
 pub(super) async fn start(
     config: &Config,
     doors: Doors,
+    admin: AdminDoors,
     logs: Arc<dyn Logs>,
     leave: watch::Sender<Option<Option<Duration>>>,
     parts: &mut Parts,
@@ -88,6 +87,7 @@ pub(super) async fn start(
     let session_keys = keys.session;
     let options = load_options(config, &keys);
     let ground = Arc::new(Ground::new(options.clone()));
+    let values = Values::new(config);
     // Waits for the verifier and for RCU.
     let mut datapath = spawn_blocking(move || Datapath::load(&options)).await??;
     for attached in &datapath.attachment.attached {
@@ -119,7 +119,8 @@ pub(super) async fn start(
         removed = services.removed,
         "the services are in force"
     );
-    let watcher = watcher(&datapath, session_keys.key, &config.services).await;
+    let of_services = values.services.subscribe();
+    let watcher = watcher(&datapath, session_keys.key, of_services).await;
     let watched = watcher.as_ref().map(Watcher::counters).unwrap_or_default();
     if let Some(watcher) = watcher {
         parts.run(
@@ -155,7 +156,7 @@ pub(super) async fn start(
     let flows = Flows::new(
         datapath.sessions.clone(),
         control.clone(),
-        config.udp.idle_timeout,
+        values.idle.subscribe(),
         config.limits.sessions,
         datapath.events.finder(),
     );
@@ -171,7 +172,7 @@ pub(super) async fn start(
     parts.run("the reader of EVENTS", async move {
         Ok(events.run(session_keys, events_to).await?)
     });
-    let linger = Linger::new(config.pop.close_linger);
+    let linger = values.linger.subscribe();
     let count = open.clone();
     parts.run("the pump of session events", async move {
         pump(events_from, news_to, linger, &count).await;
@@ -183,6 +184,7 @@ pub(super) async fn start(
         });
     }
 
+    let app_doors = [doors.apps.access(), doors.mux.access()];
     let (bases, incoming) = Bases::open(config, &keys, stream, doors, parts)?;
     let park = datapath.park.clone();
     parts.run("the reader of PARKED", async move { Ok(park.run().await?) });
@@ -253,8 +255,8 @@ pub(super) async fn start(
         host: config.host.id,
         stream,
         session_key: session_keys.key,
-        services: config.services.clone(),
-        limits: limits::of_moves(config),
+        services: values.services.subscribe(),
+        limits: values.moves.subscribe(),
         folder: config.apps.socket.with_extension("moves"),
         moving: datapath.moving.clone(),
         park: datapath.park.clone(),
@@ -275,11 +277,10 @@ pub(super) async fn start(
             mover: moves.clone(),
             here: ThisHost::new(
                 datapath.sessions.clone(),
-                config.services.iter().copied(),
+                values.services.subscribe(),
                 Arc::new(move |service| apps.registered(service).is_some()),
             ),
-            at_once: config.migration.moves.into(),
-            config: config.drain.clone(),
+            in_force: values.config.subscribe(),
             names: [
                 ("HOMING_INSTANCE", config.instance.clone()),
                 ("HOMING_HOST", config.host.id.to_string()),
@@ -296,7 +297,7 @@ pub(super) async fn start(
     let (resolver, task) = resolver::resolver(outer, datapath.hosts);
     parts.run("the resolver", async move { Ok(task.run().await?) });
     let limit = mss::follow(
-        config.tunnel.mss,
+        values.mss.subscribe(),
         outer_len(config.tunnel.encapsulation, &config.tunnel.network),
         config.host.interfaces.clone(),
         resolver.clone(),
@@ -332,8 +333,20 @@ pub(super) async fn start(
         async move { Ok(follow.await?) },
     );
 
+    let [apps_door, mux_door] = app_doors;
+    let changed = Changed {
+        values,
+        map: Some(datapath.services),
+        control,
+        gossip: gossip.clone(),
+        carriers: bases.carriers.clone(),
+        apps: bases.apps.clone(),
+        messages: bases.sockets.clone(),
+        doors: [apps_door, mux_door, admin.both],
+        read_door: admin.read,
+        readers: admin.readers,
+    };
     let view = AgentView {
-        config: config.clone(),
         attachment,
         places,
         started,
@@ -357,13 +370,7 @@ pub(super) async fn start(
         moves: moves.clone(),
         session_key: session_keys.key,
         open,
-        reload: Reload::new(
-            config.pop.key_file.clone(),
-            key_file,
-            control,
-            gossip.clone(),
-            bases.carriers.clone(),
-        ),
+        reload: Reload::new(changed, key_file),
         drain,
         logs,
         leave,
@@ -378,7 +385,11 @@ pub(super) async fn start(
 
 /// Makes `SESSIONS` true to the kernel's sockets before anybody is told what is in
 /// it. An agent that cannot goes on with what the hooks recorded.
-async fn watcher(datapath: &Datapath, key: SessionKey, services: &[Service]) -> Option<Watcher> {
+async fn watcher(
+    datapath: &Datapath,
+    key: SessionKey,
+    services: watch::Receiver<Arc<BTreeSet<Service>>>,
+) -> Option<Watcher> {
     let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
     let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
     let opened = Watcher::open(sessions, moving, stats, key, services, finder);
@@ -436,10 +447,6 @@ fn gossip_options(
         keys.session_ids,
         keys.fragments_id,
     );
-    let seeds = config.pop.seeds.iter().map(|seed| Seed {
-        host: seed.host,
-        address: seed.address,
-    });
     Ok(gossip::Options {
         me: Member::starting(
             config.host.id,
@@ -448,7 +455,7 @@ fn gossip_options(
             domain,
             fingerprint,
         ),
-        seeds: seeds.collect(),
+        seeds: seeds(config),
         keys,
         multicast: config.pop.multicast,
         void_after: config.pop.void_after,

@@ -20,7 +20,7 @@ use homing_common::{
     session::{Session, Tuple},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
@@ -54,17 +54,17 @@ pub struct FlowCounters {
 struct Sweep {
     sessions: Arc<Sessions>,
     control: ControlMap,
-    idle_ns: u64,
+    idle: watch::Receiver<Duration>,
     room: u32,
 }
 
 impl Flows {
-    /// A search for flows without a packet for `idle` in a `SESSIONS` of `entries`;
-    /// what it ends it tells `found`.
+    /// A search for flows without a packet for `idle`, whatever that is at each look, in a
+    /// `SESSIONS` of `entries`; what it ends it tells `found`.
     pub fn new(
         sessions: Arc<Sessions>,
         control: ControlMap,
-        idle: Duration,
+        idle: watch::Receiver<Duration>,
         entries: u32,
         found: mpsc::Sender<Found>,
     ) -> Self {
@@ -72,8 +72,7 @@ impl Flows {
             sweep: Sweep {
                 sessions,
                 control,
-                // When a flow was last seen is noted only so often.
-                idle_ns: idle.as_nanos() as u64 + Flow::SEEN_EVERY_NS,
+                idle,
                 room: entries / SHARE_OF_ROOM,
             },
             found,
@@ -117,12 +116,15 @@ impl Flows {
 impl Sweep {
     /// Ends what is idle; returns that, and how many flows are left.
     fn run(&self, now_ns: u64) -> io::Result<(Vec<(Tuple, u64)>, u64)> {
+        // When a flow was last seen is noted only so often.
+        let idle_ns = self.idle.borrow().as_nanos() as u64 + Flow::SEEN_EVERY_NS;
+        let is_idle = |session: &Session| now_ns.saturating_sub(session.seen_ns) > idle_ns;
         let mut open = 0;
         let mut idle: Vec<(Tuple, u64)> = Vec::new();
         self.sessions.scan(|tuple, session| {
             if tuple.protocol == UDP {
                 open += 1;
-                if self.is_idle(&session, now_ns) {
+                if is_idle(&session) {
                     idle.push((tuple, session.cookie));
                 }
             }
@@ -132,7 +134,7 @@ impl Sweep {
             // The scan may have taken a while: a flow that has gone on stays. One
             // that goes on in this very moment is announced anew.
             let now = self.sessions.get(&tuple)?;
-            if now.is_some_and(|session| self.is_idle(&session, now_ns))
+            if now.is_some_and(|session| is_idle(&session))
                 && self.sessions.forget(&tuple, cookie)?.is_some()
             {
                 ended.push((tuple, cookie));
@@ -141,9 +143,5 @@ impl Sweep {
         let open = open - ended.len() as u64;
         self.control.set_flows_full(open >= u64::from(self.room));
         Ok((ended, open))
-    }
-
-    fn is_idle(&self, session: &Session, now_ns: u64) -> bool {
-        now_ns.saturating_sub(session.seen_ns) > self.idle_ns
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Clock {
 pub(crate) struct AgentFacts {
     /// Its process, as this one sees it.
     pub pid: Option<u32>,
+    /// `GET /config`; none of an agent that does not tell.
+    pub in_force: Option<api::InForce>,
     /// `GET /status`.
     pub status: api::Status,
     /// `GET /hosts`.

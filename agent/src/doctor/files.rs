@@ -1,12 +1,10 @@
 //! Checks of files and file systems that the configuration names, and of itself.
 
-use std::net::SocketAddr;
-
 use super::{
     Level, Said,
     facts::{Facts, KeyFault},
 };
-use crate::config::Config;
+use crate::config::{Config, KEYS, Key, Takes};
 
 pub(super) fn configuration(facts: &Facts) -> Vec<Said> {
     let config = match &facts.config {
@@ -25,7 +23,7 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Said> {
                 Said::bad(
                     Level::Error,
                     format!("{path}{line}:{key} {}", problem.what),
-                    "the agent does not start with it",
+                    "the agent does not start with it, and a reload changes nothing",
                     problem.fix.clone(),
                 )
             });
@@ -33,50 +31,38 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Said> {
         }
     };
     let file = config.path.display().to_string();
-    let other = other_than_running(facts, config);
-    vec![if other.is_empty() {
-        Said::ok(file)
-    } else {
-        Said::bad(
-            Level::Warning,
-            format!("{file}: {} not as the agent has it", other.join(", ")),
-            "the agent reads it at its start only, and goes on with what stood there then",
+    let other = other_than_in_force(facts, config);
+    if other.is_empty() {
+        return vec![Said::ok(file)];
+    }
+    let names: Vec<_> = other.iter().map(|key| key.name).collect();
+    let (why, fix) = match other.iter().any(|key| key.takes == Takes::Restart) {
+        true => (
+            "the agent goes on with what it read before, and a reload changes nothing: some of \
+             these keys need a restart, by which no session is lost",
             "systemctl restart homing",
-        )
-    }]
+        ),
+        false => (
+            "the agent goes on with what it read before until it is told to reload",
+            "homing reload",
+        ),
+    };
+    let seen = format!("{file}: {} not as the agent has it", names.join(", "));
+    vec![Said::bad(Level::Warning, seen, why, fix)]
 }
 
-/// What the agent was started with otherwise, of what it tells.
-fn other_than_running(facts: &Facts, config: &Config) -> Vec<&'static str> {
-    let Ok(agent) = &facts.agent else {
+/// The keys that hold something else than what the running agent has in force.
+fn other_than_in_force(facts: &Facts, config: &Config) -> Vec<&'static Key> {
+    let agent = facts.agent.as_ref().ok();
+    let Some(in_force) = agent.and_then(|agent| agent.in_force.as_ref()) else {
         return Vec::new();
     };
-    let status = &agent.status;
-    let interfaces = status.interfaces.iter().map(|interface| &interface.name);
-    let mut running: Vec<_> = status.services.iter().map(|s| s.address).collect();
-    let mut written: Vec<_> = config.services.iter().map(address_of).collect();
-    running.sort();
-    written.sort();
-    let same = [
-        ("instance", status.instance == config.instance),
-        ("host.id", status.host == config.host.id.0),
-        ("host.domain", status.domain == config.host.domain),
-        ("host.interfaces", interfaces.eq(&config.host.interfaces)),
-        ("host.cgroup", status.cgroup == config.host.cgroup),
-        ("pop.address", status.address == config.pop.address),
-        ("pop.multicast", status.multicast == config.pop.multicast),
-        (
-            "tunnel.network",
-            status.tunnel.network == config.tunnel.prefix.to_string(),
-        ),
-        ("services", running == written),
-    ];
-    let other = same.into_iter().filter(|(_, same)| !same);
-    other.map(|(key, _)| key).collect()
-}
-
-fn address_of(service: &homing_common::net::Service) -> SocketAddr {
-    SocketAddr::new(service.address.into(), service.port.number())
+    let differs = |key: &&Key| {
+        let given = in_force.socket_given && key.name == "admin.socket";
+        let value = in_force.keys.get(key.name);
+        !given && value.is_some_and(|value| *value != key.value(config))
+    };
+    KEYS.iter().filter(differs).collect()
 }
 
 pub(super) fn bpffs(facts: &Facts) -> Vec<Said> {
@@ -173,7 +159,10 @@ pub(super) fn key_file(facts: &Facts) -> Vec<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::sample, doctor::sample::host};
+    use crate::{
+        admin::api,
+        doctor::{sample, sample::host},
+    };
 
     #[test]
     fn what_is_wrong_in_the_file_is_said_with_its_line() {
@@ -192,14 +181,29 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_since_the_agents_start_is_named() {
+    fn what_differs_from_what_is_in_force_is_named_and_how_it_gets_there() {
         let mut facts = sample::facts();
-        let agent = facts.agent.as_mut().unwrap();
-        agent.status.services.pop();
-        agent.status.multicast = None;
-        let said = configuration(&facts);
-        assert_eq!(said[0].level, Level::Warning);
-        assert!(said[0].seen.contains("pop.multicast, services"), "{said:?}");
+        let mut agent = facts.config.clone().unwrap();
+        let in_force = |facts: &mut Facts, config: &Config| {
+            let told = Some(api::InForce::of(config));
+            facts.agent.as_mut().unwrap().in_force = told;
+        };
+        agent.services.pop();
+        in_force(&mut facts, &agent);
+        let said = configuration(&facts).remove(0);
+        assert_eq!(said.level, Level::Warning);
+        assert!(said.seen.contains(": services not as"), "{said:?}");
+        assert_eq!(said.fix.as_deref(), Some("homing reload"));
+        agent.pop.multicast = None;
+        in_force(&mut facts, &agent);
+        let said = configuration(&facts).remove(0);
+        assert!(said.seen.contains("pop.multicast, services"), "{said:?}");
+        assert_eq!(said.fix.as_deref(), Some("systemctl restart homing"));
+        // A socket that was given on the command line is not looked for in the file.
+        let mut given = facts.config.clone().unwrap();
+        given.give_socket("/elsewhere".into());
+        in_force(&mut facts, &given);
+        assert_eq!(configuration(&facts)[0].level, Level::Ok);
         facts.agent = Err("it does not run".to_owned());
         assert_eq!(configuration(&facts)[0].level, Level::Ok);
     }

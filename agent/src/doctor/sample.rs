@@ -64,6 +64,7 @@ pub(crate) fn facts() -> Facts {
         }),
         agent: Ok(AgentFacts {
             pid: Some(4711),
+            in_force: Some(api::InForce::of(&config)),
             status,
             hosts: api::Hosts {
                 hosts: sample_hosts(),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use homing_common::{host::HostId, session::SessionId};
+use homing_common::{host::HostId, net::Service, session::SessionId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -268,11 +268,24 @@ pub struct OwnerStatus {
 #[error("gossip has stopped")]
 pub struct Stopped;
 
+/// What of a host's configuration gossip takes while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunables {
+    /// What the POP answers for.
+    pub services: Vec<Service>,
+    /// Whom to join.
+    pub seeds: Vec<membership::Seed>,
+    /// How long the claims of a host are kept whose agent is down and whose kernel cannot
+    /// be asked. It counts for hosts that go down from now on.
+    pub void_after: Duration,
+}
+
 pub(super) enum Command {
     Leave(Duration, oneshot::Sender<()>),
     Drain(bool, oneshot::Sender<()>),
     AddOffers(u64, oneshot::Sender<()>),
     Rekey(Box<Keys>, oneshot::Sender<()>),
+    Set(Box<Tunables>, oneshot::Sender<()>),
     Status(oneshot::Sender<Box<Status>>),
     Hosts(oneshot::Sender<Vec<HostStatus>>),
     Owner(SessionId, oneshot::Sender<OwnerStatus>),
@@ -323,6 +336,12 @@ impl Handle {
     /// Goes on with other keys.
     pub async fn rekey(&self, keys: Keys) -> Result<(), Stopped> {
         self.ask(|answer| Command::Rekey(Box::new(keys), answer))
+            .await
+    }
+
+    /// Goes on with other settings.
+    pub async fn set(&self, tunables: Tunables) -> Result<(), Stopped> {
+        self.ask(|answer| Command::Set(Box::new(tunables), answer))
             .await
     }
 

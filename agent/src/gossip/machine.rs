@@ -107,6 +107,11 @@ impl Gossip {
         gossip
     }
 
+    /// Keeps the claims of hosts that go down from now on for so long.
+    pub fn set_void_after(&mut self, void_after: Duration) {
+        self.core.settings.void_after = void_after;
+    }
+
     fn adopt(&mut self, now: u64, id: SessionId, host: HostId) {
         let void_after = self.core.settings.void_after.as_micros() as u64;
         let is_foreign = host != self.core.settings.host && HostId::try_from(host.0).is_ok();

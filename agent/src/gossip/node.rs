@@ -16,6 +16,7 @@ use super::{
     asking,
     bulk::Bulk,
     core::Outgoing,
+    handle::Tunables,
     machine::{self, Gossip},
     pacer::Pacer,
 };
@@ -311,6 +312,14 @@ impl Node {
     /// [`Membership::add_offers`].
     pub fn add_offers(&mut self, now: u64, offers: u64) {
         self.membership.add_offers(now, offers);
+        self.settle(now);
+    }
+
+    /// Goes on with other settings.
+    pub fn set(&mut self, now: u64, tunables: Tunables) {
+        self.gossip.set_void_after(tunables.void_after);
+        self.membership.set_seeds(now, tunables.seeds);
+        self.membership.set_services(now, &tunables.services);
         self.settle(now);
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{carried::Carried, clock::Clock, sessions::narrow};
 pub use super::handle::{
-    Handle, HostStatus, KernelStatus, Mind, OwnerStatus, Standing, Status, Stopped,
+    Handle, HostStatus, KernelStatus, Mind, OwnerStatus, Standing, Status, Stopped, Tunables,
 };
 use super::{
     Table, TableFull,
@@ -414,6 +414,10 @@ impl<T: Table> Running<T> {
             }
             Command::Rekey(keys, told) => {
                 self.node.rekey(*keys);
+                let _ = told.send(());
+            }
+            Command::Set(tunables, told) => {
+                self.node.set(self.clock.now(), *tunables);
                 let _ = told.send(());
             }
             Command::AddOffers(offers, told) => {

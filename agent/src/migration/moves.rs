@@ -97,6 +97,12 @@ macro_rules! context {
 }
 
 impl Moves {
+    /// Goes by other limits from now on. Where more moves are under way than they allow, no
+    /// more begin until enough are over; what its state finds no room for goes on where it is.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// The moves of this host, whose kernel has this incarnation. `journal` is what the
     /// agent finds in `MOVING` at its start: no message may be answered before it is
     /// known. `random` differs from start to start.

@@ -54,6 +54,18 @@ impl Fingerprint {
         hash.update(&network.shift.to_be_bytes());
         hash.update(&network.id_mask.to_be_bytes());
         let network = first_word(&hash);
+        let none = Self {
+            network,
+            services: 0,
+            addresses: 0,
+            session_keys,
+            fragments_key,
+        };
+        none.with_services(services)
+    }
+
+    /// The same of a host with these services.
+    pub fn with_services(self, services: &[Service]) -> Self {
         let mut services = services.to_vec();
         services.sort();
         let (mut all, mut addresses) = (blake3::Hasher::new(), 0);
@@ -66,11 +78,9 @@ impl Fingerprint {
             addresses |= 1 << (first_word(&one) % u64::BITS);
         }
         Self {
-            network,
             services: first_word(&all),
             addresses,
-            session_keys,
-            fragments_key,
+            ..self
         }
     }
 

@@ -18,7 +18,10 @@ use homing_common::{
     session::{Session, Tuple},
 };
 use homing_tests::sandbox::{self, Sandbox, eventually};
-use tokio::{runtime, sync::mpsc};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+};
 
 use crate::common::{KEY, KEYS, SERVICES, Server, View, eventually_async, ids, recorded};
 
@@ -36,7 +39,8 @@ fn with_watcher<F: Future<Output = ()>>(
         let finder = datapath.events.finder();
         let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
         let moving = datapath.moving.clone();
-        let watcher = Watcher::open(sessions, moving, stats, KEY, &SERVICES, finder);
+        let services = watch::Sender::new(Arc::new(SERVICES.into())).subscribe();
+        let watcher = Watcher::open(sessions, moving, stats, KEY, services, finder);
         let mut watcher = watcher.unwrap();
         watcher.audit().await.unwrap();
         let facts = Facts {

@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use homing_tests::{
     packet::flags,
     sandbox::{self, eventually},
 };
-use tokio::{runtime, time::sleep};
+use tokio::{runtime, sync::watch, time::sleep};
 
 use crate::common::{MOVE, connect, cookie, destroy, hook, load, reset, restore, session};
 
@@ -43,7 +43,8 @@ fn watch(datapath: &Datapath, service: SocketAddr) -> Watcher {
     let service = Service::new(service.ip().into(), Port::new(service.port()), TCP);
     let (sessions, stats) = (datapath.sessions.clone(), datapath.stats.clone());
     let (moving, finder) = (datapath.moving.clone(), datapath.events.finder());
-    Watcher::open(sessions, moving, stats, KEY, &[service], finder).unwrap()
+    let services = watch::Sender::new(Arc::new([service].into())).subscribe();
+    Watcher::open(sessions, moving, stats, KEY, services, finder).unwrap()
 }
 
 #[test]

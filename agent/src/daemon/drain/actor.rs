@@ -127,7 +127,7 @@ impl<M: Mover, H: Here + Clone> Actor<M, H> {
         let Parts {
             mover,
             here,
-            at_once,
+            in_force,
             gossip,
             ..
         } = &self.parts;
@@ -136,7 +136,7 @@ impl<M: Mover, H: Here + Clone> Actor<M, H> {
             here.clone(),
             gossip.watch_hosts(),
             order.wanted.over(None).0,
-            *at_once,
+            in_force.borrow().migration.moves.into(),
             self.settled_at.saturating_duration_since(Instant::now()),
         );
         self.tell.send_modify(|told| told.run = Some(Arc::new(run)));
@@ -163,15 +163,15 @@ impl<M: Mover, H: Here + Clone> Actor<M, H> {
         name: &'static str,
         then: Option<DrainOrder>,
     ) -> Result<(), Option<DrainOrder>> {
-        let config = &self.parts.config;
+        let config = self.parts.in_force.borrow().drain.clone();
         let argv = match name {
-            ON_DRAIN => &config.on_drain,
-            _ => &config.on_undrain,
+            ON_DRAIN => config.on_drain,
+            _ => config.on_undrain,
         };
         if argv.is_empty() {
             return Err(then);
         }
-        let (argv, names) = (argv.clone(), self.parts.names.clone());
+        let names = self.parts.names.clone();
         let within = config.timeout;
         let task = tokio::spawn(async move { command::run(name, &argv, &names, within).await });
         self.command = Some(Command { name, task, then });

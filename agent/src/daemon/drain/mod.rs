@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     admin::DrainOrder,
-    config,
+    config::Config,
     datapath::control::ControlMap,
     gossip::task::Handle,
     migration::drain::{Here, Mover, Run},
@@ -44,9 +44,8 @@ pub(super) struct Parts<M, H> {
     pub mover: M,
     /// How this host is looked at, anew for each run.
     pub here: H,
-    /// Moves at once.
-    pub at_once: usize,
-    pub config: config::Drain,
+    /// The operator's commands, and how many moves at once.
+    pub in_force: watch::Receiver<Arc<Config>>,
     /// What the operator's commands are told: instance, host.
     pub names: [(&'static str, String); 2],
 }

@@ -40,7 +40,7 @@ impl AgentView {
 
     /// All applications.
     pub(super) fn all_apps(&self) -> api::Apps {
-        let config = &self.config.apps;
+        let config = &self.reload.config().apps;
         api::Apps {
             socket: config.socket.clone(),
             group: config.group.to_string(),

@@ -112,8 +112,9 @@ impl AgentView {
             match capture.run(&claim.end, until).await {
                 Ok(packets) => tracing::info!(packets, "packets are captured no more"),
                 Err(error) => tracing::warn!(
-                    "capturing packets has ended early: {error:#}; begin anew if they are still \
-                     wanted"
+                    error = format!("{error:#}"),
+                    fix = "capture again, if packets are still wanted; the file that there is lacks the last ones",
+                    "capturing packets has ended early"
                 ),
             }
         });

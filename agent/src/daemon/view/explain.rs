@@ -35,7 +35,8 @@ impl AgentView {
         order: api::ExplainOrder,
     ) -> Result<api::Explanations, Refusal> {
         let interface = order.interface;
-        let interface = interface.unwrap_or_else(|| self.config.host.interfaces[0].clone());
+        let interface =
+            interface.unwrap_or_else(|| self.reload.config().host.interfaces[0].clone());
         let ifindex = interface::look_up(&interface)
             .map_err(|error| Refusal::NotFound(format!("interface {interface}: {error}")))?
             .index;
@@ -77,12 +78,13 @@ impl AgentView {
 
     /// The outer header of what a host sends here.
     fn source(&self, host: u16) -> Result<SourceHost, Refusal> {
-        let tunnel = &self.config.tunnel;
+        let config = self.reload.config();
+        let tunnel = &config.tunnel;
         let id =
             HostId::try_from(host).map_err(|error| Refusal::Conflict(format!("from: {error}")))?;
         Ok(SourceHost {
             address: tunnel.network.address_of(id).into(),
-            to: self.config.tunnel_address().into(),
+            to: config.tunnel_address().into(),
             encapsulation: tunnel.encapsulation,
             hop_limit: tunnel.hop_limit,
         })
@@ -194,7 +196,7 @@ impl<'a> Facts<'a> {
     async fn ask(&self, session: Tuple) -> Result<(api::SessionName, Vec<Fact>), Refusal> {
         let view = self.view;
         let service = session.service();
-        let is_service = view.config.services.contains(&service);
+        let is_service = view.reload.config().services.contains(&service);
         let is = if is_service {
             "a service"
         } else {
@@ -212,7 +214,7 @@ impl<'a> Facts<'a> {
         }
         let owner = view.owner_of(session).await?;
         let named = match owner.owner {
-            Some(host) if host == view.config.host.id.0 => "this host".to_owned(),
+            Some(host) if host == view.reload.config().host.id.0 => "this host".to_owned(),
             Some(host) => format!("host {host}"),
             None => "not known".to_owned(),
         };

@@ -38,13 +38,13 @@ impl AgentView {
 
     /// Whether a host hears this host's multicast; none, if it is not to.
     fn hears_us(&self, host: &HostStatus) -> Option<bool> {
-        let near = |domain: &Domain| domain.to_string() == self.config.host.domain;
+        let near = |domain: &Domain| domain.to_string() == self.reload.config().host.domain;
         let near = host.member.is_some_and(|member| near(&member.domain));
-        (near && self.config.pop.multicast.is_some()).then_some(host.hears_us)
+        (near && self.reload.config().pop.multicast.is_some()).then_some(host.hears_us)
     }
 
     pub(super) fn this_host(&self, status: &Status) -> api::Host {
-        let config = &self.config;
+        let config = self.reload.config();
         api::Host {
             host: config.host.id.0,
             this_host: true,
@@ -110,7 +110,7 @@ impl AgentView {
     }
 
     fn tunnel_address(&self, host: HostId) -> IpAddr {
-        self.config.tunnel.network.address_of(host).into()
+        self.reload.config().tunnel.network.address_of(host).into()
     }
 }
 

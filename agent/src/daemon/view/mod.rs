@@ -40,7 +40,6 @@ use super::{
 };
 use crate::{
     admin::{CaptureOrder, DrainOrder, Logs, Refusal, View, api, counts, page},
-    config::Config,
     datapath::{
         clock::monotonic_ns,
         flows::FlowCounters,
@@ -69,7 +68,6 @@ const SYNCED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that questions are answered from.
 pub(super) struct AgentView {
-    pub config: Config,
     /// Held against other agents for as long as this one runs.
     #[expect(dead_code, reason = "held, not used")]
     pub attachment: Attachment,
@@ -108,7 +106,7 @@ pub(super) struct AgentView {
     pub session_key: SessionKey,
     /// This host's open sessions.
     pub open: Arc<AtomicU64>,
-    /// Reads the key file again.
+    /// The configuration, and what puts another one in force.
     pub reload: Reload,
     /// Whether new sessions go elsewhere, and the others move.
     pub drain: Drain,
@@ -143,7 +141,7 @@ impl AgentView {
     /// What an operator should look at, and what to do about it.
     fn problems(&self, status: &Status, hosts: &[HostStatus], owners: &Usage) -> Vec<String> {
         let unrecorded = self.watched.unrecorded.load(Ordering::Relaxed);
-        let address = self.config.pop.address;
+        let address = self.reload.config().pop.address;
         let now = SystemTime::now();
         let mut problems = problems::of_hosts(now, hosts, &self.resolver.ways());
         problems.extend(
@@ -159,7 +157,7 @@ impl AgentView {
                 "{unheard} {deaf}, which get everything by unicast; look at IGMP and MLD snooping in the domain {domain}",
                 unheard = api::UNHEARD,
                 deaf = deaf.join(", "),
-                domain = self.config.host.domain,
+                domain = self.reload.config().host.domain,
             ));
         }
         if !status.synced && self.started.elapsed() > SYNCED_WITHIN {
@@ -180,7 +178,8 @@ impl AgentView {
     fn failures(&self, status: &Status) -> Vec<String> {
         let refused = |alert: &&Alert| matches!(alert, Alert::Refused { .. });
         let refusals = status.alerts.iter().filter(refused);
-        let refusals = refusals.map(|alert| problems::of_pop(alert, self.config.pop.address));
+        let refusals =
+            refusals.map(|alert| problems::of_pop(alert, self.reload.config().pop.address));
         self.unattached().into_iter().chain(refusals).collect()
     }
 
@@ -198,7 +197,7 @@ impl View for AgentView {
     async fn status(&self) -> Result<api::Status, Refusal> {
         let status = self.gossip.status().await?;
         let hosts = self.gossip.hosts().await?;
-        let config = &self.config;
+        let config = self.reload.config();
         let owners = self.owners.usage();
         let mut interfaces = Vec::new();
         let places = self.places.borrow().clone();
@@ -413,8 +412,12 @@ impl View for AgentView {
         self.logs.set_level(level)
     }
 
-    async fn reload(&self) -> Result<api::Reloaded, Refusal> {
-        Ok(self.reload.run().await?)
+    async fn reload(&self, dry: bool) -> Result<api::Reloaded, Refusal> {
+        self.reload.run(dry).await
+    }
+
+    fn config(&self) -> api::InForce {
+        api::InForce::of(&self.reload.config())
     }
 
     async fn drain(&self) -> Result<api::Drain, Refusal> {

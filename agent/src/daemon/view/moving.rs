@@ -104,7 +104,7 @@ impl AgentView {
 
     /// Whether sessions can be sent to a host at all.
     async fn is_other_host(&self, host: HostId) -> Result<(), Refusal> {
-        if host == self.config.host.id {
+        if host == self.reload.config().host.id {
             let why = format!("host {host} is this host: name another one");
             return Err(Refusal::Conflict(why));
         }

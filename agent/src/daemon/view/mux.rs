@@ -14,7 +14,7 @@ use crate::{
 impl AgentView {
     /// All message sockets.
     pub(super) fn all_messages(&self) -> api::Mux {
-        let config = &self.config.mux;
+        let config = &self.reload.config().mux;
         let status = self.messages.status();
         let mut sockets: Vec<_> = status
             .sockets
@@ -39,7 +39,7 @@ impl AgentView {
     }
 
     fn message_socket(&self, status: &SocketStatus) -> api::MuxSocket {
-        let me: HostId = self.config.host.id;
+        let me: HostId = self.reload.config().host.id;
         api::MuxSocket {
             id: Sockets::address(me, status.id),
             offers: status.offers.as_deref().map(str::to_owned),

@@ -19,7 +19,7 @@ impl AgentView {
         let local = blocking("SESSIONS", move || sessions.get(&session)).await?;
         let entry = self.owners.get(id);
         let known = self.gossip.owner(id).await?;
-        let (owner, how) = explain(self.config.host.id, local, entry, &known);
+        let (owner, how) = explain(self.reload.config().host.id, local, entry, &known);
         let claims = known.claims.iter().map(|claim| api::Claim {
             host: claim.host.0,
             generation: claim.generation.into(),
@@ -27,7 +27,7 @@ impl AgentView {
         Ok(api::Owner {
             name: page::name(&session, id),
             answer: match owner {
-                Some(host) if host == self.config.host.id => api::Answer::ThisHost,
+                Some(host) if host == self.reload.config().host.id => api::Answer::ThisHost,
                 Some(_) => api::Answer::OtherHost,
                 None => api::Answer::Unknown,
             },

@@ -320,8 +320,8 @@ impl Place {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::error!(
                     pin = %pin.display(), %error,
-                    "the program that captures packets keeps its place: it decides as the other \
-                     does, and captures nothing any more; restart the agent to put the other back"
+                    fix = "restart the agent, which puts the usual program back; until then the one that captures decides just as it does",
+                    "the program that captured packets keeps its place"
                 ),
             }
         }

@@ -17,7 +17,7 @@ use homing_common::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -65,6 +65,7 @@ pub struct Watcher {
     /// How often a session had found no room when the last comparison began.
     full: u64,
     found: mpsc::Sender<Found>,
+    services: watch::Receiver<Arc<BTreeSet<Service>>>,
     counters: Arc<WatchCounters>,
 }
 
@@ -92,15 +93,15 @@ struct Changes {
 }
 
 impl Watcher {
-    /// A watcher over the sessions of `services`, which tells `found` what it
-    /// changes, and leaves alone what is `moving`. In a runtime; the network namespace is
+    /// A watcher over the sessions of `services`, also of those that come to be among them,
+    /// which tells `found` what it changes, and leaves alone what is `moving`. In a runtime; the network namespace is
     /// that of this thread.
     pub fn open(
         sessions: Arc<Sessions>,
         moving: Arc<MovingMap>,
         stats: Arc<Stats>,
         key: SessionKey,
-        services: &[Service],
+        services: watch::Receiver<Arc<BTreeSet<Service>>>,
         found: mpsc::Sender<Found>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -108,7 +109,7 @@ impl Watcher {
                 diag: Diag::open()?,
                 sessions: sessions.clone(),
                 moving: moving.clone(),
-                services: services.iter().copied().collect(),
+                services: services.clone(),
                 key,
             }),
             destroyed: register(Destroyed::open()?)?,
@@ -119,6 +120,7 @@ impl Watcher {
             stats,
             full: 0,
             found,
+            services,
             counters: Arc::default(),
         })
     }
@@ -211,6 +213,8 @@ impl Watcher {
                         due = due.min(last + BETWEEN);
                     }
                 }
+                // Connections of a service that is new may be there already.
+                Ok(()) = self.services.changed() => due = Instant::now(),
                 () = self.found.closed() => return Ok(()),
             }
         }
@@ -295,7 +299,7 @@ struct Auditor {
     diag: Diag,
     sessions: Arc<Sessions>,
     moving: Arc<MovingMap>,
-    services: BTreeSet<Service>,
+    services: watch::Receiver<Arc<BTreeSet<Service>>>,
     key: SessionKey,
 }
 
@@ -305,8 +309,9 @@ impl Auditor {
         self.sessions
             .scan(|tuple, session| recorded.push((tuple, session)))?;
         let mut audit = Audit::new(recorded);
+        let services = self.services.borrow().clone();
         self.diag.dump(|socket| {
-            audit.socket(socket, self.services.contains(&socket.tuple.service()));
+            audit.socket(socket, services.contains(&socket.tuple.service()));
         })?;
         Ok(audit.finish())
     }

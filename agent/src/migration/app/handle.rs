@@ -86,6 +86,12 @@ impl Apps {
         (Self(Arc::new(shared)), receiver)
     }
 
+    /// Goes by other services and limits from now on. Applications that are registered keep
+    /// their services, and what they were told of the longest state and of moves at once.
+    pub fn set(&self, services: impl IntoIterator<Item = Service>, limits: Limits) {
+        self.0.lock().core.set(services, limits);
+    }
+
     /// What the application of a service speaks, if there is one that can be asked for
     /// moves.
     pub fn registered(&self, service: &Service) -> Option<Protocol> {

@@ -472,14 +472,17 @@ async fn a_group_is_let_in_or_is_said_why_not() {
     let path = folder.join("app.sock");
     let socket = AppListener::bind(&path, "apps").expect("bind");
     let meta = || fs::metadata(&path).expect("file");
-    socket.admit(&Group::Id(meta().gid())).expect("its own");
+    socket
+        .access()
+        .admit(&Group::Id(meta().gid()))
+        .expect("its own");
     let nobody = Group::Name("no-such-group-anywhere".to_owned());
-    let refused = socket.admit(&nobody).expect_err("no group");
+    let refused = socket.access().admit(&nobody).expect_err("no group");
     assert!(
         format!("{refused:#}").contains("there is no such group"),
         "{refused:#}"
     );
-    match socket.admit(&Group::Id(54_321)) {
+    match socket.access().admit(&Group::Id(54_321)) {
         Ok(()) => assert_eq!(meta().gid(), 54_321),
         Err(refused) => assert!(
             format!("{refused:#}").contains("add SupplementaryGroups=54321 to its unit"),

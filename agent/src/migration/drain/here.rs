@@ -1,12 +1,17 @@
 //! What there is on this host to be moved, and what hinders it.
 
-use std::{collections::HashMap, future::Future, io, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    io,
+    sync::Arc,
+};
 
 use homing_common::{
     net::{Service, UDP},
     session::{Session, Tuple},
 };
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{Found, Look, Why};
 use crate::datapath::{
@@ -28,20 +33,20 @@ pub type Registered = Arc<dyn Fn(&Service) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct ThisHost {
     sessions: Arc<Sessions>,
-    services: Arc<[Service]>,
+    services: watch::Receiver<Arc<BTreeSet<Service>>>,
     registered: Registered,
 }
 
 impl ThisHost {
-    /// The sessions of these services.
+    /// The sessions of these services, whatever they are at each look.
     pub fn new(
         sessions: Arc<Sessions>,
-        services: impl IntoIterator<Item = Service>,
+        services: watch::Receiver<Arc<BTreeSet<Service>>>,
         registered: Registered,
     ) -> Self {
         Self {
             sessions,
-            services: services.into_iter().collect(),
+            services,
             registered,
         }
     }
@@ -49,7 +54,7 @@ impl ThisHost {
 
 impl Here for ThisHost {
     async fn look(&self) -> io::Result<Look> {
-        let (sessions, services) = (self.sessions.clone(), self.services.clone());
+        let (sessions, services) = (self.sessions.clone(), self.services.borrow().clone());
         let registered = self.registered.clone();
         // Both wait for the kernel.
         let read = spawn_blocking(move || {

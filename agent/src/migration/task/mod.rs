@@ -17,7 +17,7 @@ mod orders;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     io,
     path::PathBuf,
     sync::Arc,
@@ -80,9 +80,9 @@ pub struct Options {
     /// What hashes sessions to ids.
     pub session_key: SessionKey,
     /// What the POP answers for.
-    pub services: Vec<Service>,
+    pub services: watch::Receiver<Arc<BTreeSet<Service>>>,
     /// What bounds moves.
-    pub limits: Limits,
+    pub limits: watch::Receiver<Limits>,
     /// Where connections' states are kept, for the agent that comes after this one.
     pub folder: PathBuf,
     /// The journal.
@@ -120,13 +120,14 @@ pub fn open(options: Options) -> Result<(Handle, Task)> {
     let (apps, events) = options.apps;
     let (carriers, inbox) = options.carriers;
     let view = View {
-        services: options.services.into_iter().collect::<HashSet<_>>(),
+        services: options.services,
         draining: options.draining,
         apps: apps.clone(),
         sessions: options.sessions.clone(),
         members: Vec::new(),
         standing: options.gossip.watch_standing(),
     };
+    let mut limits = options.limits;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let moves = Moves::new(
@@ -134,7 +135,7 @@ pub fn open(options: Options) -> Result<(Handle, Task)> {
         options.host,
         options.stream.incarnation,
         u64::from_ne_bytes(random),
-        options.limits,
+        *limits.borrow_and_update(),
         &found,
         &view,
     );
@@ -157,6 +158,7 @@ pub fn open(options: Options) -> Result<(Handle, Task)> {
         host: options.host,
         moves,
         view,
+        limits,
         kernel: Arc::new(kernel),
         apps,
         events,
@@ -183,6 +185,7 @@ pub struct Task {
     host: HostId,
     moves: Moves,
     view: View,
+    limits: watch::Receiver<Limits>,
     kernel: Arc<Kernel>,
     apps: Apps,
     events: Events,
@@ -243,6 +246,10 @@ impl Task {
                     Ok(()) => self.hear_of_standing(),
                     Err(_) => return Ok(()),
                 },
+                Ok(()) = self.limits.changed() => {
+                    let limits = *self.limits.borrow_and_update();
+                    self.moves.set_limits(limits);
+                }
                 () = sleep_until(instant(next)), if next != u64::MAX => {
                     self.moves.on_time(now(), &self.view);
                 }

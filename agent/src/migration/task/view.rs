@@ -1,6 +1,6 @@
 //! This host, as the machines see it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use homing_common::{host::HostId, net::Service, session::Tuple};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ static UNREAD: Bound = Bound::new();
 
 /// What is looked up on this host.
 pub(super) struct View {
-    pub services: HashSet<Service>,
+    pub services: watch::Receiver<Arc<BTreeSet<Service>>>,
     pub draining: watch::Receiver<bool>,
     pub apps: Apps,
     pub sessions: Arc<Sessions>,
@@ -41,7 +41,7 @@ impl View {
 
 impl Local for View {
     fn has_service(&self, service: &Service) -> bool {
-        self.services.contains(service)
+        self.services.borrow().contains(service)
     }
 
     fn drains(&self) -> bool {

@@ -28,7 +28,7 @@ use std::{
 };
 
 use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification};
-use homing_common::host::HostId;
+use homing_common::{host::HostId, net::Service};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use self::{
@@ -311,6 +311,40 @@ impl Membership {
             ..self.me
         };
         self.renew(now, me);
+    }
+
+    /// Tells the members that this host answers for other services, and judges all anew by
+    /// that.
+    pub fn set_services(&mut self, now: u64, services: &[Service]) {
+        let me = Member {
+            fingerprint: self.me.fingerprint.with_services(services),
+            ..self.me
+        };
+        self.renew(now, me);
+        let members = self.entries.values().filter(|entry| match entry.state {
+            State::Alive => !self.is_of_this_pop(&entry.member),
+            State::Mismatched => self.is_of_this_pop(&entry.member),
+            State::Down | State::Left => false,
+        });
+        let members: Vec<Member> = members.map(|entry| entry.member).collect();
+        for member in members {
+            self.up(now, member);
+        }
+        self.settle(now);
+    }
+
+    /// Joins by other hosts from now on.
+    pub fn set_seeds(&mut self, now: u64, seeds: Vec<Seed>) {
+        let me = self.me.host;
+        let seeds: Vec<_> = seeds.into_iter().filter(|seed| seed.host != me).collect();
+        if self.seeds == seeds {
+            return;
+        }
+        self.seeds = seeds;
+        self.announce_at = self.announce_at.min(now);
+        if self.is_alone() {
+            self.rounds = 0;
+        }
     }
 
     /// Tells the members of services that message sockets offer here: a filter of them. What

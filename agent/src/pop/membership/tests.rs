@@ -1,5 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
+use homing_common::net::{Address, Port, TCP};
+
 use super::*;
 use crate::pop::{Domain, Fingerprint, SECOND};
 
@@ -307,6 +309,60 @@ fn host_with_other_tunnels_is_no_member() {
             .iter()
             .all(|(_, _, c)| matches!(c, Change::Mismatched(_)))
     );
+}
+
+/// All services are exchanged for others, host by host: whoever is ahead is no member to
+/// the others, and they to it, until they have followed.
+#[test]
+fn hosts_that_exchange_their_services_one_after_the_other_meet_again() {
+    let service = |last| Service::new(Address::v4([192, 0, 2, last]), Port::new(443), TCP);
+    let mut net = Net::new(0);
+    for host in 1..=3 {
+        let one = member(host, 1);
+        let fingerprint = one.fingerprint.with_services(&[service(1)]);
+        net.start(Member { fingerprint, ..one });
+    }
+    net.run(3 * SECOND);
+    let exchange = |net: &mut Net, host| {
+        let node = net.nodes.get_mut(&HostId(host)).unwrap();
+        node.set_services(net.now, &[service(2)]);
+        net.run(3 * SECOND);
+    };
+    exchange(&mut net, 1);
+    let states = |net: &Net| {
+        [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)].map(|(at, of)| net.state(at, of).unwrap())
+    };
+    use State::{Alive, Mismatched};
+    let first = [Mismatched, Mismatched, Mismatched, Mismatched, Alive, Alive];
+    assert_eq!(states(&net), first);
+    exchange(&mut net, 2);
+    let second = [Alive, Alive, Mismatched, Mismatched, Mismatched, Mismatched];
+    assert_eq!(states(&net), second);
+    exchange(&mut net, 3);
+    assert_eq!(states(&net), [Alive; 6]);
+    assert!(
+        net.changes
+            .iter()
+            .all(|(_, _, c)| !matches!(c, Change::Down(_)))
+    );
+}
+
+#[test]
+fn a_lone_host_joins_by_seeds_that_it_is_given_later() {
+    let mut net = Net::new(1);
+    let lone = Membership::new(0, member(2, 1), Vec::new(), [2; 32]);
+    net.nodes.insert(HostId(2), lone);
+    net.run(30 * SECOND);
+    assert_eq!(net.state(2, 1), None);
+    let seed = Seed {
+        host: HostId(1),
+        address: address(1),
+    };
+    let node = net.nodes.get_mut(&HostId(2)).unwrap();
+    node.set_seeds(net.now, vec![seed]);
+    net.run(SECOND / 2);
+    assert_eq!(net.state(2, 1), Some(State::Alive));
+    assert_eq!(net.state(1, 2), Some(State::Alive));
 }
 
 #[test]

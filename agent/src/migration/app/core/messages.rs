@@ -148,6 +148,7 @@ impl<D> Core<D> {
         }
         self.due.insert((until, Due::App(id)));
         app.phase = Phase::Telling;
+        (app.blob_max, app.moves_max) = (self.limits.blob, self.limits.moves);
         app.protocol = Some(protocol);
         app.services.clone_from(&services);
         for service in services {
@@ -155,8 +156,8 @@ impl<D> Core<D> {
         }
         self.counters.registered += 1;
         let message = Message::Registered {
-            blob_max: self.limits.blob,
-            moves_max: self.limits.moves,
+            blob_max: app.blob_max,
+            moves_max: app.moves_max,
         };
         self.send(id, message);
         Ok(())
@@ -232,7 +233,8 @@ impl<D> Core<D> {
         part: &[u8],
     ) -> Result<(), Fault> {
         let has_room = self.has_room(total as usize);
-        let (blob_max, bytes) = (self.limits.blob, &mut self.bytes);
+        let blob_max = self.blob_max(id);
+        let bytes = &mut self.bytes;
         let one = self.moves.get_mut(&number).filter(|one| one.app == id);
         let one = one.ok_or(UNEXPECTED)?;
         let assembly = match &mut one.step {

@@ -181,6 +181,9 @@ struct App {
     until: Option<Instant>,
     protocol: Option<Protocol>,
     services: Vec<Service>,
+    /// The longest state, and how many moves at once: as it was told when it registered.
+    blob_max: u32,
+    moves_max: u16,
     moves: BTreeSet<u64>,
     outbox: Outbox<std::convert::Infallible>,
 }
@@ -242,6 +245,12 @@ enum Due {
     Move(u64),
 }
 
+/// Those of the services that can be registered.
+fn movable(services: impl IntoIterator<Item = Service>) -> HashSet<Service> {
+    let services = services.into_iter();
+    services.filter(|service| service.protocol == TCP).collect()
+}
+
 /// See the module.
 pub struct Core<D> {
     limits: Limits,
@@ -265,10 +274,7 @@ impl<D> Core<D> {
     pub fn new(services: impl IntoIterator<Item = Service>, limits: Limits) -> Self {
         Self {
             limits: limits.within_ceilings(),
-            movable: services
-                .into_iter()
-                .filter(|service| service.protocol == TCP)
-                .collect(),
+            movable: movable(services),
             apps: HashMap::new(),
             holders: HashMap::new(),
             moves: HashMap::new(),
@@ -280,6 +286,13 @@ impl<D> Core<D> {
             closed: None,
             outputs: Vec::new(),
         }
+    }
+
+    /// Goes by other services and limits from now on. Applications that are registered keep
+    /// their services, and what they were told of the longest state and of moves at once.
+    pub fn set(&mut self, services: impl IntoIterator<Item = Service>, limits: Limits) {
+        self.movable = movable(services);
+        self.limits = limits.within_ceilings();
     }
 
     /// What is to be done since this was last asked.
@@ -322,6 +335,8 @@ impl<D> Core<D> {
             until: Some(until),
             protocol: None,
             services: Vec::new(),
+            blob_max: self.limits.blob,
+            moves_max: self.limits.moves,
             moves: BTreeSet::new(),
             outbox: Outbox::default(),
         };

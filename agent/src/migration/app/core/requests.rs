@@ -53,7 +53,7 @@ impl<D> Core<D> {
         let one = self.remove(number).ok_or(Failure::NotPending)?;
         self.counters.resumed += 1;
         // One that did not come from the application may find no room.
-        let blob_max = self.limits.blob as usize;
+        let blob_max = self.blob_max(one.app) as usize;
         let state = state.filter(|state| state.len() <= blob_max && self.has_room(state.len()));
         let has_state = state.is_some();
         if let Some(state) = state {
@@ -115,10 +115,11 @@ impl<D> Core<D> {
     ///
     /// There is no socket for it, or no room for the state.
     pub fn give(&mut self, number: u64, state: Blob, now: Instant) -> Result<(), Failure> {
-        if !matches!(self.step(number)?, Step::Imported) {
+        let one = self.moves.get(&number).ok_or(Failure::NotPending)?;
+        if !matches!(one.step, Step::Imported) {
             return Err(Failure::NotPending);
         }
-        if state.len() > self.limits.blob as usize || !self.has_room(state.len()) {
+        if state.len() > self.blob_max(one.app) as usize || !self.has_room(state.len()) {
             self.counters.no_room += 1;
             return Err(Failure::NoRoom);
         }
@@ -174,6 +175,11 @@ impl<D> Core<D> {
         Ok(&one.step)
     }
 
+    /// Bytes of the longest state that an application gives and takes.
+    pub(super) fn blob_max(&self, app: AppId) -> u32 {
+        self.apps.get(&app).map_or(0, |app| app.blob_max)
+    }
+
     /// Whether so many bytes of states more may be held.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.bytes.saturating_add(bytes) <= self.limits.blobs
@@ -192,7 +198,7 @@ impl<D> Core<D> {
         if self.sessions.contains_key(session) {
             return Err(Failure::Busy);
         }
-        let moves_max = usize::from(self.limits.moves);
+        let moves_max = usize::from(app.moves_max);
         if app.moves.len() >= moves_max || app.outbox.len() > WAITING_PER_MOVE * moves_max {
             return Err(Failure::TooMany);
         }

@@ -253,6 +253,14 @@ impl<P: Port> Core<P> {
         }
     }
 
+    /// Goes by other limits from now on: of message sockets, and of the bytes that are held
+    /// for all of them. Where there is more than they allow, nothing new finds room.
+    pub fn set_room(&mut self, sockets: usize, memory: usize) {
+        self.limits.sockets = sockets;
+        self.limits.held_total = memory;
+        self.limits.unread_total = memory;
+    }
+
     /// What is to be done now.
     pub fn outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)

@@ -55,6 +55,46 @@ fn registrations_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn other_limits_and_services_count_for_who_registers_from_then_on() {
+    let mut bench = Bench::new();
+    let before = bench.ready(&[1]);
+    let lower = Limits {
+        blob: limits().blob / 2,
+        moves: 1,
+        ..limits()
+    };
+    bench.core.set([service(2), service(3)], lower);
+    // One that is registered keeps to what it was told, and its service.
+    let longest = vec![7; limits().blob as usize];
+    bench.exported(before, 1, session(1, 1), &longest);
+    bench
+        .core
+        .resume(1, Some(Blob::from(longest)))
+        .expect("pending");
+    let told = bench.sent(before);
+    assert_eq!(told.last(), Some(&resume(1, true)));
+    // Another is told of the new ones.
+    let app = bench.connect();
+    bench.register(app, &[2]);
+    let registered = Message::Registered {
+        blob_max: lower.blob,
+        moves_max: 1,
+    };
+    assert_eq!(bench.sent(app), [registered.encode()]);
+    bench.say(app, Message::Ready);
+    bench.core.take_outputs();
+    let now = bench.now;
+    bench.core.export(2, session(1, 2), now).expect("asked");
+    let many = bench.core.export(3, session(2, 2), now);
+    assert_eq!(many, Err(Failure::TooMany));
+    bench.state(app, 2, lower.blob + 1, 0, &[7]);
+    assert_eq!(bench.closed(app), Closing::TooLarge);
+    let app = bench.connect();
+    bench.register(app, &[4]);
+    assert_eq!(bench.closed(app), Closing::NotAService);
+}
+
+#[test]
 fn who_does_not_register_in_time_is_closed() {
     let mut bench = Bench::new();
     let (silent, half, ready) = (bench.connect(), bench.connect(), bench.ready(&[2]));
