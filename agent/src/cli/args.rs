@@ -212,7 +212,7 @@ configuration.
 
 Checks:
   privileges         root, who alone can see everything below
-  configuration      the file is right, and what the running agent was started with
+  configuration      the file is right, and what the running agent has in force
   kernel_version     Linux 6.1 at least, 6.6 for all that Homing does
   kernel_features    types (BTF), and the kinds of programs and maps that are needed
   jit                programs run as machine code
