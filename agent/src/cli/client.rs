@@ -131,7 +131,12 @@ impl Agent {
         let body = body
             .collect()
             .await
-            .map_err(|error| anyhow!(error).context("the agent's answer broke off"))?
+            .map_err(|error| {
+                anyhow!(
+                    "the agent's answer broke off: {error}; repeat the command, and if that fails \
+                     too see `journalctl -u homing`"
+                )
+            })?
             .to_bytes();
         if status.is_success() {
             let answer = serde_json::from_slice(&body);
