@@ -207,8 +207,7 @@ impl Pieces {
     /// The next piece; none, if it has come to its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         while let Some(frame) = self.0.frame().await {
-            let frame =
-                frame.map_err(|error| anyhow!(error).context("the agent's answer broke off"))?;
+            let frame = frame.map_err(|error| broken_off(&error))?;
             if let Ok(piece) = frame.into_data() {
                 return Ok(Some(piece));
             }
@@ -220,8 +219,16 @@ impl Pieces {
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES);
     let body = body.collect().await;
-    let body = body.map_err(|error| anyhow!(error).context("the agent's answer broke off"))?;
+    let body = body.map_err(|error| broken_off(&error))?;
     Ok(body.to_bytes())
+}
+
+fn broken_off(error: &dyn std::fmt::Display) -> Failure {
+    anyhow!(
+        "the agent's answer broke off: {error}; repeat the command, and if that fails too see \
+         `journalctl -u homing`"
+    )
+    .into()
 }
 
 /// Why the agent did not do what it was told.
