@@ -32,7 +32,10 @@ const PAYLOADS: [(&str, usize); 2] = [("short", 6), ("long", 1_400)];
 const ALL: u32 = u32::MAX;
 
 /// What is captured, in a case.
-const CASES: [(&str, fn() -> Capture); 4] = [
+type Wanted = fn() -> Capture;
+
+/// The cases beside the usual program.
+const CASES: [(&str, Wanted); 4] = [
     ("other_ends", || Capture {
         client: Address::v4([192, 0, 2, 1]),
         flags: Capture::CLIENT,
