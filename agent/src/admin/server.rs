@@ -66,6 +66,9 @@ pub use drain::MOVED_WITHIN;
 /// How long the agent may take for an answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a reload may take for its answer: groups and files may lie on other machines.
+pub const RELOADED_WITHIN: Duration = Duration::from_secs(45);
+
 /// Connections that are served at the same time; more wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 64;
 
@@ -146,7 +149,6 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
         .route("/healthz", get(healthz::<V>))
         .route("/leave", post(leave::<V>))
         .route("/config", get(config::<V>))
-        .route("/reload", post(reload::<V>))
         .route("/drain", get(drain::get::<V>).post(drain::begin::<V>))
         .route("/capture", post(capture::begin::<V>))
         .route("/capture/end", post(capture::end::<V>))
@@ -154,6 +156,7 @@ fn router<V: View>(view: Arc<V>, rights: Rights) -> Router {
         .merge(explain::route::<V>())
         .route_layer(middleware::from_fn(in_time))
         .merge(drain::moves::<V>())
+        .route("/reload", post(reload::<V>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(view);
@@ -373,7 +376,16 @@ async fn reload<V: View>(
     query: Result<Query<ReloadQuery>, QueryRejection>,
 ) -> Result<Json<api::Reloaded>, Refused> {
     let Query(query) = query?;
-    Ok(Json(view.reload(query.dry_run).await?))
+    match tokio::time::timeout(RELOADED_WITHIN, view.reload(query.dry_run)).await {
+        Ok(reloaded) => Ok(Json(reloaded?)),
+        Err(_) => Err(Refused::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "the reload has taken longer than {RELOADED_WITHIN:?} and goes on; the agent's log \
+                 says how it ends"
+            ),
+        )),
+    }
 }
 
 async fn no_such_path(request: Request) -> Refused {

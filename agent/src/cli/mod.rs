@@ -40,7 +40,7 @@ use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::{
-    admin::{Logs, api},
+    admin::{Logs, api, server},
     config::{self, Config, Problems},
 };
 use args::{AgentArgs, Cli, Command, MuxCommand, SessionsArgs};
@@ -308,8 +308,11 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             view.print(out, &log, |_| show::log(&log))
         }
         Command::Reload { dry_run } => {
+            is_its_configuration(cli, &agent).await?;
             let path = format!("/reload?dry_run={dry_run}");
-            let reloaded = agent.post::<api::Reloaded>(&path).await;
+            let reloaded = agent
+                .post_within::<api::Reloaded>(&path, server::RELOADED_WITHIN)
+                .await;
             let reloaded = reloaded.map_err(|failure| unheard(cli, failure))?;
             view.print(out, &reloaded, |_| show::reloaded(&reloaded))
         }
@@ -329,6 +332,25 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         | Command::Man { .. } => {
             unreachable!("they ask no agent")
         }
+    }
+}
+
+/// Refuses a reload where a file that is wrong hides which agent it is of, and the one that
+/// is asked instead goes by another file.
+async fn is_its_configuration(cli: &Cli, agent: &Agent) -> Result<(), Failure> {
+    let Err(problems) = Config::load(&cli.config) else {
+        return Ok(());
+    };
+    if cli.socket.is_some() {
+        return Ok(());
+    }
+    let held = agent.get::<api::InForce>("/config").await;
+    let held = held.map_err(|failure| unheard(cli, failure))?;
+    let same = |path: &std::path::Path| std::fs::canonicalize(path).ok();
+    match same(&held.path) == same(&cli.config) {
+        // It says itself what is wrong.
+        true => Ok(()),
+        false => Err(problems.into()),
     }
 }
 

@@ -195,14 +195,16 @@ fn lists(mut from: BTreeSet<String>, mut to: BTreeSet<String>) -> (String, Strin
     (show(&from), show(&to))
 }
 
+/// Some of a list, and how many more there are: the file has all of them.
 fn list(all: &BTreeSet<String>) -> String {
-    match all.is_empty() {
-        true => "none".to_owned(),
-        false => all
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", "),
+    const SHOWN: usize = 32;
+    if all.is_empty() {
+        return "none".to_owned();
+    }
+    let shown: Vec<_> = all.iter().take(SHOWN).map(String::as_str).collect();
+    match all.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

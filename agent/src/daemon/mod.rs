@@ -54,10 +54,11 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 ///
 /// What could not be started, or which part ended and why.
 pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
-    // First of all, so that a second agent is refused before it changes anything.
+    // Before anything that takes time: until then a signal ends the process as it stands.
+    let mut signals = Signals::new()?;
+    // A second agent is refused before it changes anything.
     let (sockets, admin) = AdminSockets::open(&config)?;
     let doors = Doors::open(&config)?;
-    let mut signals = Signals::new()?;
     let (leave, mut leaving) = watch::channel(None);
     let mut parts = Parts::default();
     let agent = start::start(&config, doors, admin, logs, leave, &mut parts).await?;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, io, os::fd::AsFd as _};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData};
-use homing_common::net::{Address, Port, Service};
+use homing_common::{
+    maps::SERVICES_ENTRIES,
+    net::{Address, Port, Service},
+};
 
 use super::{map_io, sys};
 
@@ -29,26 +32,42 @@ impl Services {
 
     /// Makes the map hold exactly `wanted`, and an entry without port and protocol for
     /// each address among them: of most fragments of a datagram no more is to be seen
-    /// than whether the address is a service's. What is new is added before what is
-    /// no longer is removed, so that no service that stays is ever missing.
+    /// than whether the address is a service's. No service that stays is ever missing. What
+    /// is new is added before what is no longer is removed, unless there is room only in
+    /// the other order.
     pub fn sync(&mut self, wanted: &[Service]) -> io::Result<Synced> {
         let addresses = wanted.iter().map(|service| address_of(service.address));
         let wanted: BTreeSet<_> = wanted.iter().copied().chain(addresses).collect();
         let present = self.entries()?;
         let mut synced = Synced::default();
+        let fits = present.union(&wanted).count() <= SERVICES_ENTRIES as usize;
+        if !fits {
+            self.remove(present.difference(&wanted), &mut synced)?;
+        }
         for service in wanted.difference(&present) {
             self.map
                 .insert(service, PRESENT, 0)
                 .map_err(|error| name(map_io(error), service))?;
             synced.added += usize::from(!is_address(service));
         }
-        for service in present.difference(&wanted) {
+        if fits {
+            self.remove(present.difference(&wanted), &mut synced)?;
+        }
+        Ok(synced)
+    }
+
+    fn remove<'a>(
+        &mut self,
+        services: impl Iterator<Item = &'a Service>,
+        synced: &mut Synced,
+    ) -> io::Result<()> {
+        for service in services {
             self.map
                 .remove(service)
                 .map_err(|error| name(map_io(error), service))?;
             synced.removed += usize::from(!is_address(service));
         }
-        Ok(synced)
+        Ok(())
     }
 
     /// The services that the map holds.

@@ -99,8 +99,10 @@ macro_rules! context {
 impl Moves {
     /// Goes by other limits from now on. Where more moves are under way than they allow, no
     /// more begin until enough are over; what its state finds no room for goes on where it is.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Where there is more room, those that waited for it begin.
+    pub fn set_limits(&mut self, now: u64, limits: Limits, local: &dyn Local) {
         self.limits = limits;
+        self.source.begin_waiting(context!(self, now, local));
     }
 
     /// The moves of this host, whose kernel has this incarnation. `journal` is what the

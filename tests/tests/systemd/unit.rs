@@ -56,6 +56,21 @@ fn systemd_starts_reloads_restarts_and_stops_the_agent_and_no_connection_notices
     site.root.run("homing", &["key", "begin"]).unwrap();
     site.systemctl(&reload);
     assert!(site.journal().contains("keys are in force"));
+
+    // A configuration that is wrong, and one that is right.
+    let file = "/etc/homing/homing.toml";
+    let config = site.root.run("cat", &[file]).unwrap();
+    let with = |line: &str| config.replacen("[pop]\n", &format!("[pop]\n{line}\n"), 1);
+    site.root
+        .write(file, with("leave-hold = \"77s\"").as_bytes())
+        .unwrap();
+    assert!(site.root.run("systemctl", &reload).is_err(), "it is wrong");
+    assert!(site.journal().contains("write leave_hold"), "{}", site.journal());
+    site.root
+        .write(file, with("leave_hold = \"77s\"").as_bytes())
+        .unwrap();
+    site.systemctl(&reload);
+    assert!(site.journal().contains("77s"), "{}", site.journal());
     let shown = site.show();
     assert_eq!((shown.get("SubState"), shown.pid()), ("running", agent));
     goes_on(&clients);

@@ -131,12 +131,13 @@ impl<M: Mover, H: Here + Clone> Actor<M, H> {
             gossip,
             ..
         } = &self.parts;
+        let in_force = in_force.clone();
         let run = Run::start(
             mover.clone(),
             here.clone(),
             gossip.watch_hosts(),
             order.wanted.over(None).0,
-            in_force.borrow().migration.moves.into(),
+            move || in_force.borrow().migration.moves.into(),
             self.settled_at.saturating_duration_since(Instant::now()),
         );
         self.tell.send_modify(|told| told.run = Some(Arc::new(run)));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, Semaphore, watch},
     task::spawn_blocking,
 };
 
@@ -28,7 +28,12 @@ use sequence::{Failed, all_or_none, steps};
 /// Puts in force what the files say.
 pub(super) struct Reload(Arc<Shared>);
 
+/// One reload, and one more that waits for it and reads the files afterwards: whoever asks
+/// for another is answered by that one.
+const TURNS: usize = 2;
+
 struct Shared {
+    turns: Arc<Semaphore>,
     config: watch::Receiver<Arc<Config>>,
     /// Held for the time of a reload.
     state: Mutex<State>,
@@ -59,6 +64,7 @@ impl From<anyhow::Error> for Unchanged {
 impl Reload {
     pub fn new(changed: Changed, file: KeyFile) -> Self {
         Self(Arc::new(Shared {
+            turns: Arc::new(Semaphore::new(TURNS)),
             config: changed.values.config.subscribe(),
             state: Mutex::new(State { changed, file }),
         }))
@@ -76,8 +82,16 @@ impl Reload {
     /// Nothing has changed, and why.
     pub async fn run(&self, dry: bool) -> Result<api::Reloaded, Refusal> {
         let shared = self.0.clone();
+        let Ok(turn) = shared.turns.clone().try_acquire_owned() else {
+            let why = "a reload is under way, and another one waits for it, which will read the \
+                       files as they are now: see the agent's log for what comes of it";
+            return Err(Refusal::Conflict(why.to_owned()));
+        };
         // Who asked may go away: what has begun is brought to its end.
-        let reload = tokio::spawn(async move { shared.run(dry).await });
+        let reload = tokio::spawn(async move {
+            let _turn = turn;
+            shared.run(dry).await
+        });
         reload
             .await
             .context("the reload was not brought to its end")?
@@ -101,7 +115,7 @@ impl Shared {
             for line in refusal.to_string().lines() {
                 tracing::error!(
                     why = line,
-                    fix = "put right what this line names, and reload again; until then everything goes on as it was",
+                    fix = "put right what this line names, and reload again; unless it says otherwise everything goes on as it was",
                     "the configuration is not reloaded"
                 );
             }

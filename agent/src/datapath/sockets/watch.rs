@@ -214,7 +214,7 @@ impl Watcher {
                     }
                 }
                 // Connections of a service that is new may be there already.
-                Ok(()) = self.services.changed() => due = Instant::now(),
+                Ok(()) = self.services.changed() => due = due.min(last + BETWEEN),
                 () = self.found.closed() => return Ok(()),
             }
         }

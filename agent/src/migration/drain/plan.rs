@@ -165,6 +165,11 @@ impl Plan {
         plan
     }
 
+    /// So many moves may be under way at a time from now on. Those that are go on.
+    pub fn set_at_once(&mut self, at_once: usize) {
+        self.at_once = at_once.max(1);
+    }
+
     /// Goes on with other options. A deadline that is new counts from now on.
     pub fn replace(&mut self, now: u64, options: Options, is_new: bool) {
         let within = options.deadline.map(|within| within.as_micros() as u64);

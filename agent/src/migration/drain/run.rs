@@ -90,22 +90,23 @@ enum Command {
 }
 
 impl Run {
-    /// Begins. `hosts` are the others as membership knows them; for the rest see
-    /// [`Plan::new`].
+    /// Begins. `hosts` are the others as membership knows them; `at_once` says how many moves
+    /// may be under way, and is asked again and again; for the rest see [`Plan::new`].
     pub fn start(
         mover: impl Mover,
         here: impl Here,
         hosts: watch::Receiver<Arc<Vec<HostStatus>>>,
         options: Options,
-        at_once: usize,
+        at_once: impl Fn() -> usize + Send + 'static,
         settled_in: Duration,
     ) -> Self {
-        let plan = Plan::new(0, options, at_once, settled_in.as_micros() as u64);
+        let plan = Plan::new(0, options, at_once(), settled_in.as_micros() as u64);
         let (tell, progress) = watch::channel(Arc::new(plan.progress(0)));
         let (commands, inbox) = mpsc::unbounded_channel();
         let driver = Driver {
             begun: Instant::now(),
             plan,
+            at_once: Box::new(at_once),
             mover,
             here: Arc::new(here),
             moves: JoinSet::new(),
@@ -151,6 +152,7 @@ impl Run {
 struct Driver<M, H> {
     begun: Instant,
     plan: Plan,
+    at_once: Box<dyn Fn() -> usize + Send>,
     mover: M,
     here: Arc<H>,
     moves: JoinSet<Result<Report, Stopped>>,
@@ -213,6 +215,7 @@ impl<M: Mover, H: Here> Driver<M, H> {
     }
 
     fn begin(&mut self) {
+        self.plan.set_at_once((self.at_once)());
         while let Some(begin) = self.plan.poll(self.now()) {
             let mover = self.mover.clone();
             let Begin {

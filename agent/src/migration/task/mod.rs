@@ -248,7 +248,7 @@ impl Task {
                 },
                 Ok(()) = self.limits.changed() => {
                     let limits = *self.limits.borrow_and_update();
-                    self.moves.set_limits(limits);
+                    self.moves.set_limits(now(), limits, &self.view);
                 }
                 () = sleep_until(instant(next)), if next != u64::MAX => {
                     self.moves.on_time(now(), &self.view);

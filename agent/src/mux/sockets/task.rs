@@ -183,7 +183,7 @@ impl Sockets {
     /// Goes by other limits from now on: of message sockets, and of the bytes that are held
     /// for all of them. Where there is more than they allow, nothing new finds room.
     pub fn set_room(&self, sockets: usize, memory: usize) {
-        self.0.core().set_room(sockets, memory);
+        self.0.with(|core, _| core.set_room(sockets, memory));
     }
 
     /// A message socket as applications name it.

@@ -149,7 +149,7 @@ fn start(
         world.clone(),
         hosts,
         options,
-        3,
+        || 3,
         Duration::ZERO,
     );
     (run, told)

@@ -259,6 +259,7 @@ impl<P: Port> Core<P> {
         self.limits.sockets = sockets;
         self.limits.held_total = memory;
         self.limits.unread_total = memory;
+        self.wake_starved();
     }
 
     /// What is to be done now.
