@@ -28,7 +28,9 @@ use homing_common::{
 };
 use homing_ebpf::{
     control, handle,
-    packet::{FRAGMENT, Frame, IPV4, IPV6, Link, UPPER_MASK, UPPER_VALID, ipv6_upper},
+    packet::{
+        FRAGMENT, Frame, IPV4, IPV6, Link, UPPER_FRAGMENT, UPPER_MASK, UPPER_VALID, ipv6_upper,
+    },
 };
 
 /// What is to be captured. Written by the agent.
@@ -367,8 +369,8 @@ impl Head {
                 return None;
             }
             (protocol, upper) = ((found >> 16) as u8, (found & UPPER_MASK) as usize);
-            // A fragment header is where the walk ends, and is not named.
-            if protocol == 0 || protocol == FRAGMENT {
+            // A fragment header is where the walk ends, and is not named then.
+            if found & UPPER_FRAGMENT != 0 || protocol == FRAGMENT {
                 let fragment: *mut [u8; 8] = frame.at(upper)?;
                 // SAFETY: as above.
                 let fragment = unsafe { *fragment };

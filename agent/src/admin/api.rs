@@ -23,7 +23,7 @@ pub use bases::{
     App, Apps, AppsSum, CarrierPeer, CarrierState, Carriers, CarriersFrom, CarriersSum, CarriersTo,
     MovesSum, TurnedAway,
 };
-pub use capture::{CaptureEnded, End};
+pub use capture::{CAPTURE_NUMBER, CaptureEnded, End};
 pub use drain::{CommandState, Drain, DrainCommand, DrainEnd, DrainRun, MoveOutcome, Moved, Why};
 pub use explain::{EXPLAIN_MAX, ExplainOrder, ExplainPacket, Explained, Explanations, Fact};
 pub use mux::{Mux, MuxSocket, MuxSum};

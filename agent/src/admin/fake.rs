@@ -514,16 +514,16 @@ impl View for Fake {
         Ok(sample_explanations(&order))
     }
 
-    async fn capture(&self, order: CaptureOrder) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+    async fn capture(&self, order: CaptureOrder) -> Result<Captured, Refusal> {
         let (to, pieces) = mpsc::channel(2);
         for piece in [format!("{order:?}"), "the end".to_owned()] {
             to.try_send(piece.into()).expect("there is room");
         }
-        Ok(pieces)
+        Ok(Captured { number: 7, pieces })
     }
 
-    fn end_capture(&self) -> bool {
-        true
+    fn end_capture(&self, number: Option<u64>) -> bool {
+        number.is_none_or(|number| number == 7)
     }
 
     async fn carriers(&self) -> Result<Carriers, Refusal> {

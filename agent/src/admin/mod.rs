@@ -118,10 +118,11 @@ pub trait View: Send + Sync + 'static {
     fn capture(
         &self,
         order: CaptureOrder,
-    ) -> impl Future<Output = Result<mpsc::Receiver<Bytes>, Refusal>> + Send;
+    ) -> impl Future<Output = Result<Captured, Refusal>> + Send;
 
-    /// Has capturing come to its end; whether somebody captured.
-    fn end_capture(&self) -> bool;
+    /// Has the capture of this number, or whichever there is, come to its end; whether there
+    /// was one.
+    fn end_capture(&self, number: Option<u64>) -> bool;
 
     /// The carriers to and from other hosts.
     fn carriers(&self) -> impl Future<Output = Result<api::Carriers, Refusal>> + Send;
@@ -208,6 +209,15 @@ pub struct CaptureOrder {
     pub count: Option<NonZeroU64>,
     /// For how long at most.
     pub duration: Option<Duration>,
+}
+
+/// A capture that has begun.
+#[derive(Debug)]
+pub struct Captured {
+    /// Its number, of all since the agent's start.
+    pub number: u64,
+    /// The pieces of the file.
+    pub pieces: mpsc::Receiver<Bytes>,
 }
 
 /// How a host is to drain.

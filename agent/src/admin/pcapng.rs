@@ -34,6 +34,8 @@ const NANOSECONDS: u8 = 9;
 
 /// What the comment of each packet's first block says, and no other's.
 pub const CAME: &str = "as it came";
+/// What that of its second one says, likewise.
+pub const WENT: &str = "as it went";
 /// What the comment of the statistics begins with.
 pub const SUM: &str = "homing captured";
 
@@ -68,6 +70,11 @@ impl Pcapng {
         self.packets
     }
 
+    /// How many bytes wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.writer.get_ref().len()
+    }
+
     /// What has been written since this was called last.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(self.writer.get_mut())
@@ -90,7 +97,7 @@ impl Pcapng {
                 0 => (came, direction(outcome)),
                 index => (self.interface(index)?, OUTBOUND),
             };
-            let second = comment("as it went");
+            let second = comment(WENT);
             self.block(interface, packet, went, direction, second)?;
         }
         Ok(())
@@ -99,11 +106,20 @@ impl Pcapng {
     /// Writes what was counted, and ends.
     pub fn end(&mut self, at: SystemTime, counts: Counts, behind: u64) -> Result<()> {
         let lost = counts.limited + counts.full + behind;
-        let text = format!(
+        let mut text = format!(
             "{SUM} {} packets; {lost} more were wanted ({} beyond the limit of a moment, {} not \
              read in time, {behind} not written in time)",
             self.packets, counts.limited, counts.full
         );
+        if counts.away > 0 {
+            text += &format!(
+                "; {} times an interface had come back, and was not looked at for up to a second",
+                counts.away
+            );
+        }
+        if !counts.blind.is_zero() {
+            text += &format!("; for {:.1?} nothing was looked at", counts.blind);
+        }
         if self.interfaces.is_empty() {
             // Statistics are of an interface; the loopback is always there.
             self.interface(1)?;
@@ -224,6 +240,8 @@ mod tests {
             wanted: 9,
             limited: 1,
             full: 2,
+            away: 3,
+            blind: Duration::from_secs(4),
         };
         file.end(at, counts, 3).unwrap();
         bytes.extend(file.take());
@@ -295,6 +313,8 @@ mod tests {
             text.contains("homing captured 3 packets; 6 more were wanted"),
             "{text}"
         );
+        assert!(text.contains("; 3 times an interface"), "{text}");
+        assert!(text.contains("; for 4.0s nothing"), "{text}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | `GET /owner?client=&service=&protocol=` | [`api::Owner`] |
 //! | `POST /explain`, an [`api::ExplainOrder`] | [`api::Explanations`] |
 //! | `POST /capture?outcome=&client=&service=&protocol=&count=&duration_ms=&snap=` | a pcapng file |
-//! | `POST /capture/end` | [`api::CaptureEnded`] |
+//! | `POST /capture/end?number=` | [`api::CaptureEnded`] |
 //! | `GET /carriers` | [`api::Carriers`] |
 //! | `GET /apps` | [`api::Apps`] |
 //! | `GET /mux` | [`api::Mux`] |

@@ -247,9 +247,16 @@ async fn a_capture_is_ordered_as_it_is_asked_for() {
             .await
             .ended
     );
+    let other = "POST /capture/end?number=8";
+    assert!(!json::<CaptureEnded>(path, other, 200).await.ended);
+    assert!(head.contains("homing-capture: 7"), "{head}");
     for (query, words) in [
         ("outcome=nowhere", "outcome: there is no nowhere"),
         ("client=10.1", "client: not an address"),
+        (
+            "client=10.0.0.1&service=[::1]:1",
+            "are of different families",
+        ),
         ("protocol=icmp", "protocol: must be tcp or udp, not icmp"),
         ("snap=0", "snap: must be from 1 to 2048, not 0"),
         ("count=0", "nonzero"),

@@ -3,11 +3,14 @@
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
     path::Path,
+    thread,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use hyper::body::Bytes;
 use pcap_file::{
     PcapError,
     pcapng::{
@@ -18,75 +21,123 @@ use pcap_file::{
     },
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
-use super::{Failure, args::CaptureArgs, client::Agent};
+use super::{Failure, args::CaptureArgs, client::Agent, watch::Stop};
 use crate::admin::{
     api::{self, End},
     pcapng,
 };
 
+/// Pieces that may wait to be written, of some 64 KiB each.
+const PIECES_WAITING: usize = 16;
 /// How long the agent may take to end a capture that was interrupted.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How often a terminal is told how it goes, at most.
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// Captures until what was asked for is there, or until it is interrupted.
-pub(super) async fn capture(
-    agent: &Agent,
-    args: &CaptureArgs,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+pub(super) async fn capture(agent: &Agent, args: &CaptureArgs) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
     let mut pieces = agent.pieces(&path(args)).await?;
     // Only now, so that a refusal leaves a file that was there before.
-    let mut file;
-    let to: &mut dyn Write = match args.file == Path::new("-") {
-        true => out,
-        false => {
-            let name = args.file.display();
-            file = File::create(&args.file).with_context(|| format!("cannot write {name}"))?;
-            &mut file
-        }
-    };
-    let mut reader = Reader::default();
-    let mut told = Told::new();
-    loop {
+    let file = Writer::new(open(&args.file)?);
+    let (mut reader, mut told) = (Reader::default(), Told::new());
+    let held = loop {
         let piece = tokio::select! {
             piece = pieces.next() => piece?,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = stop.wait() => break None,
         };
         let Some(piece) = piece else {
+            file.end().await?;
             return finish(told, &reader);
         };
         reader.take(&piece)?;
-        to.write_all(&piece)?;
-        // Whoever reads a pipe is to see packets as they come.
-        to.flush()?;
         told.tell(reader.packets);
-    }
-    let ended: api::CaptureEnded = agent.post("/capture/end").await?;
-    if ended.ended {
-        let rest = async {
-            while let Some(piece) = pieces.next().await? {
-                reader.take(&piece)?;
-                to.write_all(&piece)?;
-            }
-            Ok::<_, Failure>(to.flush()?)
-        };
-        match timeout(END_WITHIN, rest).await {
-            Ok(done) => done?,
-            Err(_) => {
-                let why = format!("the agent has not ended the capture within {END_WITHIN:?}");
-                return Err(anyhow::anyhow!("{why}; the file may lack its last packets").into());
-            }
+        tokio::select! {
+            room = file.room() => match room {
+                true => file.write(piece).await,
+                // It cannot be written any more.
+                false => return Ok(file.end().await?),
+            },
+            () = stop.wait() => break Some(piece),
+        }
+    };
+    let number = pieces.number();
+    let end = format!("/capture/end?number={}", number.unwrap_or_default());
+    let _: api::CaptureEnded = agent.post(&end).await?;
+    let rest = async {
+        if let Some(piece) = held {
+            file.write(piece).await;
+        }
+        while let Some(piece) = pieces.next().await? {
+            reader.take(&piece)?;
+            file.write(piece).await;
+        }
+        Ok::<_, Failure>(file.end().await?)
+    };
+    match timeout(END_WITHIN, rest).await {
+        Ok(done) => done?,
+        Err(_) => {
+            let why = format!(
+                "what was captured last is not written: either the agent or the output has taken \
+                 longer than {END_WITHIN:?}"
+            );
+            return Err(anyhow!(why).into());
         }
     }
     finish(told, &reader)
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    if path == Path::new("-") {
+        return Ok(io::stdout().as_fd().try_clone_to_owned()?.into());
+    }
+    let file = File::create(path);
+    Ok(file.with_context(|| format!("cannot write {}", path.display()))?)
+}
+
+/// Writes on a thread of its own: a pipe that nobody reads holds up no signal.
+struct Writer {
+    to: mpsc::Sender<Bytes>,
+    done: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Writer {
+    fn new(mut file: File) -> Self {
+        let (to, mut pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
+        let (tell, done) = oneshot::channel();
+        thread::spawn(move || {
+            let mut write = || {
+                while let Some(piece) = pieces.blocking_recv() {
+                    file.write_all(&piece)?;
+                }
+                file.flush()
+            };
+            let written = write();
+            // Nobody waits for it who has given up.
+            let _ = tell.send(written);
+        });
+        Self { to, done }
+    }
+
+    /// Waits until there is room for a piece; false: nothing can be written any more.
+    async fn room(&self) -> bool {
+        self.to.reserve().await.is_ok()
+    }
+
+    async fn write(&self, piece: Bytes) {
+        // Why it cannot, the end tells.
+        let _ = self.to.send(piece).await;
+    }
+
+    /// Waits until all is written.
+    async fn end(self) -> io::Result<()> {
+        drop(self.to);
+        self.done.await.unwrap_or(Ok(()))
+    }
 }
 
 fn finish(told: Told, reader: &Reader) -> Result<(), Failure> {
@@ -100,7 +151,7 @@ fn finish(told: Told, reader: &Reader) -> Result<(), Failure> {
         None => {
             let why = "the agent has ended the capture early: the file lacks what came after its \
                        last packet; see the agent's log";
-            Err(anyhow::anyhow!(why).into())
+            Err(anyhow!(why).into())
         }
     }
 }

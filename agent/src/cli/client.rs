@@ -68,7 +68,7 @@ impl Agent {
         };
         let response = response?;
         match response.status().is_success() {
-            true => Ok(Pieces(response.into_body())),
+            true => Ok(Pieces(response)),
             false => Err(refusal(response).await),
         }
     }
@@ -201,12 +201,18 @@ impl Agent {
 }
 
 /// An answer that comes piece by piece.
-pub(super) struct Pieces(Incoming);
+pub(super) struct Pieces(Response<Incoming>);
 
 impl Pieces {
+    /// The capture's number.
+    pub(super) fn number(&self) -> Option<u64> {
+        let number = self.0.headers().get(api::CAPTURE_NUMBER)?;
+        number.to_str().ok()?.parse().ok()
+    }
+
     /// The next piece; none, if it has come to its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        while let Some(frame) = self.0.frame().await {
+        while let Some(frame) = self.0.body_mut().frame().await {
             let frame = frame.map_err(|error| broken_off(&error))?;
             if let Ok(piece) = frame.into_data() {
                 return Ok(Some(piece));

@@ -259,7 +259,7 @@ async fn ask(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             })?;
             explain::judge(&explanations)
         }
-        Command::Capture(args) => capture::capture(&agent, args, out).await,
+        Command::Capture(args) => capture::capture(&agent, args).await,
         Command::Apps => {
             let apps: api::Apps = agent.get("/apps").await?;
             view.print(out, &apps, |style| {

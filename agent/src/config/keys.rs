@@ -270,6 +270,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn of_long_lists_a_person_reads_some() {
+        let all = |range: std::ops::Range<u32>| range.map(|n| format!("{n:04}")).collect();
+        let (from, to) = lists(all(0..1000), all(500..501));
+        assert!(from.ends_with("0031 and 967 more"), "{from}");
+        assert_eq!(to, "1 that stay");
+        assert_eq!(
+            lists(all(0..2), all(0..0)),
+            ("0000, 0001".into(), "none".into())
+        );
+    }
+
     const EXAMPLE: &str = include_str!("../../../dist/homing.toml");
 
     /// For each key of the example another line than the one that it has, or is commented

@@ -94,6 +94,8 @@ pub async fn run(config: Config, logs: Arc<dyn Logs>) -> Result<()> {
         }
     };
     systemd::stopping("leaving the POP");
+    // Its reader is to hear what was counted.
+    view.capture_ended(None);
     let result = match outcome {
         Ok(hold) => {
             if timeout(MOVES_WITHIN, agent.moves.leave()).await.is_err() {

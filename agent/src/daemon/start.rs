@@ -364,7 +364,7 @@ pub(super) async fn start(
         messages: bases.sockets.clone(),
         captures,
         ground,
-        trial: tokio::sync::Mutex::new(()),
+        trial: Arc::default(),
         moving: datapath.moving,
         park: datapath.park,
         moves: moves.clone(),

@@ -65,7 +65,11 @@ fn systemd_starts_reloads_restarts_and_stops_the_agent_and_no_connection_notices
         .write(file, with("leave-hold = \"77s\"").as_bytes())
         .unwrap();
     assert!(site.root.run("systemctl", &reload).is_err(), "it is wrong");
-    assert!(site.journal().contains("write leave_hold"), "{}", site.journal());
+    assert!(
+        site.journal().contains("write leave_hold"),
+        "{}",
+        site.journal()
+    );
     site.root
         .write(file, with("leave_hold = \"77s\"").as_bytes())
         .unwrap();

@@ -6,7 +6,11 @@ use std::{
     str::FromStr,
 };
 
+use axum::http::HeaderName;
 use serde::{Deserialize, Serialize};
+
+/// The header of an answer to `POST /capture` with the capture's number.
+pub const CAPTURE_NUMBER: HeaderName = HeaderName::from_static("homing-capture");
 
 /// `POST /capture/end`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{Refused, bad};
 use crate::{
-    admin::{CaptureOrder, View, api, page::parse_protocol},
+    admin::{CaptureOrder, Captured, View, api, page::parse_protocol},
     datapath::beside::capture::Wanted,
 };
 
@@ -40,19 +40,32 @@ pub(super) async fn begin<V: View>(
     query: Result<Query<CaptureQuery>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let Query(query) = query?;
-    let pieces = view.capture(order(&query)?).await?;
+    let Captured { number, pieces } = view.capture(order(&query)?).await?;
     let pieces = stream::unfold(pieces, async |mut pieces| {
         let piece = pieces.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(piece), pieces))
     });
     let body = Body::from_stream(pieces);
-    Ok(([(header::CONTENT_TYPE, PCAPNG)], body).into_response())
+    let headers = [
+        (header::CONTENT_TYPE, PCAPNG.to_owned()),
+        (api::CAPTURE_NUMBER, number.to_string()),
+    ];
+    Ok((headers, body).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndQuery {
+    /// Of the capture; none: of whichever there is.
+    number: Option<u64>,
 }
 
 pub(super) async fn end<V: View>(
     State(view): State<Arc<V>>,
+    query: Result<Query<EndQuery>, QueryRejection>,
 ) -> Result<Json<api::CaptureEnded>, Refused> {
-    let ended = view.end_capture();
+    let Query(query) = query?;
+    let ended = view.end_capture(query.number);
     Ok(Json(api::CaptureEnded { ended }))
 }
 
@@ -71,6 +84,12 @@ fn order(query: &CaptureQuery) -> Result<CaptureOrder, Refused> {
         end("client", &query.client)?,
         end("service", &query.service)?,
     );
+    if let (Some(client), Some(service)) = (client, service)
+        && client.address.is_ipv4() != service.address.is_ipv4()
+    {
+        let why = format!("client {client} and service {service} are of different families");
+        return Err(bad(why));
+    }
     let protocol = query.protocol.as_deref().map(|text| {
         parse_protocol(text).ok_or_else(|| bad(format!("protocol: must be tcp or udp, not {text}")))
     });

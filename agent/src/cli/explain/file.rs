@@ -6,15 +6,21 @@ use anyhow::{Context as _, Result, bail};
 use pcap_file::{
     DataLink,
     pcap::PcapReader,
-    pcapng::{Block, PcapNgReader},
+    pcapng::{
+        Block, PcapNgReader,
+        blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+    },
 };
+
+use crate::{admin::pcapng, datapath::beside::trial::FRAME_MAX};
 
 /// What a pcapng file begins with.
 const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 
-/// Reads up to `count` frames, leaving out the first `skip`.
+/// Reads up to `count` frames, leaving out the first `skip`, and what a capture of Homing's has
+/// of packets as they went. If the file breaks off behind some, they are what there is.
 ///
 /// # Errors
 ///
@@ -32,7 +38,14 @@ pub(super) fn read(path: &Path, skip: u64, count: usize) -> Result<Vec<String>> 
         count,
         digits: Vec::new(),
     };
-    frames.read(path).with_context(refused)?;
+    match frames.read(path) {
+        Err(error) if frames.digits.is_empty() => return Err(error.context(refused())),
+        Err(error) => eprintln!(
+            "homing: {} breaks off behind the packets that follow: {error:#}",
+            path.display()
+        ),
+        Ok(()) => {}
+    }
     if frames.digits.is_empty() {
         return Err(anyhow::anyhow!("it has no packets behind the first {skip}").context(refused()));
     }
@@ -61,7 +74,8 @@ impl Frames {
     fn pcap(&mut self, file: File) -> Result<()> {
         let mut reader = PcapReader::new(file).context("it is neither pcap nor pcapng")?;
         let link = reader.header().datalink;
-        while let Some(packet) = reader.next_packet()
+        // Raw, because a packet that is longer than what was captured of it is right.
+        while let Some(packet) = reader.next_raw_packet()
             && self.digits.len() < self.count
         {
             let packet = packet?;
@@ -79,6 +93,7 @@ impl Frames {
             match block? {
                 Block::SectionHeader(_) => links.clear(),
                 Block::InterfaceDescription(interface) => links.push(interface.linktype),
+                Block::EnhancedPacket(packet) if went(&packet) => {}
                 Block::EnhancedPacket(packet) => {
                     let link = links.get(packet.interface_id as usize).copied();
                     let link = link.context("a packet is of no interface")?;
@@ -103,11 +118,21 @@ impl Frames {
         let mut frame = ethernet(link, data)?;
         // What was cut off is payload, which nothing depends on.
         let cut = (len as usize).saturating_sub(data.len());
-        frame.resize(frame.len() + cut.min(1 << 16), 0);
+        // What is too long to be tried is told so by its first bytes, too.
+        let len = frame.len().saturating_add(cut).min(FRAME_MAX + 1);
+        frame.resize(len, 0);
         let digits = frame.iter().map(|byte| format!("{byte:02x}"));
         self.digits.push(digits.collect());
         Ok(())
     }
+}
+
+/// Whether it is what `homing capture` wrote of a packet as it went: it did not come.
+fn went(packet: &EnhancedPacketBlock<'_>) -> bool {
+    packet.options.iter().any(|option| {
+        matches!(option, EnhancedPacketOption::Comment(text)
+            if text.starts_with("homing: packet ") && text.contains(pcapng::WENT))
+    })
 }
 
 /// A packet as an Ethernet frame.
@@ -161,6 +186,7 @@ mod tests {
         let path = folder.0.join("a.pcap");
         let header = PcapHeader {
             datalink: link,
+            snaplen: 64,
             ..PcapHeader::default()
         };
         let file = File::create(&path).unwrap();
@@ -199,11 +225,18 @@ mod tests {
         let path = pcap(
             &folder,
             DataLink::ETHERNET,
-            &[(&[1, 2], 2), (&[3], 4), (&[5], 1)],
+            &[(&[1, 2], 2), (&[3], 4), (&[5], 90), (&[6], 64_000)],
         );
         assert_eq!(read(&path, 1, 1).unwrap(), ["03000000"]);
-        let error = format!("{:#}", read(&path, 3, 1).unwrap_err());
-        assert!(error.contains("no packets behind the first 3"), "{error}");
+        let frames = read(&path, 2, 2).unwrap();
+        let lens: Vec<_> = frames.iter().map(|digits| digits.len() / 2).collect();
+        assert_eq!(lens, [90, FRAME_MAX + 1]);
+        // It breaks off within the last one.
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(read(&path, 0, 10).unwrap().len(), 3);
+        let error = format!("{:#}", read(&path, 4, 1).unwrap_err());
+        assert!(error.contains("no packets behind the first 4"), "{error}");
     }
 
     #[test]

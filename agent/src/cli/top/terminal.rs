@@ -130,11 +130,14 @@ enum Purpose {
 impl Writer {
     fn open(purpose: Purpose) -> io::Result<Self> {
         // Opened once more it can be told not to wait, which the shell's own must not be.
-        // Where another user's terminal cannot be opened, writing may wait.
-        let again = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open("/proc/self/fd/1");
+        // Another user's terminal (after `su`) can be opened by this name alone; where not even
+        // that can be, writing may wait.
+        let open = |path| {
+            let mut options = OpenOptions::new();
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            options.write(true).custom_flags(flags).open(path)
+        };
+        let again = open("/proc/self/fd/1").or_else(|_| open("/dev/tty"));
         let file = match again {
             Ok(file) => file,
             Err(_) => io::stdout().as_fd().try_clone_to_owned()?.into(),

@@ -2,8 +2,11 @@
 
 use std::{
     future::pending,
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -12,12 +15,12 @@ use nix::net::if_::if_indextoname;
 use tokio::{
     sync::{Notify, mpsc},
     task::spawn_blocking,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::AgentView;
 use crate::{
-    admin::{CaptureOrder, Refusal, pcapng::Pcapng},
+    admin::{CaptureOrder, Captured, Refusal, pcapng::Pcapng},
     datapath::{
         Error,
         beside::capture::{Capturing, Packet},
@@ -26,17 +29,30 @@ use crate::{
     },
 };
 
-/// Pieces of the file that may wait to be written: of some hundred packets each.
+/// The file is handed on in pieces of some 64 KiB …
+const PIECE: usize = 64 << 10;
+/// … of which so many may wait to be written: 4 MiB.
 const PIECES_WAITING: usize = 64;
-/// How long whoever reads may take for the last piece.
-const LAST_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// As many pieces as a batch of packets makes at the most.
+const PIECES_OF_BATCH: usize = 24;
+/// How long whoever reads may take for what is left at the end: shorter than a graceful stop
+/// of the agent waits for answers.
+const LAST_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// Captures, one at a time.
 pub(in crate::daemon) struct Captures {
     ground: Arc<Ground>,
     injector: Injector,
-    /// Ends the one that there is.
-    present: Arc<Mutex<Option<Arc<Notify>>>>,
+    /// The one that there is.
+    present: Arc<Mutex<Option<Present>>>,
+    /// How many there were.
+    begun: AtomicU64,
+}
+
+/// A capture that goes on.
+struct Present {
+    number: u64,
+    end: Arc<Notify>,
 }
 
 impl Captures {
@@ -45,27 +61,35 @@ impl Captures {
             ground,
             injector,
             present: Arc::default(),
+            begun: AtomicU64::new(0),
         }
     }
 
-    /// Has the present one come to its end; whether there is one.
-    fn end(&self) -> bool {
+    /// Has the present one come to its end, if it has this number; whether there is such.
+    fn end(&self, number: Option<u64>) -> bool {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        present.as_ref().inspect(|end| end.notify_one()).is_some()
+        let is_it = |one: &&Present| number.is_none_or(|number| one.number == number);
+        let present = present.as_ref().filter(is_it);
+        present.inspect(|one| one.end.notify_one()).is_some()
     }
 
     /// The right to capture, until it is dropped.
     fn claim(&self) -> Result<Claim, Refusal> {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         if present.is_some() {
-            let why =
-                "somebody captures packets already: one at a time; `POST /capture/end` ends it";
+            let why = "somebody captures packets already: one at a time. To end that one: curl \
+                       --unix-socket /run/homing/homing.sock -X POST http://homing/capture/end";
             return Err(Refusal::Conflict(why.into()));
         }
+        let number = 1 + self.begun.fetch_add(1, Relaxed);
         let end = Arc::new(Notify::new());
-        *present = Some(end.clone());
+        *present = Some(Present {
+            number,
+            end: end.clone(),
+        });
         Ok(Claim {
             present: self.present.clone(),
+            number,
             end,
         })
     }
@@ -73,7 +97,8 @@ impl Captures {
 
 /// That one captures, and nobody else.
 struct Claim {
-    present: Arc<Mutex<Option<Arc<Notify>>>>,
+    present: Arc<Mutex<Option<Present>>>,
+    number: u64,
     end: Arc<Notify>,
 }
 
@@ -86,18 +111,20 @@ impl Drop for Claim {
 
 impl AgentView {
     /// Captures until nobody reads, it is told to end, or what was ordered is there.
-    pub(super) async fn captured(
-        &self,
-        order: CaptureOrder,
-    ) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+    pub(super) async fn captured(&self, order: CaptureOrder) -> Result<Captured, Refusal> {
         let claim = self.captures.claim()?;
         let (ground, injector) = (self.captures.ground.clone(), self.captures.injector.clone());
         let wanted = order.wanted.clone();
-        // Waits for the verifier.
-        let begun = spawn_blocking(move || Capturing::begin(&ground, injector, &wanted));
-        let begun: Result<Capturing, Error> = begun.await.context("capturing")?;
-        let capturing = begun.map_err(|error| anyhow!(error).context("cannot capture packets"))?;
+        // Waits for the verifier. The claim goes where the work goes: who asked may go away.
+        let begun = spawn_blocking(move || {
+            let capturing = Capturing::begin(&ground, injector, &wanted)?;
+            Ok::<_, Error>((capturing, claim))
+        });
+        let begun = begun.await.context("capturing")?;
+        let (capturing, claim) =
+            begun.map_err(|error| anyhow!(error).context("cannot capture packets"))?;
         let file = Pcapng::begin(order.wanted.snap, name_of)?;
+        let number = claim.number;
         let (to, pieces) = mpsc::channel(PIECES_WAITING);
         tracing::info!(wanted = ?order.wanted, "packets are captured");
         tokio::spawn(async move {
@@ -109,7 +136,9 @@ impl AgentView {
                 behind: 0,
             };
             let until = order.duration.map(|duration| Instant::now() + duration);
-            match capture.run(&claim.end, until).await {
+            let ended = capture.run(&claim.end, until).await;
+            drop(claim);
+            match ended {
                 Ok(packets) => tracing::info!(packets, "packets are captured no more"),
                 Err(error) => tracing::warn!(
                     error = format!("{error:#}"),
@@ -118,12 +147,13 @@ impl AgentView {
                 ),
             }
         });
-        Ok(pieces)
+        Ok(Captured { number, pieces })
     }
 
-    /// Has capturing come to its end; whether somebody captures.
-    pub(super) fn capture_ended(&self) -> bool {
-        self.captures.end()
+    /// Has the capture of this number, or whichever there is, come to its end; whether there
+    /// was one.
+    pub(in crate::daemon) fn capture_ended(&self, number: Option<u64>) -> bool {
+        self.captures.end(number)
     }
 }
 
@@ -140,8 +170,11 @@ struct Capture {
 impl Capture {
     async fn run(mut self, end: &Notify, until: Option<Instant>) -> Result<u64> {
         // The file's head, so that who reads knows that it has begun.
-        self.send()?;
-        while self.left > 0 {
+        self.send();
+        let read = loop {
+            if self.left == 0 {
+                break true;
+            }
             let over = async {
                 match until {
                     Some(until) => sleep_until(until).await,
@@ -149,52 +182,73 @@ impl Capture {
                 }
             };
             tokio::select! {
-                packets = self.capturing.next() => self.take(&packets?)?,
-                () = end.notified() => break,
-                () = over => break,
-                () = self.to.closed() => return Ok(self.file.packets()),
+                packets = self.capturing.next() => self.take(packets?)?,
+                () = end.notified() => break true,
+                () = over => break true,
+                () = self.to.closed() => break false,
             }
+        };
+        self.capturing.stop().await;
+        if read {
+            self.end().await?;
         }
-        self.capturing.stop();
-        while self.left > 0 {
+        Ok(self.file.packets())
+    }
+
+    /// Reads to the end what was captured, and sums up.
+    async fn end(&mut self) -> Result<()> {
+        let last = Instant::now() + LAST_WITHIN;
+        while self.left > 0 && Instant::now() < last {
             let packets = self.capturing.rest();
             if packets.is_empty() {
                 break;
             }
-            self.take(&packets)?;
+            // Nobody else's packets wait for these.
+            let room = timeout_at(last, self.to.reserve_many(PIECES_OF_BATCH)).await;
+            drop(room);
+            self.take(packets)?;
         }
         let counts = self.capturing.counts()?;
         self.file.end(SystemTime::now(), counts, self.behind)?;
-        let last = Bytes::from(self.file.take());
+        let piece = Bytes::from(self.file.take());
         // Who does not read it does not want it.
-        let _ = timeout(LAST_WITHIN, self.to.send(last)).await;
-        Ok(self.file.packets())
+        let _ = timeout_at(
+            last.max(Instant::now() + LAST_WITHIN / 2),
+            self.to.send(piece),
+        )
+        .await;
+        Ok(())
     }
 
-    fn take(&mut self, packets: &[Packet]) -> Result<()> {
-        if packets.is_empty() {
-            return Ok(());
-        }
-        if self.to.capacity() == 0 {
-            self.behind += packets.len() as u64;
-            return Ok(());
-        }
-        for packet in packets
-            .iter()
-            .take(usize::try_from(self.left).unwrap_or(usize::MAX))
-        {
-            self.file.packet(packet)?;
+    fn take(&mut self, packets: Vec<Packet>) -> Result<()> {
+        for packet in packets {
+            if self.left == 0 {
+                break;
+            }
+            if self.file.waiting() >= PIECE && !self.send() {
+                self.behind += 1;
+                continue;
+            }
+            self.file.packet(&packet)?;
             self.left -= 1;
         }
-        self.send()
+        self.send();
+        Ok(())
     }
 
-    /// Hands on what was written. There is room, or nobody reads any more.
-    fn send(&mut self) -> Result<()> {
-        let piece = Bytes::from(self.file.take());
-        match self.to.try_send(piece) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(anyhow!("a piece found no room")),
+    /// Hands on what was written, if there is room; it waits otherwise.
+    fn send(&mut self) -> bool {
+        match self.to.try_reserve() {
+            Ok(room) => {
+                room.send(Bytes::from(self.file.take()));
+                true
+            }
+            // Nobody reads any more.
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                self.file.take();
+                true
+            }
+            Err(mpsc::error::TrySendError::Full(())) => false,
         }
     }
 }

@@ -38,7 +38,10 @@ impl AgentView {
         let interface =
             interface.unwrap_or_else(|| self.reload.config().host.interfaces[0].clone());
         let ifindex = interface::look_up(&interface)
-            .map_err(|error| Refusal::NotFound(format!("interface {interface}: {error}")))?
+            .map_err(|error| {
+                let why = format!("interface {interface}: {error}; name one of host.interfaces");
+                Refusal::NotFound(why)
+            })?
             .index;
         let frames = order.packets.iter().map(|packet| self.frame(packet));
         let frames: Vec<_> = frames.collect::<Result<_, _>>()?;
@@ -96,9 +99,11 @@ impl AgentView {
         ifindex: u32,
         frames: Vec<Vec<u8>>,
     ) -> Result<Vec<std::io::Result<Tried>>, Refusal> {
-        let _one = self.trial.lock().await;
+        // It goes where the work goes: who asked may go away in the midst of it.
+        let one = self.trial.clone().lock_owned().await;
         let (ground, sessions) = (self.ground.clone(), self.sessions.clone());
         let tried = spawn_blocking(move || {
+            let _one = one;
             let mut trial = Trial::begin(&ground, &sessions)?;
             let tried = frames.iter().map(|frame| trial.run(ifindex, frame));
             Ok::<_, crate::datapath::Error>(tried.collect())

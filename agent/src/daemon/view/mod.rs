@@ -19,15 +19,11 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use axum::body::Bytes;
 use homing_common::{
     host::{Encapsulation, HostId},
     session::{SessionKey, Tuple},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::spawn_blocking,
-};
+use tokio::{sync::watch, task::spawn_blocking};
 
 pub(super) use capture::Captures;
 
@@ -39,7 +35,7 @@ use super::{
     table::{Shared, Usage},
 };
 use crate::{
-    admin::{CaptureOrder, DrainOrder, Logs, Refusal, View, api, counts, page},
+    admin::{CaptureOrder, Captured, DrainOrder, Logs, Refusal, View, api, counts, page},
     datapath::{
         clock::monotonic_ns,
         flows::FlowCounters,
@@ -95,7 +91,7 @@ pub(super) struct AgentView {
     /// Where packets are tried.
     pub ground: Arc<Ground>,
     /// One trial at a time.
-    pub trial: tokio::sync::Mutex<()>,
+    pub trial: Arc<tokio::sync::Mutex<()>>,
     /// The journal of moves.
     pub moving: Arc<MovingMap>,
     /// Packets of sessions that are moving here.
@@ -318,12 +314,12 @@ impl View for AgentView {
         self.explained(order).await
     }
 
-    async fn capture(&self, order: CaptureOrder) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+    async fn capture(&self, order: CaptureOrder) -> Result<Captured, Refusal> {
         self.captured(order).await
     }
 
-    fn end_capture(&self) -> bool {
-        self.capture_ended()
+    fn end_capture(&self, number: Option<u64>) -> bool {
+        self.capture_ended(number)
     }
 
     async fn carriers(&self) -> Result<api::Carriers, Refusal> {

@@ -18,7 +18,8 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aya::{
@@ -30,13 +31,14 @@ use homing_common::{
     net::{Address, Port},
     outcome::Outcome,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, task::spawn_blocking};
 
 use super::map;
 use crate::datapath::{
     CAPTURE_OBJECT, Error,
     clock::monotonic_ns,
     inject::Injector,
+    link,
     load::{self, Ground, Own, XDP_PROGRAM, lacks},
     map_io, sys,
 };
@@ -114,16 +116,25 @@ pub struct Counts {
     pub limited: u64,
     /// Of these, not captured because they were not read in time.
     pub full: u64,
+    /// How often an interface was found with the usual program, because it had been replaced
+    /// or had come back: for a second at most each time, what came by it was not looked at.
+    pub away: u64,
+    /// For how long altogether nothing was looked at, because the agent stood still.
+    pub blind: Duration,
 }
 
 /// Capturing, for as long as this is kept.
 pub struct Capturing {
     /// Puts the XDP program back; before the maps of the one that captures go.
-    place: Place,
+    place: Arc<Mutex<Place>>,
     ring: AsyncFd<RingBuf<MapData>>,
     stats: PerCpuArray<MapData, u64>,
     ebpf: Ebpf,
     capture: Capture,
+    /// When the interfaces were looked at last.
+    looked: Instant,
+    away: u64,
+    blind: Duration,
 }
 
 impl Capturing {
@@ -148,16 +159,20 @@ impl Capturing {
         let stats = ebpf.take_map("CAPTURE_STATS");
         let stats = PerCpuArray::try_from(stats.ok_or_else(|| lacks("CAPTURE_STATS"))?);
         let stats = stats.map_err(map_io).map_err(of_map("CAPTURE_STATS"))?;
+        let program = load::fd(&ebpf, PROGRAM)?.try_clone_to_owned();
+        let program = program.map_err(of_map("CAPTURED"))?;
         let mut capturing = Self {
-            place: Place::new(ground, injector)?,
+            place: Arc::new(Mutex::new(Place::new(ground, injector, program)?)),
             ring,
             stats,
             ebpf,
             capture,
+            looked: Instant::now(),
+            away: 0,
+            blind: Duration::ZERO,
         };
         capturing.go_on().map_err(of_map("CAPTURE"))?;
-        let program = load::fd(&capturing.ebpf, PROGRAM)?;
-        capturing.place.give(program)?;
+        locked(&capturing.place).take()?;
         Ok(capturing)
     }
 
@@ -165,6 +180,13 @@ impl Capturing {
     /// be called again within a few seconds, or capturing ends.
     pub async fn next(&mut self) -> io::Result<Vec<Packet>> {
         self.go_on()?;
+        if self.looked.elapsed() >= SAYS_EVERY {
+            self.looked = Instant::now();
+            let place = self.place.clone();
+            // The kernel's lock of interfaces may be long to get.
+            let away = spawn_blocking(move || locked(&place).look()).await;
+            self.away += away.map_err(io::Error::other)?;
+        }
         let Ok(readable) = tokio::time::timeout(SAYS_EVERY, self.ring.readable_mut()).await else {
             return Ok(Vec::new());
         };
@@ -191,17 +213,25 @@ impl Capturing {
             wanted: sum(CaptureCount::Wanted)?,
             limited: sum(CaptureCount::Limited)?,
             full: sum(CaptureCount::Full)?,
+            away: self.away,
+            blind: self.blind,
         })
     }
 
     /// Stops handing over, so that what was can be read to its end.
-    pub fn stop(&mut self) {
-        self.place.give_back();
+    pub async fn stop(&mut self) {
+        let place = self.place.clone();
+        // If this thread ends first, so does the agent.
+        let _ = spawn_blocking(move || locked(&place).give_back()).await;
     }
 
     /// Says that somebody reads.
     fn go_on(&mut self) -> io::Result<()> {
-        self.capture.until_ns = monotonic_ns() + LASTS.as_nanos() as u64;
+        let (now_ns, until_ns) = (monotonic_ns(), self.capture.until_ns);
+        if until_ns != 0 {
+            self.blind += Duration::from_nanos(now_ns.saturating_sub(until_ns));
+        }
+        self.capture.until_ns = now_ns + LASTS.as_nanos() as u64;
         let map = map(&self.ebpf, "CAPTURE").map_err(io::Error::other)?;
         sys::update(map, &0u32, &self.capture, 0)
     }
@@ -277,38 +307,65 @@ impl Packet {
     }
 }
 
+fn locked(place: &Mutex<Place>) -> MutexGuard<'_, Place> {
+    // Whoever panicked with it was about to update a link, which is done or not.
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The place of the XDP program: the links of all interfaces, and what the agent gives back.
 struct Place {
+    /// The usual program.
     main: OwnedFd,
+    /// The one that captures.
+    capturing: OwnedFd,
     injector: Injector,
     links: Vec<PathBuf>,
 }
 
 impl Place {
-    fn new(ground: &Ground, injector: Injector) -> Result<Self, Error> {
+    fn new(ground: &Ground, injector: Injector, capturing: OwnedFd) -> Result<Self, Error> {
         let pin = ground.pins.programs().join(XDP_PROGRAM);
         let main = sys::open_pin(&pin).map_err(Error::pin("open the program", &pin))?;
         let interfaces = ground.options.interfaces.iter();
-        let links = interfaces.map(|interface| ground.pins.xdp_link(interface));
         Ok(Self {
             main,
+            capturing,
             injector,
-            // An interface that has gone has none.
-            links: links.filter(|link| link.exists()).collect(),
+            links: interfaces
+                .map(|interface| ground.pins.xdp_link(interface))
+                .collect(),
         })
     }
 
-    /// Gives the place to a program.
-    fn give(&self, program: BorrowedFd<'_>) -> Result<(), Error> {
+    /// Gives it to the program that captures, on every interface that there is.
+    fn take(&self) -> Result<(), Error> {
         for pin in &self.links {
-            update(pin, program).map_err(Error::pin("replace the program of the link", pin))?;
+            match update(pin, self.capturing.as_fd()) {
+                Err(error) if !is_gone(&error) => {
+                    return Err(Error::pin("replace the program of the link", pin)(error));
+                }
+                _ => {}
+            }
         }
-        let main = program.try_clone_to_owned();
-        self.injector.run_by(main.map_err(of_map("CAPTURED"))?);
+        let program = self.capturing.try_clone();
+        self.injector.run_by(program.map_err(of_map("CAPTURED"))?);
         Ok(())
     }
 
-    /// Gives it back.
+    /// Takes it again on interfaces that have been replaced or have come back, and says how
+    /// many there were. None once it was given back.
+    fn look(&self) -> u64 {
+        let Ok((wanted, _)) = sys::id_and_maps_of(self.capturing.as_fd()) else {
+            return 0;
+        };
+        let away = self.links.iter().filter(|pin| {
+            link::program_of(pin).is_some_and(|program| program != wanted)
+                && update(pin, self.capturing.as_fd()).is_ok()
+        });
+        away.count() as u64
+    }
+
+    /// Gives it back to the usual program.
     fn give_back(&mut self) {
         if let Ok(main) = self.main.try_clone() {
             self.injector.run_by(main);
@@ -316,8 +373,8 @@ impl Place {
         for pin in self.links.drain(..) {
             match update(&pin, self.main.as_fd()) {
                 Ok(()) => {}
-                // The interface has gone; who attaches to it again takes the pinned program.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Who attaches to it again takes the pinned program, which is the usual one.
+                Err(error) if is_gone(&error) => {}
                 Err(error) => tracing::error!(
                     pin = %pin.display(), %error,
                     fix = "restart the agent, which puts the usual program back; until then the one that captures decides just as it does",
@@ -332,6 +389,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.give_back();
     }
+}
+
+/// Whether a link has lost its interface, or was never made.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOLINK)
 }
 
 fn update(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {

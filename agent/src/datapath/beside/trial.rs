@@ -41,6 +41,8 @@ const ROOM: u32 = 1024;
 /// The longest frame that can be tried, bytes: what fits into a page beside the headroom and
 /// what the kernel keeps behind a frame.
 pub const FRAME_MAX: usize = 3_072;
+/// Bytes of an Ethernet header.
+const ETHERNET_LEN: usize = 14;
 /// Bytes that the program may put before a frame.
 const GROWTH: usize = 256;
 
@@ -111,9 +113,14 @@ impl Trial {
     pub fn run(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<Tried> {
         if frame.len() > FRAME_MAX {
             let why = format!(
-                "the frame has {} bytes; {FRAME_MAX} can be tried",
-                frame.len()
+                "it is longer than the {FRAME_MAX} bytes that can be tried; as a rule it was \
+                 joined of several behind XDP: capture with `ethtool -K INTERFACE gro off`, or on \
+                 the way"
             );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if frame.len() < ETHERNET_LEN {
+            let why = "it is shorter than an Ethernet header, which no driver hands on";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let program = load::fd(&self.ebpf, XDP_PROGRAM).map_err(io::Error::other)?;

@@ -106,6 +106,23 @@ fn all_sessions_move_so_many_at_once() {
 }
 
 #[test]
+fn so_many_at_once_as_are_allowed_by_now() {
+    let sessions: Vec<_> = (0..10).map(|n| found(n, None)).collect();
+    let mut plan = plan(Options::default(), &[2, 3], &sessions);
+    let mut begun: Vec<Begin> = std::iter::from_fn(|| plan.poll(1)).collect();
+    plan.set_at_once(6);
+    begun.extend(std::iter::from_fn(|| plan.poll(1)));
+    assert_eq!(begun.len(), 6);
+    plan.set_at_once(2);
+    for begin in begun.drain(..4) {
+        plan.ended(2, &ended(&begin, Outcome::Moved));
+        assert_eq!(plan.poll(2), None, "more are under way than may be");
+    }
+    plan.ended(2, &ended(&begun[0], Outcome::Moved));
+    assert!(plan.poll(2).is_some());
+}
+
+#[test]
 fn what_cannot_move_is_told_by_reason_and_ends_the_drain_unless_it_is_to_wait() {
     let sessions = [
         found(1, Some(Why::Udp)),

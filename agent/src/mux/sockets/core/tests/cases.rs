@@ -452,6 +452,14 @@ fn no_more_is_held_than_may_be() {
         .unwrap()
         .offer(End(Pipe::new()), "y", false);
     assert_eq!(refused.err(), Some(Refused::TooMany));
+    // More may be held from now on: who waits for it hears of that.
+    let core = pop.hosts.get_mut(&HostId(1)).unwrap();
+    core.set_room(21, 6 << 20);
+    let woken = core.outputs();
+    let is_woken = |output: &Output| matches!(output, Output::Wake(_));
+    assert!(woken.iter().any(is_woken), "{woken:?}");
+    pop.run_with(&ids);
+    assert!(pop.hosts[&HostId(1)].held > 3 << 20);
     // All arrive once the reader reads.
     server.0.borrow_mut().room = 4;
     let mut received = 0;
