@@ -305,9 +305,27 @@ fn a_host_with_an_agent_is_broken_and_each_time_the_cause_is_named() {
         assert_eq!(finding.level, Level::Ok, "{finding:?}");
     }
 
+    // The agent follows, and is asked about the ways to others.
+    let follows = |mtu: u64| {
+        let knows = wait_until(PATIENCE, || {
+            let hosts = lab.homing_json(1, &["hosts"])?;
+            Ok(hosts["hosts"][1]["next_hop"]["mtu"] == mtu)
+        });
+        assert!(knows.unwrap(), "{mtu}");
+    };
     on_host(&lab, "ip link set eth0 mtu 1500");
-    host.is_cured_of("mtu", Level::Warning, "ip link set dev eth0 mtu 1520");
+    follows(1500);
+    let said = host
+        .suffers("mtu", Level::Warning, 1)
+        .remove(0)
+        .fix
+        .unwrap();
+    assert!(said.starts_with("ip link set dev eth0 mtu 1520"), "{said}");
+    on_host(&lab, &said);
+    follows(1520);
+    host.is_well();
     on_host(&lab, "ip link set eth0 mtu 1600");
+    follows(1600);
 
     // Written since the agent's start.
     let config = changed(&lab, "domain = \"rack-1\"", "domain = \"rack-9\"");

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Gid, Pid, setgroups},
 };
 use serde_json::Value;
 
@@ -22,6 +22,9 @@ use super::{
     state::{self, Process},
     wait_until,
 };
+
+/// What its unit has as `SupplementaryGroups=`: groups that no user is in.
+pub const GROUPS: [u32; 6] = [4242, 4243, 4244, 4245, 4246, 4247];
 
 /// How long agents may take to find each other and resolve their ways.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -257,7 +260,12 @@ impl Lab {
         self.place(node, &mut command)?;
         // Once it is there: as its unit has it, so that no test needs more than hosts have.
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(capabilities::keep_those_of_unit) };
+        unsafe {
+            command.pre_exec(|| {
+                setgroups(&GROUPS.map(Gid::from_raw))?;
+                capabilities::keep_those_of_unit()
+            })
+        };
         let child = command.spawn();
         let child = child.with_context(|| format!("cannot run the agent of h{host}"))?;
         let process = Process::find(child.id() as i32);

@@ -7,8 +7,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
 };
 
+use anyhow::ensure;
 use homing_common::capture::SNAP_MAX;
 use homing_tests::{
     lab::{Lab, Node, node::in_namespace, wait_until},
@@ -112,17 +114,21 @@ fn comment(block: &EnhancedPacketBlock<'_>) -> (u64, String, String) {
     (number.parse().unwrap(), what.into(), outcome.into())
 }
 
-/// The XDP program that runs on the host's interface: its id and name.
+/// The XDP program that runs on the host's interface to the fabric: its id and name.
 fn program(lab: &Lab, host: u16) -> (u64, String) {
+    program_on(lab, host, "eth0")
+}
+
+fn program_on(lab: &Lab, host: u16, interface: &str) -> (u64, String) {
     let text = lab.exec(
         Node::Host(host),
         "ip",
-        &["-details", "-json", "link", "show", "eth0"],
+        &["-details", "-json", "link", "show", interface],
     );
     let links: Value = serde_json::from_str(&text.unwrap()).unwrap();
     let program = &links[0]["xdp"]["prog"];
     let name = program["name"].as_str().unwrap_or_default().to_owned();
-    (program["id"].as_u64().unwrap(), name)
+    (program["id"].as_u64().unwrap_or_default(), name)
 }
 
 const USUAL: &str = "homing_xdp";
@@ -377,7 +383,11 @@ fn what_is_beyond_the_limit_is_counted() {
     in_namespace(&lab.namespace(Node::Router), || {
         let (raw, port) = (Raw::sender()?, index_of(&format!("h{HERE}"))?);
         for _ in 0..SENT {
-            raw.send(port, &frame)?;
+            // As fast as the kernel takes them.
+            while let Err(error) = raw.send(port, &frame) {
+                ensure!(error.raw_os_error() == Some(libc::ENOBUFS), "{error}");
+                thread::yield_now();
+            }
         }
         Ok(())
     })
@@ -402,5 +412,61 @@ fn what_is_beyond_the_limit_is_counted() {
         "{said}"
     );
     assert!(frame.len() < SNAP_MAX);
+    pop.down();
+}
+
+#[test]
+fn an_interface_that_comes_back_is_captured_at_again() {
+    const CLIENT: &str = "198.51.100.9";
+    let mut pop = Pop::up("capback");
+    let here = Node::Host(HERE);
+    let on_host = |pop: &Pop, line: &str| pop.lab.exec(here, "sh", &["-ec", line]).unwrap();
+    let add = "ip link add va type veth peer name vb && ip link set vb up && ip link set va up";
+    on_host(&pop, add);
+    let file = pop.lab.folder_of(here).join("homing.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let both = config.replace("[\"eth0\"]", "[\"eth0\", \"va\"]");
+    assert_ne!(both, config);
+    pop.lab.stop(HERE).unwrap();
+    std::fs::write(&file, both).unwrap();
+    pop.lab.start(HERE).unwrap();
+
+    let frame = Tcp::new(&format!("{CLIENT}:4711"), "203.0.113.10:22", flags::SYN).frame();
+    let send = |pop: &Pop| {
+        in_namespace(&pop.lab.namespace(here), || {
+            let (raw, port) = (Raw::sender()?, index_of("vb")?);
+            for _ in 0..10 {
+                raw.send(port, &frame)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    };
+    let runs = |pop: &Pop, name: &str| {
+        let runs = wait_until(PATIENCE, || Ok(program_on(&pop.lab, HERE, "va").1 == name));
+        assert!(runs.unwrap(), "{name}");
+    };
+    let of_client = ["--client", CLIENT];
+    let capture = Capture::start(&pop.lab, HERE, "back.pcapng", &of_client).has_begun();
+    runs(&pop, CAPTURING);
+    send(&pop);
+    on_host(&pop, "ip link del va");
+    on_host(&pop, add);
+    runs(&pop, CAPTURING);
+    send(&pop);
+    capture.signal(nix::sys::signal::Signal::SIGTERM);
+    let (packets, said) = capture.packets();
+    assert_eq!(packets.len(), 20, "{said}");
+    assert!(said.contains("an interface had come back"), "{said}");
+    runs(&pop, USUAL);
+
+    // One that has gone is no reason not to capture at the others.
+    on_host(&pop, "ip link del va");
+    let clients = pop.unsettled(6);
+    pop.lab.set_ecmp(&[HERE]).unwrap();
+    let (packets, _) = Capture::start(&pop.lab, HERE, "gone.pcapng", &["--count", "5"]).packets();
+    assert_eq!(packets.len(), 5);
+    comes_to_run(&pop.lab, HERE, USUAL);
+    pop.unbroken(clients);
     pop.down();
 }

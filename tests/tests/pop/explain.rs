@@ -99,6 +99,8 @@ fn each_host_says_what_becomes_of_a_sessions_packets() {
 #[test]
 fn nothing_comes_of_what_is_explained() {
     let pop = Pop::up("harmless");
+    // A host that does not know all sessions asks about none.
+    pop.lab.wait_settled(0, PATIENCE).unwrap();
     // What the fast path counted, but for what members ask each other's kernels.
     let counts = || -> BTreeMap<String, u64> {
         let stats = pop.lab.homing_json(1, &["stats", "--all"]).unwrap();
