@@ -12,8 +12,6 @@ use clap_complete::Shell;
 use super::logs;
 use crate::{admin::page, config};
 pub(super) use moving::{DrainArgs, MoveArgs};
-#[cfg(test)]
-pub(super) use packets::Kind;
 pub(super) use packets::{CaptureArgs, ExplainArgs};
 pub(super) use watching::{StatsArgs, TopArgs};
 

@@ -47,7 +47,7 @@ fn made(args: &ExplainArgs, service: SocketAddr) -> Result<ExplainPacket, Failur
     Ok(ExplainPacket::Made {
         client,
         service,
-        kind: args.kind.into(),
+        kind: args.kind,
         from: args.from.map(|host| host.0),
     })
 }
@@ -156,7 +156,7 @@ mod tests {
         ExplainArgs {
             what: "a.pcap".to_owned(),
             service: None,
-            kind: crate::cli::args::Kind::Ack,
+            kind: crate::packet::Kind::Ack,
             from: None,
             interface: None,
             skip: 7,

@@ -2,27 +2,29 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use clap::ValueEnum;
 use etherparse::{
     EtherType, Ethernet2Header, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header,
     PacketBuilder, UdpHeader,
 };
 use homing_common::host::{Encapsulation, GUE_PORT};
+use serde::{Deserialize, Serialize};
 
-/// What a packet is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+/// What a packet is, on the command line and in the API alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// TCP: a SYN.
+    /// TCP: opens a connection
     Syn,
-    /// TCP: a segment with ACK, as of an open connection.
+    /// TCP: of an open connection
     Ack,
-    /// TCP: a FIN with ACK.
+    /// TCP: ends a connection
     Fin,
-    /// TCP: a RST.
+    /// TCP: resets a connection
     Rst,
-    /// TCP: a SYN with ACK, which clients do not send.
+    /// TCP: what only servers send
     SynAck,
-    /// UDP: a datagram.
+    /// UDP: a datagram
     Udp,
 }
 

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use homing_common::{capture::SNAP_MAX, host::HostId, outcome::Outcome};
 
 use super::{duration, endpoint};
-use crate::{admin::api, packet};
+use crate::{admin::api, packet::Kind};
 
 pub(super) const EXPLAIN: &str = "\
 Say what becomes of a packet on this host, and why.
@@ -57,36 +57,6 @@ Examples:
   homing capture -w all.pcapng --count 1000
   homing capture -w lost.pcapng --outcome no_way --outcome too_big
   homing capture -w - --session 198.51.100.7:40312 203.0.113.10:443 | tshark -r -";
-
-/// What a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum Kind {
-    /// TCP: opens a connection
-    Syn,
-    /// TCP: of an open connection
-    Ack,
-    /// TCP: ends a connection
-    Fin,
-    /// TCP: resets a connection
-    Rst,
-    /// TCP: what only servers send
-    SynAck,
-    /// UDP: a datagram
-    Udp,
-}
-
-impl From<Kind> for packet::Kind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Syn => Self::Syn,
-            Kind::Ack => Self::Ack,
-            Kind::Fin => Self::Fin,
-            Kind::Rst => Self::Rst,
-            Kind::SynAck => Self::SynAck,
-            Kind::Udp => Self::Udp,
-        }
-    }
-}
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExplainArgs {
