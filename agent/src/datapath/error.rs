@@ -58,7 +58,7 @@ pub enum Error {
         interface: String,
     },
     /// The egress program could not be attached.
-    #[error("cannot attach to what leaves by {interface}: {why}")]
+    #[error("cannot attach to what leaves by {interface}: {why}{}", remedy(.why))]
     AttachEgress {
         /// The interface.
         interface: String,
@@ -74,7 +74,7 @@ pub enum Error {
         why: String,
     },
     /// Reading or writing a pin failed.
-    #[error("cannot {action} {path}: {error}")]
+    #[error("cannot {action} {path}: {error}{}", remedy(.error))]
     Pin {
         /// What was attempted.
         action: &'static str,
@@ -84,7 +84,7 @@ pub enum Error {
         error: io::Error,
     },
     /// Opening or preparing a map failed.
-    #[error("cannot prepare the map {name}: {error}")]
+    #[error("cannot prepare the map {name}: {error}{}", remedy(.error))]
     Map {
         /// Which map.
         name: &'static str,
@@ -106,13 +106,50 @@ impl Error {
             error: error.into(),
         }
     }
+
+    /// For use with `map_err`: an error of a map.
+    pub(super) fn map(name: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Map { name, error }
+    }
 }
 
 /// What an unprivileged user has to do.
 fn hint(why: &str) -> &'static str {
-    if why.contains("os error 1)") {
-        "; the agent needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
-    } else {
-        ""
+    match why.contains("os error 1)") {
+        true => PRIVILEGES,
+        false => "",
+    }
+}
+
+const PRIVILEGES: &str =
+    "; the agent needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root";
+
+/// What to do where the kernel refuses what it has done for others.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => PRIVILEGES,
+        Some(libc::ENOMEM | libc::ENOSPC | libc::E2BIG) => {
+            "; free memory, or make the tables smaller (`limits` in the configuration)"
+        }
+        _ => {
+            "; start the agent again, and if that fails too, remove what is in the kernel by \
+             `homing unload` (connections that depend on it break) and start it then"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_the_kernel_says_what_to_do() {
+        let text = |number| {
+            let error = io::Error::from_raw_os_error(number);
+            Error::pin("pin the map", "/sys/fs/bpf/x")(error).to_string()
+        };
+        assert!(text(libc::EPERM).contains("CAP_BPF"));
+        assert!(text(libc::ENOMEM).contains("free memory"));
+        assert!(text(libc::EIO).contains("homing unload"));
     }
 }

@@ -153,14 +153,14 @@ impl Datapath {
         let folder = pins.tables();
         let tables = owners::Maps::new(outer, header).pinned_in(&folder);
         let owners = Owners::open(&tables, options.owners_entries);
-        let mut owners = owners.map_err(of_map("OWNERS"))?;
-        let hosts = Hosts::open(maps("HOSTS")?).map_err(of_map("HOSTS"))?;
-        finish_voiding(&mut owners, &hosts).map_err(of_map("HOSTS"))?;
-        let stats = Arc::new(Stats::open(maps("STATS")?).map_err(of_map("STATS"))?);
+        let mut owners = owners.map_err(Error::map("OWNERS"))?;
+        let hosts = Hosts::open(maps("HOSTS")?).map_err(Error::map("HOSTS"))?;
+        finish_voiding(&mut owners, &hosts).map_err(Error::map("HOSTS"))?;
+        let stats = Arc::new(Stats::open(maps("STATS")?).map_err(Error::map("STATS"))?);
 
-        let mut sessions = Sessions::open(maps("SESSIONS")?).map_err(of_map("SESSIONS"))?;
+        let mut sessions = Sessions::open(maps("SESSIONS")?).map_err(Error::map("SESSIONS"))?;
         let key = &options.settings.session_key;
-        let rekeyed = sessions.rekey(key).map_err(of_map("SESSIONS"))?;
+        let rekeyed = sessions.rekey(key).map_err(Error::map("SESSIONS"))?;
         if rekeyed > 0 {
             tracing::info!(
                 sessions = rekeyed,
@@ -168,9 +168,9 @@ impl Datapath {
             );
         }
         let sessions = Arc::new(sessions);
-        let control = ControlMap::open(maps("CONTROL")?).map_err(of_map("CONTROL"))?;
+        let control = ControlMap::open(maps("CONTROL")?).map_err(Error::map("CONTROL"))?;
         let moving = MovingMap::open(maps("MOVING")?, control.clone());
-        let moving = Arc::new(moving.map_err(of_map("MOVING"))?);
+        let moving = Arc::new(moving.map_err(Error::map("MOVING"))?);
         let park = Park::open(
             maps("PARKED")?,
             moving.clone(),
@@ -180,19 +180,20 @@ impl Datapath {
         Ok(Self {
             owners,
             hosts,
-            services: Services::open(maps("SERVICES")?).map_err(of_map("SERVICES"))?,
+            services: Services::open(maps("SERVICES")?).map_err(Error::map("SERVICES"))?,
             events: Events::open(maps("EVENTS")?, sessions.clone(), stats.clone())
-                .map_err(of_map("EVENTS"))?,
+                .map_err(Error::map("EVENTS"))?,
             kernel_log,
-            identity: IdentityCell::open(maps("IDENTITY")?).map_err(of_map("IDENTITY"))?,
-            members: MembersMap::open(maps("MEMBERS")?).map_err(of_map("MEMBERS"))?,
+            identity: IdentityCell::open(maps("IDENTITY")?).map_err(Error::map("IDENTITY"))?,
+            members: MembersMap::open(maps("MEMBERS")?).map_err(Error::map("MEMBERS"))?,
             control,
-            rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?).map_err(of_map("RENDEZVOUS"))?,
+            rendezvous: RendezvousMap::open(maps("RENDEZVOUS")?)
+                .map_err(Error::map("RENDEZVOUS"))?,
             closed: maps("CLOSED")?,
-            parked: ParkedReader::open(maps("ASK")?).map_err(of_map("ASK"))?,
+            parked: ParkedReader::open(maps("ASK")?).map_err(Error::map("ASK"))?,
             injector,
             moving,
-            park: park.map_err(of_map("PARKED"))?,
+            park: park.map_err(Error::map("PARKED"))?,
             answerer,
             fragments: maps("FRAGMENTS")?,
             sessions,
@@ -239,8 +240,4 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         .map_err(Error::pin("list", folder))?;
     paths.sort();
     Ok(paths)
-}
-
-fn of_map(name: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Map { name, error }
 }

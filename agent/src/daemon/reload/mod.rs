@@ -23,7 +23,7 @@ use crate::{
 };
 use put::Round;
 pub(super) use put::{Changed, Readers, Values, seeds};
-use sequence::{Failed, all_or_none, steps};
+use sequence::{Failed, STEPS, Step, all_or_none, steps};
 
 /// Puts in force what the files say.
 pub(super) struct Reload(Arc<Shared>);
@@ -188,12 +188,22 @@ fn failed(failed: Failed<anyhow::Error>) -> Unchanged {
     }
     let left = left
         .iter()
-        .map(|(step, error)| format!("{step:?}: {error:#}"));
+        .map(|(step, error)| format!("{}: {error:#}", keys_of(*step)));
     let left = left.collect::<Vec<_>>().join("; ");
     Unchanged::Failed(anyhow!(
-        "{step:?}: {error:#}; and what was done before it could not be taken back ({left}): \
-         restart this agent (its sessions stay)"
+        "{}: {error:#}; and what was done before it could not be taken back ({left}): restart this \
+         agent (its sessions stay)",
+        keys_of(step)
     ))
+}
+
+/// The keys that a step puts in force.
+fn keys_of(step: Step) -> String {
+    let keys = STEPS.iter().filter(|(one, _)| *one == step);
+    keys.flat_map(|(_, keys)| *keys)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Keys as the API names them.

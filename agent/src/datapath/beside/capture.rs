@@ -151,16 +151,18 @@ impl Capturing {
         let ring = ebpf.take_map("CAPTURED").ok_or_else(|| lacks("CAPTURED"))?;
         let ring = RingBuf::try_from(ring)
             .map_err(map_io)
-            .map_err(of_map("CAPTURED"))?;
+            .map_err(Error::map("CAPTURED"))?;
         // SAFETY: the ring owns its file descriptor, keeps it open, and always returns that
         // same one.
         let ring = unsafe { AsyncFd::register(ring) };
-        let ring = ring.map_err(io::Error::from).map_err(of_map("CAPTURED"))?;
+        let ring = ring
+            .map_err(io::Error::from)
+            .map_err(Error::map("CAPTURED"))?;
         let stats = ebpf.take_map("CAPTURE_STATS");
         let stats = PerCpuArray::try_from(stats.ok_or_else(|| lacks("CAPTURE_STATS"))?);
-        let stats = stats.map_err(map_io).map_err(of_map("CAPTURE_STATS"))?;
+        let stats = stats.map_err(map_io).map_err(Error::map("CAPTURE_STATS"))?;
         let program = load::fd(&ebpf, PROGRAM)?.try_clone_to_owned();
-        let program = program.map_err(of_map("CAPTURED"))?;
+        let program = program.map_err(Error::map("CAPTURED"))?;
         let mut capturing = Self {
             place: Arc::new(Mutex::new(Place::new(ground, injector, program)?)),
             ring,
@@ -171,7 +173,7 @@ impl Capturing {
             away: 0,
             blind: Duration::ZERO,
         };
-        capturing.go_on().map_err(of_map("CAPTURE"))?;
+        capturing.go_on().map_err(Error::map("CAPTURE"))?;
         locked(&capturing.place).take()?;
         Ok(capturing)
     }
@@ -348,7 +350,8 @@ impl Place {
             }
         }
         let program = self.capturing.try_clone();
-        self.injector.run_by(program.map_err(of_map("CAPTURED"))?);
+        self.injector
+            .run_by(program.map_err(Error::map("CAPTURED"))?);
         Ok(())
     }
 
@@ -398,10 +401,6 @@ fn is_gone(error: &io::Error) -> bool {
 
 fn update(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     sys::link_update(sys::open_pin(pin)?.as_fd(), program)
-}
-
-fn of_map(name: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Map { name, error }
 }
 
 const _: () = assert!(CaptureCount::Full as u32 + 1 == CAPTURE_STATS_ENTRIES);

@@ -77,7 +77,7 @@ impl Trial {
                     flows.push((tuple, session));
                 }
             })
-            .map_err(of_map(SESSIONS))?;
+            .map_err(Error::map(SESSIONS))?;
         let room = u32::try_from(flows.len()).unwrap_or(u32::MAX);
         let mut own: Own = COPIED
             .iter()
@@ -88,15 +88,15 @@ impl Trial {
         let mut ebpf = ground.instance(OBJECT, XDP_PROGRAM, &own)?;
         for name in COPIED {
             let from = ground.pins.maps().join(name);
-            copy(&from, map(&ebpf, name)?).map_err(of_map(name))?;
+            copy(&from, map(&ebpf, name)?).map_err(Error::map(name))?;
         }
         for (tuple, session) in &flows {
             sys::update::<Tuple, Session>(map(&ebpf, SESSIONS)?, tuple, session, 0)
-                .map_err(of_map(SESSIONS))?;
+                .map_err(Error::map(SESSIONS))?;
         }
         let stats = ebpf.take_map("STATS").ok_or_else(|| lacks("STATS"))?;
-        let stats = Stats::open(stats).map_err(of_map("STATS"))?;
-        let counts = stats.read().map_err(of_map("STATS"))?;
+        let stats = Stats::open(stats).map_err(Error::map("STATS"))?;
+        let counts = stats.read().map_err(Error::map("STATS"))?;
         Ok(Self {
             ebpf,
             stats,
@@ -158,8 +158,4 @@ fn copy(from: &Path, to: BorrowedFd<'_>) -> io::Result<()> {
         },
     )?;
     failure
-}
-
-fn of_map(name: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Map { name, error }
 }
