@@ -223,7 +223,7 @@ async fn packets_are_explained_to_readers_too() {
 async fn a_capture_is_ordered_as_it_is_asked_for() {
     let served = Served::new();
     let path = &served.path;
-    let query = "POST /capture?outcome=no_way,too_big&client=198.51.100.7&\
+    let query = "POST /capture?outcome=no_way,too_big&client=2001:db8::7&\
                  service=[2001:db8::1]:443&protocol=udp&count=7&duration_ms=1500&snap=96";
     let (status, head, body) = ask(path, query, "").await;
     assert_eq!(status, 200, "{body}");
@@ -234,7 +234,7 @@ async fn a_capture_is_ordered_as_it_is_asked_for() {
     // The pieces of the made-up agent: the order, and the end.
     for part in [
         "outcomes: [NoWay, TooBig]",
-        "client: Some(198.51.100.7), client_port: None",
+        "client: Some(2001:db8::7), client_port: None",
         "service: Some(2001:db8::1), service_port: Some(443)",
         "protocol: Some(17), snap: 96",
         "count: Some(7), duration: Some(1.5s)",

@@ -231,12 +231,12 @@ mod tests {
         let frames = read(&path, 2, 2).unwrap();
         let lens: Vec<_> = frames.iter().map(|digits| digits.len() / 2).collect();
         assert_eq!(lens, [90, FRAME_MAX + 1]);
+        let error = format!("{:#}", read(&path, 4, 1).unwrap_err());
+        assert!(error.contains("no packets behind the first 4"), "{error}");
         // It breaks off within the last one.
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert_eq!(read(&path, 0, 10).unwrap().len(), 3);
-        let error = format!("{:#}", read(&path, 4, 1).unwrap_err());
-        assert!(error.contains("no packets behind the first 4"), "{error}");
     }
 
     #[test]
